@@ -1,0 +1,222 @@
+"""What a machine wants done, in the imperative. A driver carries commands out in the order given.
+
+A request's life ends in exactly one of `Complete`, `Reject`, `Shed`, `Fail` or `Discard`. Its tensors may be
+freed at `Release`, which may come later: a worker can still be reading them when the answer is already known.
+"""
+
+from typing import Literal, NamedTuple
+
+from steelyard.core.plan import Decision, ServicePlan
+from steelyard.core.snapshot import ClusterSnapshot, CoreShare, ServiceWindow
+from steelyard.core.types import Frozen, RequestId, Tensor
+
+RejectReason = Literal["deadline", "queue_full", "draining"]
+ShedReason = Literal["deadline", "age", "early"]
+FailReason = Literal["model_error", "worker_lost"]
+
+
+class Slice(NamedTuple):
+    """`rows` rows of a request from `row_start` on: its part of one batch."""
+
+    request_id: RequestId
+    row_start: int
+    rows: int
+
+
+class OutputPart(NamedTuple):
+    """Rows `[row_start, row_start + rows)` of a batch's outputs, which are one request's answer or part of it."""
+
+    outputs: tuple[Tensor, ...]
+    row_start: int
+    rows: int
+
+
+class RunBatch(Frozen, tag="run_batch"):
+    """Run one batch on an idle replica; `expected_s` is the corrected median service time."""
+
+    batch_id: int
+    replica_id: int
+    stage: str
+    variant: str
+    rows: int
+    slices: tuple[Slice, ...]
+    expected_s: float
+
+
+class Complete(Frozen, tag="complete"):
+    """Answer a request. `parts` follow its rows; `late` if it missed its deadline (it is answered all the same)."""
+
+    request_id: RequestId
+    variant: str
+    queue_s: float
+    service_s: float
+    late: bool
+    parts: tuple[OutputPart, ...]
+
+
+class Reject(Frozen, tag="reject"):
+    """Refuse a request at arrival; `retry_after_s` is when it could be feasible, None if never."""
+
+    request_id: RequestId
+    reason: RejectReason
+    retry_after_s: float | None
+
+
+class Shed(Frozen, tag="shed"):
+    """Drop an admitted request that can no longer be answered in time."""
+
+    request_id: RequestId
+    reason: ShedReason
+
+
+class Fail(Frozen, tag="fail"):
+    """Answer with an error: the model raised, or its worker was lost and there is no time for another try."""
+
+    request_id: RequestId
+    reason: FailReason
+    message: str
+
+
+class Discard(Frozen, tag="discard"):
+    """End a request whose client has gone; nobody is answered."""
+
+    request_id: RequestId
+
+
+class Release(Frozen, tag="release"):
+    """Nothing reads the request's inputs any more: free them."""
+
+    request_id: RequestId
+
+
+class ReleaseOutputs(Frozen, tag="release_outputs"):
+    """Nobody needs a batch's outputs any more: the worker may reuse their place."""
+
+    replica_id: int
+    batch_id: int
+
+
+class WakeAt(Frozen, tag="wake_at"):
+    """Send `Woken` at `at_s`, which is later than now. Replaces the machine's former wish."""
+
+    at_s: float
+
+
+class ReportWindow(Frozen, tag="report_window"):
+    """Push a sensing window to the control plane."""
+
+    window: ServiceWindow
+
+
+class ServiceDrained(Frozen, tag="service_drained"):
+    """The last request of a draining service has ended."""
+
+
+class StopReplica(Frozen, tag="stop_replica"):
+    """End a replica's worker: it is drained, or its start is cancelled."""
+
+    replica_id: int
+
+
+class StartReplica(Frozen, tag="start_replica"):
+    """Make a replica exist on the given cores."""
+
+    replica_id: int
+    service: str
+    stage: str
+    node: str
+    shares: tuple[CoreShare, ...]
+    variants: tuple[str, ...]
+    expected_ready_s: float
+    cause: str = ""
+
+
+class ResizeReplica(Frozen, tag="resize_replica"):
+    """Change a live replica's cores in place; no shares parks it."""
+
+    replica_id: int
+    shares: tuple[CoreShare, ...]
+    cause: str = ""
+
+
+class DrainReplica(Frozen, tag="drain_replica"):
+    """Tell the service that a replica is to go; it answers with `StopReplica` when the replica is idle."""
+
+    replica_id: int
+    service: str
+    cause: str = ""
+
+
+class LoadVariant(Frozen, tag="load_variant"):
+    """Make a variant resident in a replica, in the background."""
+
+    replica_id: int
+    variant: str
+
+
+class UnloadVariant(Frozen, tag="unload_variant"):
+    """Drop a resident variant."""
+
+    replica_id: int
+    variant: str
+
+
+class Publish(Frozen, tag="publish"):
+    """Give a service its new rules."""
+
+    plan: ServicePlan
+
+
+class OfferCapacity(Frozen, tag="offer_capacity"):
+    """Tell a service how many cores it could be granted now."""
+
+    service: str
+    cores_grantable: float
+
+
+class Solve(Frozen, tag="solve"):
+    """Ask the policy to decide on a snapshot, away from the serving loop."""
+
+    solve_id: int
+    snapshot: ClusterSnapshot
+
+
+class RecordDecision(Frozen, tag="record_decision"):
+    """Write a decision down: what was decided, by what, why, and what became of it on the fresh snapshot."""
+
+    at_s: float
+    kind: Literal["decide", "react", "discarded"]
+    policy: str
+    decision: Decision | None
+    reason: str
+    runner_up: str = ""
+
+
+ServiceCommand = (
+    RunBatch
+    | Complete
+    | Reject
+    | Shed
+    | Fail
+    | Discard
+    | Release
+    | ReleaseOutputs
+    | WakeAt
+    | ReportWindow
+    | ServiceDrained
+    | StopReplica
+)
+ControlCommand = (
+    StartReplica
+    | ResizeReplica
+    | DrainReplica
+    | StopReplica
+    | LoadVariant
+    | UnloadVariant
+    | Publish
+    | OfferCapacity
+    | Solve
+    | RecordDecision
+    | WakeAt
+)
+Command = ServiceCommand | ControlCommand

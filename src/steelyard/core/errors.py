@@ -1,0 +1,29 @@
+"""Errors of broken input. Expected outcomes (`Reject`, `Infeasible`) are values, not exceptions."""
+
+
+class SteelyardError(Exception):
+    """Base of every error a user can cause; its text is one line that names the offending value."""
+
+
+class SpecError(SteelyardError):
+    """The spec file, or a value in it, cannot be used."""
+
+
+class ProfileError(SteelyardError):
+    """A profile is missing, incomplete or contradicts itself."""
+
+
+class TraceError(SteelyardError):
+    """An arrival trace cannot be read or used."""
+
+
+class ModelError(SteelyardError):
+    """A model cannot be loaded, or does not do what the spec says."""
+
+
+class InputError(SteelyardError):
+    """A request's input is not what the model takes; answered with 400."""
+
+
+class JournalError(SteelyardError):
+    """A journal cannot be read or does not replay."""

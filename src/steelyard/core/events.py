@@ -1,0 +1,200 @@
+"""Facts that a machine is told, in the past tense. Every mutation of a machine is one of these.
+
+`ServiceEvent`s go to a `ServiceMachine`, `ControlEvent`s to the `ControlMachine`, and the replica's life goes to
+both. Each is a tagged struct: the journal, the links and the tests share one codec.
+"""
+
+from steelyard.core.plan import Decision, ServicePlan
+from steelyard.core.snapshot import CoreShare, ServiceWindow
+from steelyard.core.types import Frozen, Request, RequestId, Tensor
+
+
+class RequestArrived(Frozen, tag="request_arrived"):
+    """The edge has read a whole, valid request."""
+
+    request: Request
+
+
+class RequestCancelled(Frozen, tag="request_cancelled"):
+    """The client went away before its answer."""
+
+    request_id: RequestId
+
+
+class BatchCompleted(Frozen, tag="batch_completed"):
+    """A worker finished a batch. Times are the worker's own, on the same monotonic clock.
+
+    `outputs` hold the whole batch, in the order of `RunBatch.slices`; a request's part is its rows of each.
+    """
+
+    batch_id: int
+    replica_id: int
+    started_s: float
+    finished_s: float
+    outputs: tuple[Tensor, ...] = ()
+
+
+class BatchFailed(Frozen, tag="batch_failed"):
+    """The model raised, or answered with the wrong rows; the worker lives. Not retried: it would fail again."""
+
+    batch_id: int
+    replica_id: int
+    message: str
+
+
+class ReplicaStarted(Frozen, tag="replica_started"):
+    """A replica was asked for and is starting; it counts in admission from `expected_ready_s` on."""
+
+    replica_id: int
+    stage: str
+    node: str
+    cores: float
+    variants: tuple[str, ...]
+    expected_ready_s: float
+    service: str = ""
+
+
+class ReplicaReady(Frozen, tag="replica_ready"):
+    """A replica has its variants loaded and warmed up, and takes batches."""
+
+    replica_id: int
+    stage: str
+    node: str
+    cores: float
+    variants: tuple[str, ...]
+    service: str = ""
+    cold_start_s: float = 0.0
+
+
+class ReplicaResized(Frozen, tag="replica_resized"):
+    """The cores of a live replica were changed in place; 0 parks it, and more than 0 wakes it."""
+
+    replica_id: int
+    cores: float
+    call_s: float = 0.0
+
+
+class ReplicaDraining(Frozen, tag="replica_draining"):
+    """A replica was chosen to go: it takes no further batch and stops when it is idle."""
+
+    replica_id: int
+
+
+class ReplicaGone(Frozen, tag="replica_gone"):
+    """A replica's worker has ended: stopped as asked, or lost (`expected` false), or never became ready."""
+
+    replica_id: int
+    expected: bool
+    reason: str = ""
+
+
+class VariantLoaded(Frozen, tag="variant_loaded"):
+    """A further variant is resident in a replica."""
+
+    replica_id: int
+    variant: str
+
+
+class VariantUnloaded(Frozen, tag="variant_unloaded"):
+    """A variant is no longer resident in a replica."""
+
+    replica_id: int
+    variant: str
+
+
+class PlanPublished(Frozen, tag="plan_published"):
+    """The service's rules from now on; replicas come and go by their own events."""
+
+    plan: ServicePlan
+
+
+class CapacityChanged(Frozen, tag="capacity_changed"):
+    """Cores that the control plane could grant this service now; admission counts on them."""
+
+    cores_grantable: float
+
+
+class WindowClosed(Frozen, tag="window_closed"):
+    """A sensing window has ended."""
+
+
+class Woken(Frozen, tag="woken"):
+    """The time asked for by `WakeAt` has come."""
+
+
+class ServiceDraining(Frozen, tag="service_draining"):
+    """The server is stopping: admit nothing more, finish what is queued."""
+
+
+class WindowReported(Frozen, tag="window_reported"):
+    """A service's sensing window reached the control plane."""
+
+    window: ServiceWindow
+
+
+class Solved(Frozen, tag="solved"):
+    """The policy's `decide` has answered; `solve_s` is how long it took (declared, in a simulation)."""
+
+    solve_id: int
+    decision: Decision
+    solve_s: float
+
+
+class SolveFailed(Frozen, tag="solve_failed"):
+    """The policy's `decide` raised or ran over its limit; the desired state stays."""
+
+    solve_id: int
+    message: str
+
+
+class NodeJoined(Frozen, tag="node_joined"):
+    """A node offers its cores, by id; `fractional` if it can enforce parts of a core."""
+
+    node: str
+    core_ids: tuple[int, ...]
+    fractional: bool = False
+
+
+class ReplicaThrottled(Frozen, tag="replica_throttled"):
+    """Share of quota periods in which a replica was throttled since the last report."""
+
+    replica_id: int
+    throttled_ratio: float
+
+
+class ResizeRefused(Frozen, tag="resize_refused"):
+    """The backend could not change the cores; `shares` still hold."""
+
+    replica_id: int
+    shares: tuple[CoreShare, ...]
+    reason: str
+
+
+ReplicaEvent = (
+    ReplicaStarted | ReplicaReady | ReplicaResized | ReplicaDraining | ReplicaGone | VariantLoaded | VariantUnloaded
+)
+ServiceEvent = (
+    RequestArrived
+    | RequestCancelled
+    | BatchCompleted
+    | BatchFailed
+    | ReplicaEvent
+    | PlanPublished
+    | CapacityChanged
+    | WindowClosed
+    | Woken
+    | ServiceDraining
+)
+ControlEvent = (
+    WindowReported
+    | Solved
+    | SolveFailed
+    | NodeJoined
+    | ReplicaThrottled
+    | ResizeRefused
+    | ReplicaReady
+    | ReplicaResized
+    | ReplicaGone
+    | Woken
+)
+Event = ServiceEvent | ControlEvent

@@ -1,0 +1,148 @@
+"""What a policy decides: for each stage its replicas, its variant mix and the data plane's rules.
+
+A plan is a desired state, never a delta. The data plane's rules are data, so that a published policy brings its
+own (`published`) and any policy can run on the shared ones (`StageRules()`, the defaults, are `ours`).
+"""
+
+from typing import Literal, NamedTuple
+
+from steelyard.core.types import Frozen
+
+Order = Literal["edf", "fifo"]
+Forming = Literal["hold", "full", "timeout"]
+Drop = Literal["none", "age", "infeasible", "early"]
+Admission = Literal["open", "feasible"]
+Routing = Literal["least_finish", "round_robin"]
+
+
+class StageRules(Frozen):
+    """How one stage's data plane behaves; the defaults are Steelyard's own rules (DESIGN decision 8).
+
+    Attributes:
+        order: `edf` earliest deadline first; `fifo` order of arrival.
+        forming: `hold` an idle replica takes what is queued at once, or waits up to `StagePlan.hold_s_max`;
+            `full` waits for exactly `batch_rows_max` rows, without limit (Themis 2024);
+            `timeout` waits for `batch_rows_max` rows or `timeout_s` after the head's arrival (Themis 2025).
+        timeout_s: for `timeout`, seconds.
+        drop: `none` never; `age` at batch assembly when older than `age_s_max`; `infeasible` at dequeue when it
+            cannot finish in time; `early` as `infeasible`, and a head that would shrink the batch is shed when
+            serving it loses more rows than it saves.
+        age_s_max: for `age`, seconds since arrival; required there.
+        admission: `open` takes everything up to the queue's limit; `feasible` rejects what could not finish in
+            time even if the grantable cores came now and starting replicas came when expected.
+        routing: which idle replica takes a batch: `least_finish` the one expected to finish first;
+            `round_robin` in turn.
+    """
+
+    order: Order = "edf"
+    forming: Forming = "hold"
+    timeout_s: float = 0.0
+    drop: Drop = "early"
+    age_s_max: float | None = None
+    admission: Admission = "feasible"
+    routing: Routing = "least_finish"
+
+
+class ReplicaPlan(Frozen):
+    """One wanted replica: its cores (fractions only where the node enforces them) and resident variants."""
+
+    cores: float
+    variants: tuple[str, ...]
+    node: str = "local"
+    device: str = "cpu"
+
+
+class VariantShare(NamedTuple):
+    """Share of a stage's rows that a variant answers; shares of a stage sum to 1."""
+
+    variant: str
+    share: float
+
+
+class StagePlan(Frozen):
+    """Desired state of one stage.
+
+    Attributes:
+        replicas: wanted replicas; the order carries no meaning.
+        mix: variants and their shares; batches use the first resident one that has share left.
+        batch_rows_max: rows in one batch, >= 1.
+        hold_s_max: seconds an idle replica may wait for company; 0 never waits.
+        budget_s: this stage's part of the SLO (its sub-deadline), for reports.
+        rules: the data plane's strategies.
+    """
+
+    replicas: tuple[ReplicaPlan, ...]
+    mix: tuple[VariantShare, ...]
+    batch_rows_max: int = 1
+    hold_s_max: float = 0.0
+    budget_s: float | None = None
+    rules: StageRules = StageRules()
+
+
+class ServicePlan(Frozen):
+    """Desired state of one service, by stage name."""
+
+    service: str
+    stages: dict[str, StagePlan]
+
+
+class Plan(Frozen):
+    """Desired state of the cluster, by service name; a service that is missing keeps what it has."""
+
+    services: dict[str, ServicePlan]
+
+
+class Infeasible(Frozen):
+    """No plan meets the constraints: which one binds, and the nearest that would do."""
+
+    service: str
+    binding: str
+    nearest_slo_s: float | None = None
+    nearest_cores: float | None = None
+
+
+class Decision(Frozen):
+    """A policy's answer.
+
+    Attributes:
+        plan: the new desired state, or None to leave it as it is.
+        next_at_s: when the policy wants to decide again; later than the snapshot's time.
+        reason: why this plan, in one sentence with its figures.
+        runner_up: the second-best plan and why it lost, empty if there was none.
+    """
+
+    plan: Plan | None
+    next_at_s: float
+    reason: str
+    runner_up: str = ""
+
+
+class GrantCores(Frozen, tag="grant_cores"):
+    """Set the cores of a live replica, now."""
+
+    replica_id: int
+    cores: float
+
+
+class GrantStart(Frozen, tag="grant_start"):
+    """Start one more replica of a stage, now."""
+
+    service: str
+    stage: str
+    replica: ReplicaPlan
+
+
+class GrantCancel(Frozen, tag="grant_cancel"):
+    """Give up a replica that is still starting: the burst it was meant for has ended."""
+
+    replica_id: int
+
+
+Grant = GrantCores | GrantStart | GrantCancel
+
+
+class Grants(Frozen):
+    """What `react` moves within one sensing window, and why."""
+
+    grants: tuple[Grant, ...]
+    reason: str

@@ -1,0 +1,142 @@
+"""Values that every layer shares: requests, tensors by reference, and what a service consists of.
+
+The rule of this file: values are frozen, plain and serialisable. They are `msgspec.Struct`s, so the journal,
+the links between processes and the tests all speak one codec (`docs/adr/0002`). No bytes of a tensor ever
+appear here: a `Tensor` says where its bytes lie, and the core decides without looking at them.
+
+Units are suffixes: `_s` seconds (monotonic clock), `_rps` requests a second; `rows` counts leading-dimension rows.
+"""
+
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+
+class Frozen(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """Base of every value: immutable, compared by content, not tracked by the garbage collector."""
+
+
+class RequestId(NamedTuple):
+    """Identity of a request: which front end took it, and its number there."""
+
+    front_end: int
+    sequence: int
+
+
+class TensorRef(NamedTuple):
+    """Where a tensor's bytes lie: `length` bytes at `offset` of `arena`; a stale `generation` is refused."""
+
+    arena: str
+    offset: int
+    length: int
+    generation: int
+
+
+class Tensor(NamedTuple):
+    """A named tensor by reference; `dtype` is the Open Inference Protocol's word (`FP32`, `BYTES` ...)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    ref: TensorRef
+
+
+class Request(Frozen):
+    """One inference request as the edge stamped it.
+
+    Attributes:
+        id: front end and sequence number.
+        service: the name that clients call.
+        rows: leading dimension, >= 1; rates, batches and capacity count rows, violations count requests.
+        batch_key: signature of names, dtypes and non-batch dimensions; only equal keys share a batch.
+        arrived_s: when the edge had read the whole request.
+        deadline_s: absolute; the earliest of the SLO's and the request's own bounds.
+        bucket: index of the shape bucket whose service times apply (0 where a variant has no buckets).
+        slo_class: name of the SLO class, empty for the service's own.
+        min_accuracy: lower bound on the accuracy of the answer, in [0, 1].
+        max_core_ms: upper bound on core-milliseconds spent on this request.
+        tensors: the inputs, by reference.
+    """
+
+    id: RequestId
+    service: str
+    rows: int
+    batch_key: str
+    arrived_s: float
+    deadline_s: float
+    bucket: int = 0
+    slo_class: str = ""
+    min_accuracy: float | None = None
+    max_core_ms: float | None = None
+    tensors: tuple[Tensor, ...] = ()
+
+
+class Variant(Frozen):
+    """One loadable answerer of a stage.
+
+    Attributes:
+        name: unique in its model.
+        accuracy: in [0, 1]; None where nobody has measured or declared it.
+        batch_rows_max: rows in one batch, >= 1; 1 for a model without a dynamic leading axis.
+        cores_max: most cores one replica can use, >= 1.
+        cold_start_s: seconds from `StartReplica` to `ReplicaReady`, as profiled.
+    """
+
+    name: str
+    accuracy: float | None = None
+    batch_rows_max: int = 1
+    cores_max: int = 1
+    cold_start_s: float = 0.5
+
+
+class Stage(Frozen):
+    """One stage of a service's pipeline: a model with its variants, in the order of the spec."""
+
+    name: str
+    variants: tuple[Variant, ...]
+
+
+class Service(Frozen):
+    """What a service promises and consists of; constant while it runs.
+
+    Attributes:
+        name: the model name that clients call.
+        slo_s: latency bound, seconds > 0.
+        quantile: share of requests that must meet it, in (0, 1).
+        stages: in topological order.
+        request_rows_max: rows a single request may have; more is refused by the edge.
+        queue_rows_max: rows that may wait in one stage; more is rejected.
+        reply_s: seconds from a batch's end to the client's last byte, subtracted from every deadline.
+        retries_max: how often a request is tried again after the loss of its worker.
+        cores_min: least cores of the service, all replicas together.
+        cores_max: most cores of the service; None: the cluster's.
+        weight: share of the cluster's cores when they are short.
+    """
+
+    name: str
+    slo_s: float
+    stages: tuple[Stage, ...]
+    quantile: float = 0.99
+    request_rows_max: int = 256
+    queue_rows_max: int = 4096
+    reply_s: float = 0.001
+    retries_max: int = 2
+    cores_min: float = 1.0
+    cores_max: float | None = None
+    weight: float = 1.0
+
+
+class ServiceTimes(Protocol):
+    """Measured service times of one stage's variants; see `steelyard.profile` for the implementation.
+
+    Both methods are called on the request path: they must be pure, deterministic and cheap (memoised).
+    `cores` may be fractional; `rows` and `cores` beyond what was measured are extrapolated.
+    """
+
+    def service_time_s(self, variant: str, bucket: int, rows: int, cores: float) -> float:
+        """Median seconds to run one batch of `rows` rows on `cores` cores."""
+        ...
+
+    def service_time_s_p99(self, variant: str, bucket: int, rows: int, cores: float) -> float:
+        """0.99 quantile of the same."""
+        ...

@@ -1,0 +1,62 @@
+"""The contract of a policy (DESIGN, "The control contract") and the registry that makes one by name.
+
+A policy sees all services. `decide` may take its time: the control machine asks for it with `Solve`, the driver
+runs it in a planner process, and the answer is validated on a fresh snapshot. `react` is optional, inline and
+short (<= 200 us); it moves cores and starts or cancels replicas, nothing else.
+
+Two instances live side by side: `decide` is only called on the planner's, `react` only on the control machine's.
+They share nothing but the snapshot, whose `desired` shows `react` what `decide` last wanted.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from steelyard.core.plan import Decision, Grants
+from steelyard.core.snapshot import ClusterSnapshot
+from steelyard.core.types import Frozen, Service, ServiceTimes
+
+
+class PolicyContext:
+    """What a policy knows for good: the services, their service times, and its own options.
+
+    Attributes:
+        services: by name.
+        service_times: by (service, stage).
+        options: the policy's own, from the spec; unknown ones are a `SpecError` that names the nearest.
+        published: run on the rules of its own paper; otherwise on the shared ones (`name+ours`).
+    """
+
+    def __init__(
+        self,
+        services: Mapping[str, Service],
+        service_times: Mapping[tuple[str, str], ServiceTimes],
+        options: Mapping[str, object] | None = None,
+        *,
+        published: bool = True,
+    ) -> None:
+        self.services = dict(services)
+        self.service_times = dict(service_times)
+        self.options = dict(options or {})
+        self.published = published
+
+
+class Policy(Protocol):
+    """A policy; `solve_s` is the time a simulation charges for one `decide`."""
+
+    name: str
+    solve_s: float
+
+    def react(self, snapshot: ClusterSnapshot) -> Grants | None:
+        """Move cores or start replicas within this window; None for nothing. Must not mutate the snapshot."""
+        ...
+
+    def decide(self, snapshot: ClusterSnapshot) -> Decision:
+        """Decide on the desired state. Called first when the server starts, with empty windows."""
+        ...
+
+
+class PolicyEntry(Frozen):
+    """A registered policy: its factory and one line for listings."""
+
+    make: Callable[[PolicyContext], Policy]
+    summary: str

@@ -1,0 +1,66 @@
+"""What a profile says: measured service times of one variant over (bucket, rows, cores), and what goes with them.
+
+A profile is made by `steelyard.profiler`, stored as JSON, and read by planners, the live machine and the simulator.
+"""
+
+from typing import Literal
+
+from steelyard.core.types import Frozen
+
+
+class Cell(Frozen):
+    """One measured operating point; times in seconds, over `runs` batches.
+
+    `width` is the faster way to use the cores there: `threads` (one n-thread session) or `lanes` (n slices).
+    """
+
+    bucket: int
+    rows: int
+    cores: float
+    p50_s: float
+    p99_s: float
+    runs: int
+    width: Literal["lanes", "threads"] = "threads"
+
+
+class Constants(Frozen):
+    """Costs around a batch that planning and simulation need; seconds, and ratios of service time.
+
+    Attributes:
+        parse_s: edge time from the request's last byte to `RequestArrived`.
+        reply_s: time from `BatchCompleted` to the answer's last byte written.
+        dispatch_s: from `RunBatch` to the worker's start, median.
+        corun_ratio: service time beside a busy neighbour on another core, over that alone; >= 1 as a rule.
+        starting_ratio: service time while a replica starts on an overlapping core, over that alone.
+    """
+
+    parse_s: float = 0.0002
+    reply_s: float = 0.0002
+    dispatch_s: float = 0.0001
+    corun_ratio: float = 1.0
+    starting_ratio: float = 1.0
+
+
+class Profile(Frozen):
+    """All that is known of one variant on one machine with one runtime version.
+
+    Attributes:
+        model: name of the model in the spec; informative, the key is `model_hash`.
+        model_hash: SHA-256 of the model's files (for a Python class, of its source).
+        machine: CPU model and count, as the store's key.
+        runtime_version: `onnxruntime 1.31.1`, for instance.
+        quick: measured in quick form; `profile` measures the rest.
+        cold_start_s: `StartReplica` to `ReplicaReady`, median.
+        resize_s: the resize call, median.
+    """
+
+    model: str
+    variant: str
+    model_hash: str
+    machine: str
+    runtime_version: str
+    cells: tuple[Cell, ...]
+    cold_start_s: float
+    resize_s: float
+    constants: Constants = Constants()
+    quick: bool = False

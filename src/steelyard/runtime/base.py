@@ -1,0 +1,89 @@
+"""The contract of a runtime: run one batch of one variant. Lives in the worker process; nothing here is async."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.core.types import Frozen
+
+Array = NDArray[Any]
+Width = Literal["lanes", "threads"]
+
+
+class TensorSpec(Frozen):
+    """A tensor a model takes or gives: OIP dtype; shape with -1 for dynamic dimensions, leading one included."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Signature(Frozen):
+    """A variant's inputs and outputs, and whether its leading axis is dynamic (`batchable`)."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batchable: bool
+    platform: str = "onnxruntime_onnx"
+
+
+class VariantSpec(Frozen):
+    """How to make one variant, as plain values: what the worker gets over its socket.
+
+    Attributes:
+        name: the variant's.
+        kind: a registered runtime: `onnx`, `python` or `sleep`.
+        target: the ONNX file's path, or `module:Class`; empty for `sleep`.
+        batch_rows_max: rows in one batch; None asks the model (1 without a dynamic leading axis).
+        cores_max: most cores a replica may get; n-thread sessions are kept up to it.
+        providers: ONNX Runtime execution providers, in order.
+        session_options: extra ONNX Runtime config entries, by key.
+        example: shape by input name, for dynamic dimensions (without the leading one), for warm-up and profiling.
+        options: the runtime's own (for `sleep`: its latency coefficients; for `python`: passed to `setup`).
+    """
+
+    name: str
+    kind: str
+    target: str = ""
+    batch_rows_max: int | None = None
+    cores_max: int = 1
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    session_options: dict[str, str] = {}
+    example: dict[str, tuple[int, ...]] = {}
+    options: dict[str, Any] = {}
+
+
+class WidthRule(Frozen):
+    """From `rows` rows on, on `cores` cores, run a batch this wide; the profile says which is faster."""
+
+    cores: int
+    rows: int
+    width: Width
+
+
+class Runtime(Protocol):
+    """One loaded variant. Calls come one at a time, from the worker's only request thread."""
+
+    signature: Signature
+
+    def set_cores(self, cores: float) -> None:
+        """Run the next batch on `cores` cores: choose the number of lanes or threads. Fast; never raises."""
+        ...
+
+    def set_widths(self, rules: Sequence[WidthRule]) -> None:
+        """How to use more than one core, by rows; without rules, the runtime's default."""
+        ...
+
+    def run(self, inputs: Mapping[str, Array], rows: int) -> dict[str, np.ndarray[Any, Any]]:
+        """Run one batch of `rows` rows.
+
+        Raises:
+            ModelError: the model raised, or answered with another number of rows.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free threads and memory."""
+        ...

@@ -1,0 +1,58 @@
+"""What the edges (HTTP now, gRPC later) need from the server behind them."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from steelyard.core.commands import Complete, Discard, Fail, Reject, Shed
+from steelyard.core.types import Frozen, Request, RequestId, Service, TensorRef
+from steelyard.runtime.base import Signature
+from steelyard.worker.arena import Arena
+
+End = Complete | Reject | Shed | Fail | Discard
+OnEnd = Callable[[End], None]
+
+
+class ServedService(Frozen):
+    """A service as its clients see it.
+
+    Attributes:
+        service: limits, SLO, name.
+        signature: inputs and outputs.
+        buckets: for input name -> (dimension, ascending sizes); the first size that fits is the shape bucket.
+    """
+
+    service: Service
+    signature: Signature
+    buckets: dict[str, tuple[int, tuple[int, ...]]] = {}
+
+
+class Intake(Protocol):
+    """The server as an edge sees it; every call is made on the serving loop."""
+
+    front_end: int
+    arena: Arena
+    services: Mapping[str, ServedService]
+
+    def now_s(self) -> float:
+        """The monotonic clock that deadlines are on."""
+        ...
+
+    def is_ready(self, service: str) -> bool:
+        """Whether each stage of the service has a ready replica, and the server is not stopping."""
+        ...
+
+    def submit(self, request: Request, on_end: OnEnd) -> None:
+        """Hand a request over. `on_end` is called exactly once, perhaps before this returns.
+
+        Outputs named in `Complete.parts` may be read (see `read`) during `on_end` only: copy them there.
+        The request's tensors in `arena` are freed by the server, not by the edge.
+        """
+        ...
+
+    def cancel(self, request_id: RequestId) -> None:
+        """The client has gone. `on_end` is called with `Discard` unless the request has ended already."""
+        ...
+
+    def read(self, ref: TensorRef) -> memoryview:
+        """The bytes of an output."""
+        ...
