@@ -64,3 +64,24 @@ class Profile(Frozen):
     resize_s: float
     constants: Constants = Constants()
     quick: bool = False
+
+
+class DeclaredLatency(Frozen):
+    """Service times stated in the spec instead of measured: coefficients or a table (DESIGN.md section 5).
+
+    Coefficients are those of l(b, c) = alpha b / c + beta b + gamma / c + zeta, in milliseconds (Themis, Sponge);
+    rows of a table are (batch, cores, latency_ms, p99_ms or None).
+
+    Attributes:
+        coefficients_ms: (alpha, beta, gamma, zeta), or None where `table` is given.
+        table: measured points, empty where coefficients are given.
+        stat: which statistic the values are.
+        spread: sigma of a log-normal factor with median 1.
+        distribution: shape of the service time in a simulation.
+    """
+
+    coefficients_ms: tuple[float, float, float, float] | None = None
+    table: tuple[tuple[int, float, float, float | None], ...] = ()
+    stat: Literal["p50", "p95", "p99"] = "p50"
+    spread: float = 0.05
+    distribution: Literal["fixed", "lognormal", "exponential"] = "lognormal"

@@ -1,11 +1,12 @@
 """What the edges (HTTP now, gRPC later) need from the server behind them."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from steelyard.core.commands import Complete, Discard, Fail, Reject, Shed
 from steelyard.core.types import Frozen, Request, RequestId, Service, TensorRef
-from steelyard.runtime.base import Signature
+from steelyard.profile.types import DeclaredLatency
+from steelyard.runtime.base import Signature, VariantSpec
 from steelyard.worker.arena import Arena
 
 End = Complete | Reject | Shed | Fail | Discard
@@ -24,6 +25,40 @@ class ServedService(Frozen):
     service: Service
     signature: Signature
     buckets: dict[str, tuple[int, tuple[int, ...]]] = {}
+
+
+class DeployedStage(Frozen):
+    """What it takes to make a stage's replicas: its variants' specs in the spec file's order."""
+
+    model: str
+    specs: tuple[VariantSpec, ...]
+    signature: Signature
+    declared: dict[str, DeclaredLatency] = {}
+
+
+class DeployedService(Frozen):
+    """A service ready to be served: limits and SLO, what its clients see, and its stages."""
+
+    served: ServedService
+    stages: dict[str, DeployedStage]
+
+
+class Deployment(Frozen):
+    """A spec file, checked and resolved: every path exists, every model loads, every name is known.
+
+    Attributes:
+        services: by name.
+        policy: a registered policy's name, with `+ours` for the shared data plane.
+        policy_options: the policy's own.
+        cores: how many of the process's cores may be used; None: all of affinity and quota.
+        source: the spec file's path, for messages.
+    """
+
+    services: dict[str, DeployedService]
+    policy: str = "steelyard"
+    policy_options: dict[str, Any] = {}
+    cores: int | None = None
+    source: str = ""
 
 
 class Intake(Protocol):
