@@ -1,8 +1,9 @@
-"""The contract of a runtime: run one batch of one variant. Lives in the worker process; nothing here is async."""
+"""The contract of a runtime: run one batch of one variant. Lives in the worker; nothing here is async."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,15 +13,15 @@ Array = NDArray[Any]
 Width = Literal["lanes", "threads"]
 
 
-class TensorSpec(Frozen):
-    """A tensor a model takes or gives: OIP dtype; shape with -1 for dynamic dimensions, leading one included."""
+class TensorSpec(Frozen, frozen=True):
+    """A tensor a model takes or gives: OIP dtype; shape with -1 for every dynamic dimension."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
 
 
-class Signature(Frozen):
+class Signature(Frozen, frozen=True):
     """A variant's inputs and outputs, and whether its leading axis is dynamic (`batchable`)."""
 
     inputs: tuple[TensorSpec, ...]
@@ -29,7 +30,7 @@ class Signature(Frozen):
     platform: str = "onnxruntime_onnx"
 
 
-class VariantSpec(Frozen):
+class VariantSpec(Frozen, frozen=True):
     """How to make one variant, as plain values: what the worker gets over its socket.
 
     Attributes:
@@ -40,7 +41,8 @@ class VariantSpec(Frozen):
         cores_max: most cores a replica may get; n-thread sessions are kept up to it.
         providers: ONNX Runtime execution providers, in order.
         session_options: extra ONNX Runtime config entries, by key.
-        example: shape by input name, for dynamic dimensions (without the leading one), for warm-up and profiling.
+        example: shape by input name, for dynamic dimensions (without the leading one), to warm up
+            and to profile with.
         options: the runtime's own (for `sleep`: its latency coefficients; for `python`: passed to `setup`).
     """
 
@@ -50,12 +52,12 @@ class VariantSpec(Frozen):
     batch_rows_max: int | None = None
     cores_max: int = 1
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    session_options: dict[str, str] = {}
-    example: dict[str, tuple[int, ...]] = {}
-    options: dict[str, Any] = {}
+    session_options: dict[str, str] = msgspec.field(default_factory=dict)
+    example: dict[str, tuple[int, ...]] = msgspec.field(default_factory=dict)
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
-class WidthRule(Frozen):
+class WidthRule(Frozen, frozen=True):
     """From `rows` rows on, on `cores` cores, run a batch this wide; the profile says which is faster."""
 
     cores: int

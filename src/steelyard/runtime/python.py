@@ -1,0 +1,184 @@
+"""Run a user's Python class. It is imported in the worker only, never in the server.
+
+The class, named `module:Class` or `path/to/file.py:Class`:
+
+    class Model:
+        signature = {"inputs": {"x": ("FP32", [-1, 4])}, "outputs": {"y": ("FP32", [-1])}}   # optional
+        def setup(self, options): ...            # optional; once, before the first batch
+        def predict(self, batch): ...            # dict of arrays in, dict of arrays out, same number of rows
+        def set_cores(self, cores): ...          # optional; whole cores of the next batch
+        def close(self): ...                     # optional
+
+A plain function `predict(batch)` is taken too. Without a signature the spec's `inputs:` say what clients may
+send.
+"""
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from steelyard.core.errors import ModelError
+from steelyard.runtime.base import Array, Signature, TensorSpec, VariantSpec, WidthRule
+from steelyard.runtime.dtypes import numpy_dtype, oip_dtype
+from steelyard.runtime.widths import width_cores
+
+PLATFORM = "python"
+
+
+class PythonRuntime:
+    """One instance of a user's class.
+
+    Raises:
+        ModelError: the class cannot be imported, made or set up; its traceback's last line is in the message.
+    """
+
+    def __init__(self, spec: VariantSpec, cores: float = 1.0) -> None:
+        self._spec = spec
+        self._raised: ModelError | None = None
+        target = self._call("import", lambda: load_target(spec.target))
+        self._object: Any = self._call("__init__", target) if isinstance(target, type) else target
+        self._predict: Any = self._object.predict if hasattr(self._object, "predict") else self._object
+        if not callable(self._predict):
+            raise ModelError(f"variant {spec.name}: {spec.target} has no method `predict`")
+        self.set_cores(cores)
+        setup = getattr(self._object, "setup", None)
+        if setup is not None:
+            self._call("setup", lambda: setup(dict(spec.options)))
+        self.signature = _signature(spec, getattr(self._object, "signature", None))
+
+    def set_cores(self, cores: float) -> None:
+        """Tell the class, if it wants to know; what it raises is raised by the next `run`."""
+        tell = getattr(self._object, "set_cores", None)
+        if tell is not None:
+            try:
+                self._call("set_cores", lambda: tell(width_cores(cores)))
+            except ModelError as error:
+                self._raised = error
+
+    def set_widths(self, rules: Sequence[WidthRule]) -> None:
+        """Nothing to choose: the class spends its cores as it likes."""
+
+    def run(self, inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
+        """Call `predict`.
+
+        Raises:
+            ModelError: it raised, answered with something else than a dict of arrays, or with other rows.
+        """
+        if self._raised is not None:
+            raised, self._raised = self._raised, None
+            raise raised
+        answer = self._call("predict", lambda: self._predict(dict(inputs)))
+        if not isinstance(answer, Mapping):
+            raise ModelError(
+                f"variant {self._spec.name}: predict returned {type(answer).__name__}, not a dict of arrays"
+            )
+        return {name: self._checked(name, np.asarray(value), rows) for name, value in answer.items()}
+
+    def close(self) -> None:
+        """Call the class's `close`, if it has one."""
+        close = getattr(self._object, "close", None)
+        if close is not None:
+            self._call("close", close)
+
+    def _checked(self, name: str, array: Array, rows: int) -> Array:
+        declared = {tensor.name: tensor for tensor in self.signature.outputs}
+        if declared and name not in declared:
+            raise ModelError(
+                f"variant {self._spec.name}: predict returned {name!r}; "
+                f"its signature has {', '.join(declared)}"
+            )
+        dtype = declared[name].dtype if declared else oip_dtype(array.dtype)
+        if self.signature.batchable and array.shape[:1] != (rows,):
+            raise ModelError(
+                f"variant {self._spec.name}: output {name} has shape {list(array.shape)} for {rows} rows"
+            )
+        if dtype == "BYTES":
+            return _as_bytes(array)
+        return np.ascontiguousarray(array, dtype=numpy_dtype(dtype))
+
+    def _call(self, what: str, function: Callable[[], Any]) -> Any:
+        try:
+            return function()
+        except ModelError:
+            raise
+        except Exception as error:  # whatever a user's code raises
+            raise ModelError(
+                f"variant {self._spec.name}: {what} of {self._spec.target}: {_last_lines(error)}"
+            ) from error
+
+
+def load_target(target: str) -> Any:
+    """The object named by `module:attribute` or `path/to/file.py:attribute`.
+
+    Raises:
+        ModelError: the text is not of that form, or the module has no such attribute.
+        Exception: whatever importing the module raises.
+    """
+    module_name, colon, attribute = target.rpartition(":")
+    if not colon or not module_name or not attribute:
+        raise ModelError(f"want `module:Class` or `file.py:Class`, not {target!r}")
+    module = (
+        _load_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+    )
+    if not hasattr(module, attribute):
+        raise ModelError(f"{module_name} has no {attribute!r}")
+    return getattr(module, attribute)
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ModelError(f"no such file: {path}")
+    name = f"steelyard_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # pickling and dataclasses look classes up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def _last_lines(error: Exception) -> str:
+    """`ValueError: bad shape (model.py, line 12, in predict: return x @ w)`, from the innermost frame."""
+    text = " ".join("".join(traceback.format_exception_only(error)).split())
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or frames[-1].filename == __file__:
+        return text
+    last = frames[-1]
+    source = f": {last.line}" if last.line else ""
+    return f"{text} ({Path(last.filename).name}, line {last.lineno}, in {last.name}{source})"
+
+
+def _signature(spec: VariantSpec, declared: object) -> Signature:
+    if isinstance(declared, Signature):
+        return declared
+    if declared is None:
+        return Signature((), (), batchable=True, platform=PLATFORM)
+    try:
+        inputs, outputs = (_tensors(declared[side]) for side in ("inputs", "outputs"))  # type: ignore[index]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"variant {spec.name}: signature of {spec.target} is not "
+            f'{{"inputs": {{name: (dtype, shape)}}, "outputs": {{...}}}}: {error}'
+        ) from error
+    batchable = bool(inputs) and all(tensor.shape[:1] == (-1,) for tensor in (*inputs, *outputs))
+    return Signature(inputs, outputs, batchable, platform=PLATFORM)
+
+
+def _tensors(declared: Mapping[str, tuple[str, Sequence[int]]]) -> tuple[TensorSpec, ...]:
+    for dtype, _ in declared.values():
+        numpy_dtype(dtype)
+    return tuple(TensorSpec(name, dtype, tuple(shape)) for name, (dtype, shape) in declared.items())
+
+
+def _as_bytes(array: Array) -> Array:
+    flat = np.empty(array.size, dtype=np.object_)
+    flat[:] = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel()]
+    return flat.reshape(array.shape)
