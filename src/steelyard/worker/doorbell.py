@@ -1,0 +1,272 @@
+"""Doorbells: headers, and file descriptors with them, between two processes over a SOCK_SEQPACKET socket.
+
+A packet is one byte (0: last, 1: more follows) and a piece of a msgpack list of messages. One packet is the
+rule; only a list that a socket buffer cannot take (a batch of a thousand requests) is cut. Two ends exist:
+`Doorbell` blocks and serves workers; `LoopDoorbell` never blocks and serves the loop: what the socket does
+not take at once waits, up to `WAITING_PACKETS_MAX`, and beyond that the other end counts as lost.
+"""
+
+import array
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+PACKET_BYTES_MAX = 60_000  # well below the usual send buffer of 212,992 B, which counts overhead as well
+MESSAGE_BYTES_MAX = 64 << 20
+FDS_MAX = 8
+WAITING_PACKETS_MAX = 1024
+PACKETS_PER_CALLBACK_MAX = 64  # one busy worker must not starve the loop
+
+_FD_BYTES = array.array("i").itemsize
+_ANCILLARY_BYTES = socket.CMSG_SPACE(FDS_MAX * _FD_BYTES)
+_encoder = msgspec.msgpack.Encoder()
+
+M = TypeVar("M")
+
+
+class PeerLostError(Exception):
+    """The other end has gone, or does not read what it is sent."""
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected ends, closed on exec."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+class _Receiver(Generic[M]):
+    """Puts packets together to messages."""
+
+    def __init__(self, sock: socket.socket, message_type: Any) -> None:
+        self._socket = sock
+        self._decoder: msgspec.msgpack.Decoder[list[M]] = msgspec.msgpack.Decoder(list[message_type])
+        self._pieces: list[bytes] = []
+        self._fds: list[int] = []
+
+    def receive(self) -> tuple[list[M], list[int]] | None:
+        """One packet's worth: None if the list is not complete yet.
+
+        Raises:
+            PeerLostError: end of file, a broken connection, or a list over `MESSAGE_BYTES_MAX`.
+            BlockingIOError: nothing to read on a non-blocking socket.
+        """
+        try:
+            packet, ancillary, _, _ = self._socket.recvmsg(
+                PACKET_BYTES_MAX + 1, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionError as error:
+            raise PeerLostError(str(error)) from None
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                self._fds.extend(array.array("i", data[: len(data) - len(data) % _FD_BYTES]))
+        if not packet:
+            self.close()
+            raise PeerLostError("end of file")
+        self._pieces.append(packet[1:])
+        if packet[0]:
+            if len(self._pieces) * PACKET_BYTES_MAX > MESSAGE_BYTES_MAX:
+                raise PeerLostError(f"a message of more than {MESSAGE_BYTES_MAX} bytes")
+            return None
+        payload = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        fds = self._fds
+        self._pieces, self._fds = [], []
+        return self._decoder.decode(payload), fds
+
+    def close(self) -> None:
+        """Close file descriptors of a message that never got complete."""
+        _close_all(self._fds)
+        self._fds = []
+
+
+class Doorbell(Generic[M]):
+    """The blocking end. `send` may be called from any thread, `receive` from one.
+
+    Args:
+        sock: taken over, and closed by `close`.
+        message_type: union of what the other end sends.
+    """
+
+    def __init__(self, sock: socket.socket, message_type: Any) -> None:
+        sock.setblocking(True)
+        self._socket = sock
+        self._receiver: _Receiver[M] = _Receiver(sock, message_type)
+        self._lock = threading.Lock()  # a list in several packets must not be mixed with another
+
+    def fileno(self) -> int:
+        """For a selector."""
+        return self._socket.fileno()
+
+    def send(self, *messages: Any, fds: Sequence[int] = ()) -> None:
+        """Send one list of messages; waits for room.
+
+        Raises:
+            PeerLostError: the other end has gone.
+        """
+        with self._lock:
+            for flag, piece, riders in _packets(messages, fds):
+                try:
+                    self._socket.sendmsg([flag, piece], _ancillary(riders))
+                except ConnectionError as error:
+                    raise PeerLostError(str(error)) from None
+
+    def receive(self) -> tuple[list[M], list[int]]:
+        """Wait for the next list of messages and the file descriptors that came with it.
+
+        Raises:
+            PeerLostError: end of file or a broken connection.
+        """
+        while (received := self._receiver.receive()) is None:
+            pass
+        return received
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._receiver.close()
+        self._socket.close()
+
+
+class LoopDoorbell(Generic[M]):
+    """The end on an event loop; asyncio's own or uvloop.
+
+    Args:
+        sock: taken over, and closed by `close`.
+        message_type: union of what the other end sends.
+        on_message: called with each message and the file descriptors of its list.
+        on_lost: called at most once, from the loop, with the reason; never after `close`.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        message_type: Any,
+        on_message: Callable[[M, list[int]], None],
+        on_lost: Callable[[str], None],
+        *,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._receiver: _Receiver[M] = _Receiver(sock, message_type)
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self._loop = loop
+        self._later: list[Any] = []
+        self._waiting: deque[tuple[bytes, memoryview, Sequence[int]]] = deque()
+        self._is_writing = False
+        self._is_open = True
+        loop.add_reader(sock.fileno(), self._readable)
+
+    def send(self, *messages: Any, fds: Sequence[int] = ()) -> None:
+        """Send now, together with what `send_later` held back. Takes `fds` over and closes them once sent."""
+        if not self._is_open:
+            _close_all(fds)
+            return
+        messages = (*self._later, *messages)
+        self._later.clear()
+        if not messages:
+            return
+        self._waiting.extend(_packets(messages, fds))
+        if not self._is_writing:
+            self._write()
+        if len(self._waiting) > WAITING_PACKETS_MAX:
+            self._lose(f"{len(self._waiting)} packets wait: the other end does not read")
+
+    def send_later(self, message: Any) -> None:
+        """Send with the next message, at the latest in the next turn of the loop: saves a packet."""
+        if not self._later:
+            self._loop.call_soon(self.send)
+        self._later.append(message)
+
+    def drain(self) -> None:
+        """Deliver everything that has arrived, however much: the sender has ended."""
+        while self._is_open and self._receive_one():
+            pass
+
+    def close(self) -> None:
+        """Close the socket and forget what waits; safe to call twice."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        self._loop.remove_reader(self._socket.fileno())
+        if self._is_writing:
+            self._loop.remove_writer(self._socket.fileno())
+        for _, _, fds in self._waiting:
+            _close_all(fds)
+        self._waiting.clear()
+        self._receiver.close()
+        self._socket.close()
+
+    def _readable(self) -> None:
+        for _ in range(PACKETS_PER_CALLBACK_MAX):
+            if not self._is_open or not self._receive_one():
+                return
+
+    def _receive_one(self) -> bool:
+        try:
+            received = self._receiver.receive()
+        except BlockingIOError:
+            return False
+        except (PeerLostError, msgspec.DecodeError) as error:
+            self._lose(str(error))
+            return False
+        if received is not None:
+            messages, fds = received
+            for message in messages:
+                self._on_message(message, fds)
+        return True
+
+    def _write(self) -> None:
+        """Write until nothing waits or the socket is full."""
+        while self._waiting:
+            flag, piece, fds = self._waiting[0]
+            try:
+                self._socket.sendmsg([flag, piece], _ancillary(fds))
+            except BlockingIOError:
+                if not self._is_writing:
+                    self._is_writing = True
+                    self._loop.add_writer(self._socket.fileno(), self._write)
+                return
+            except OSError as error:
+                self._lose(str(error))
+                return
+            self._waiting.popleft()
+            _close_all(fds)
+        if self._is_writing:
+            self._is_writing = False
+            self._loop.remove_writer(self._socket.fileno())
+
+    def _lose(self, reason: str) -> None:
+        if self._is_open:
+            self.close()
+            # Not within the caller's `send`: it may be in the middle of a decision about this very peer.
+            self._loop.call_soon(self._on_lost, reason)
+
+
+def _packets(messages: Iterable[Any], fds: Sequence[int]) -> list[tuple[bytes, memoryview, Sequence[int]]]:
+    """Cut one list of messages into (flag, piece, file descriptors); those ride on the first piece."""
+    payload = memoryview(_encoder.encode(list(messages)))
+    starts = range(0, len(payload), PACKET_BYTES_MAX)
+    return [
+        (
+            b"\1" if start != starts[-1] else b"\0",
+            payload[start : start + PACKET_BYTES_MAX],
+            fds if start == 0 else (),
+        )
+        for start in starts
+    ]
+
+
+def _ancillary(fds: Sequence[int]) -> list[tuple[int, int, array.array[int]]]:
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+
+
+def _close_all(fds: Iterable[int]) -> None:
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)

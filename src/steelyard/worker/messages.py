@@ -1,0 +1,169 @@
+"""What the server, the zygote and the workers say to each other, several messages to a packet.
+
+Payloads never travel here: tensors are references into arenas, and arenas' file descriptors go along with the
+packet that first needs them. `Fork` carries (the worker's socket, the front end's arena) in this order;
+`Ready` carries the worker's own arena.
+"""
+
+from typing import NamedTuple
+
+import msgspec
+
+from steelyard.core.types import Tensor
+from steelyard.runtime.base import VariantSpec, WidthRule
+
+
+class Message(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Base of all messages: arrays on the wire, since both ends are always of one version."""
+
+
+class WorkerSpec(Message, frozen=True, tag="worker"):
+    """All a worker must know to become ready; the first message on its socket.
+
+    Attributes:
+        replica_id: the replica it hosts.
+        arena: name of the worker's own arena.
+        arena_bytes_max: its size.
+        front_arena: name of the front end's arena, whose file descriptor came with `Fork`.
+        cores: to start with.
+        specs: every variant of the stage.
+        resident: names of those to load before `Ready`.
+        widths: width rules by variant.
+        sys_path: the server's module search path, so that user classes import as they would there.
+    """
+
+    replica_id: int
+    arena: str
+    arena_bytes_max: int
+    front_arena: str
+    cores: float
+    specs: tuple[VariantSpec, ...]
+    resident: tuple[str, ...]
+    widths: dict[str, tuple[WidthRule, ...]]
+    sys_path: tuple[str, ...]
+
+
+class Part(NamedTuple):
+    """Rows `[row_start, row_start + rows)` of a request of `request_rows` rows: its part of a batch."""
+
+    row_start: int
+    rows: int
+    request_rows: int
+    tensors: tuple[Tensor, ...]
+
+
+class Run(Message, frozen=True, tag="run"):
+    """Run one batch."""
+
+    batch_id: int
+    variant: str
+    rows: int
+    parts: tuple[Part, ...]
+
+
+class Free(Message, frozen=True, tag="free"):
+    """Nobody reads a batch's outputs any more."""
+
+    batch_id: int
+
+
+class SetCores(Message, frozen=True, tag="set_cores"):
+    """From the next batch on, run on this many cores."""
+
+    cores: float
+
+
+class Load(Message, frozen=True, tag="load"):
+    """Make a variant resident, in the background."""
+
+    variant: str
+
+
+class Unload(Message, frozen=True, tag="unload"):
+    """Drop a resident variant."""
+
+    variant: str
+
+
+class Stop(Message, frozen=True, tag="stop"):
+    """Finish the batch at hand and exit."""
+
+
+ToWorker = WorkerSpec | Run | Free | SetCores | Load | Unload | Stop
+
+
+class Ready(Message, frozen=True, tag="ready"):
+    """Loaded and warmed up."""
+
+
+class StartFailed(Message, frozen=True, tag="start_failed"):
+    """The variants did not load; the worker exits."""
+
+    reason: str
+
+
+class Done(Message, frozen=True, tag="done"):
+    """A batch is finished; times are `time.monotonic()`, which all processes of a machine share."""
+
+    batch_id: int
+    started_s: float
+    finished_s: float
+    outputs: tuple[Tensor, ...]
+
+
+class Failed(Message, frozen=True, tag="failed"):
+    """A batch failed, the worker lives."""
+
+    batch_id: int
+    reason: str
+
+
+class Loaded(Message, frozen=True, tag="loaded"):
+    """A further variant is resident."""
+
+    variant: str
+
+
+class Unloaded(Message, frozen=True, tag="unloaded"):
+    """A variant is not resident: dropped as asked, or it did not load, and `reason` says why."""
+
+    variant: str
+    reason: str = ""
+
+
+FromWorker = Ready | StartFailed | Done | Failed | Loaded | Unloaded
+
+
+class Fork(Message, frozen=True, tag="fork"):
+    """Fork a worker on the given cores; `group` is its cgroup directory, empty for none."""
+
+    replica_id: int
+    core_ids: tuple[int, ...]
+    group: str = ""
+
+
+class Kill(Message, frozen=True, tag="kill"):
+    """End a worker with SIGKILL; ignored if it has ended."""
+
+    replica_id: int
+
+
+ToZygote = Fork | Kill
+
+
+class Forked(Message, frozen=True, tag="forked"):
+    """A worker process exists."""
+
+    replica_id: int
+    pid: int
+
+
+class Exited(Message, frozen=True, tag="exited"):
+    """A worker has ended and is reaped: `status` is its exit code, or minus the signal; None: never made."""
+
+    replica_id: int
+    status: int | None
+    reason: str = ""
+
+
+FromZygote = Forked | Exited
