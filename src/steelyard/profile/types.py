@@ -1,6 +1,7 @@
-"""What a profile says: measured service times of one variant over (bucket, rows, cores), and what goes with them.
+"""What a profile says: measured service times of one variant over (bucket, rows, cores).
 
-A profile is made by `steelyard.profiler`, stored as JSON, and read by planners, the live machine and the simulator.
+A profile is made by `steelyard.profiler`, stored as JSON, and read by planners, the live machine and the
+simulator.
 """
 
 from typing import Literal
@@ -8,7 +9,7 @@ from typing import Literal
 from steelyard.core.types import Frozen
 
 
-class Cell(Frozen):
+class Cell(Frozen, frozen=True):
     """One measured operating point; times in seconds, over `runs` batches.
 
     `width` is the faster way to use the cores there: `threads` (one n-thread session) or `lanes` (n slices).
@@ -23,7 +24,7 @@ class Cell(Frozen):
     width: Literal["lanes", "threads"] = "threads"
 
 
-class Constants(Frozen):
+class Constants(Frozen, frozen=True):
     """Costs around a batch that planning and simulation need; seconds, and ratios of service time.
 
     Attributes:
@@ -41,7 +42,7 @@ class Constants(Frozen):
     starting_ratio: float = 1.0
 
 
-class Profile(Frozen):
+class Profile(Frozen, frozen=True):
     """All that is known of one variant on one machine with one runtime version.
 
     Attributes:
@@ -66,11 +67,11 @@ class Profile(Frozen):
     quick: bool = False
 
 
-class DeclaredLatency(Frozen):
+class DeclaredLatency(Frozen, frozen=True):
     """Service times stated in the spec instead of measured: coefficients or a table (DESIGN.md section 5).
 
-    Coefficients are those of l(b, c) = alpha b / c + beta b + gamma / c + zeta, in milliseconds (Themis, Sponge);
-    rows of a table are (batch, cores, latency_ms, p99_ms or None).
+    Coefficients are those of l(b, c) = alpha b / c + beta b + gamma / c + zeta, in milliseconds (Themis,
+    Sponge); rows of a table are (batch, cores, latency_ms, p99_ms or None).
 
     Attributes:
         coefficients_ms: (alpha, beta, gamma, zeta), or None where `table` is given.
