@@ -1,0 +1,123 @@
+"""Service times declared in the spec: coefficients checked over their range, tables read from CSV."""
+
+import csv
+import math
+from pathlib import Path
+
+from steelyard.config.schema import LatencySpec, VariantEntry
+from steelyard.config.source import Path as SpecPath
+from steelyard.config.source import Source, nearest
+from steelyard.config.units import shown
+from steelyard.profile.types import DeclaredLatency
+
+COEFFICIENTS_SPREAD = 0.05
+TABLE_ROWS_MAX = 100_000
+_COLUMNS = ("batch", "cores", "latency_ms", "p99_ms")
+_Row = tuple[int, float, float, float | None]
+
+
+def declared_latency(
+    variant: VariantEntry, source: Source, path: SpecPath, *, folder: Path, device: str = "cpu"
+) -> DeclaredLatency | None:
+    """A variant's declared service times on `device`; None if it declares none for it.
+
+    Args:
+        variant: the spec's entry.
+        source: for errors.
+        path: the variant's path in the spec.
+        folder: what a table's path is relative to.
+        device: which table, where there is one a device.
+
+    Raises:
+        SpecError: l(b, c) <= 0 somewhere in the variant's range, or the table cannot be read.
+    """
+    latency = variant.latency
+    if latency is None:
+        return None
+    at: SpecPath = (*path, "latency")
+    coefficients = latency.coefficients_ms
+    if coefficients is not None:
+        _check_positive(coefficients, variant, source, at)
+        spread = COEFFICIENTS_SPREAD if latency.spread is None else latency.spread
+        return DeclaredLatency(
+            coefficients_ms=coefficients, stat=latency.stat, spread=spread, distribution=latency.distribution
+        )
+    table, at = _table_of(latency, device, at)
+    if table is None:
+        return None
+    rows = _read_table(folder / table, source, at)
+    spread = _measured_spread(rows) if latency.spread is None else latency.spread
+    return DeclaredLatency(table=rows, stat=latency.stat, spread=spread, distribution=latency.distribution)
+
+
+def _table_of(latency: LatencySpec, device: str, at: SpecPath) -> tuple[str | None, SpecPath]:
+    if latency.devices is None:
+        return latency.table, (*at, "table")
+    found = latency.devices.get(device)
+    return (found.table if found else None), (*at, device, "table")
+
+
+def _check_positive(
+    coefficients: tuple[float, float, float, float], variant: VariantEntry, source: Source, at: SpecPath
+) -> None:
+    """Linear in b, and monotone in c for each b: the least value lies in a corner of the range."""
+    alpha, beta, gamma, zeta = coefficients
+    for batch in (1, variant.batch_max or 1):
+        for cores in (1, variant.cores_max or 1):
+            latency_ms = alpha * batch / cores + beta * batch + gamma / cores + zeta
+            if not 0 < latency_ms < math.inf:
+                raise source.error(
+                    at, f"l(b={batch}, c={cores}) = {latency_ms:g} ms, want more than 0 in the whole range"
+                )
+
+
+def _read_table(file: Path, source: Source, at: SpecPath) -> tuple[_Row, ...]:
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            reader = csv.DictReader(lines)
+            for column in reader.fieldnames or ():
+                if column not in _COLUMNS:
+                    raise source.error(
+                        at, f"{file}: unknown column {shown(column)}{nearest(column, _COLUMNS)}"
+                    )
+            for column in _COLUMNS[:3]:
+                if column not in (reader.fieldnames or ()):
+                    raise source.error(
+                        at, f"{file}: column {column} is missing (want {', '.join(_COLUMNS[:3])}[, p99_ms])"
+                    )
+            rows = tuple(_row(cells, reader.line_num, file, source, at) for cells in reader)
+    except OSError as error:
+        raise source.error(at, f"cannot read {file}: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise source.error(at, f"{file}: not a CSV file: {error}") from None
+    if not 1 <= len(rows) <= TABLE_ROWS_MAX:
+        raise source.error(at, f"{file}: want 1 to {TABLE_ROWS_MAX} rows, got {len(rows)}")
+    return rows
+
+
+def _row(cells: dict[str, str | None], line: int, file: Path, source: Source, at: SpecPath) -> _Row:
+    def number(column: str) -> float:
+        text = cells.get(column) or ""
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < math.inf:
+            raise source.error(at, f"{file}:{line}: {column}: want a number > 0, got {shown(text or None)}")
+        return value
+
+    batch = number("batch")
+    if batch != int(batch):
+        raise source.error(at, f"{file}:{line}: batch: want a whole number, got {batch:g}")
+    return (
+        int(batch),
+        number("cores"),
+        number("latency_ms"),
+        number("p99_ms") if cells.get("p99_ms") else None,
+    )
+
+
+def _measured_spread(rows: tuple[_Row, ...]) -> float:
+    """Sigma of a log-normal whose 0.99 quantile is p99/p50: ln(ratio) / 2.326; the median over the rows."""
+    sigmas = sorted(math.log(p99 / p50) / 2.326 for _, _, p50, p99 in rows if p99 is not None and p99 >= p50)
+    return sigmas[len(sigmas) // 2] if sigmas else COEFFICIENTS_SPREAD

@@ -1,0 +1,150 @@
+"""What a service takes and gives: a stage's variants must agree, and the spec may narrow what is sent."""
+
+from typing import NamedTuple
+
+from steelyard.config.schema import ServiceSpec, VariantEntry
+from steelyard.config.source import Path, Source, nearest
+from steelyard.core.errors import ModelError
+from steelyard.runtime.base import Signature, TensorSpec, VariantSpec
+from steelyard.runtime.example import tensor_shape
+
+
+class Member(NamedTuple):
+    """A variant of a stage: its path in the spec, what the spec says of it, and what its model says."""
+
+    path: Path
+    entry: VariantEntry
+    spec: VariantSpec
+    signature: Signature
+
+
+Members = list[Member]
+
+
+def agreed(members: Members, source: Source) -> Signature:
+    """The signature that all variants of a stage share; a dimension on which they differ is dynamic.
+
+    Raises:
+        SpecError: names, dtypes or ranks differ, or an input's shape is known from neither model nor example.
+    """
+    first = members[0]
+    for member in members:
+        _check_examples(member, source)
+    inputs = list(first.signature.inputs)
+    outputs = list(first.signature.outputs)
+    for member in members[1:]:
+        inputs = _merged("input", inputs, member.signature.inputs, first, member, source)
+        outputs = _merged("output", outputs, member.signature.outputs, first, member, source)
+    return Signature(
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        batchable=all(member.signature.batchable for member in members),
+        platform=first.signature.platform,
+    )
+
+
+def client_signature(service: ServiceSpec, signature: Signature, source: Source, path: Path) -> Signature:
+    """What clients see: the stage's signature, with the inputs that the spec declares in its place.
+
+    Raises:
+        SpecError: a declared input is not the model's, or contradicts its dtype or shape.
+    """
+    if not service.inputs:
+        if not signature.inputs:
+            raise source.error(
+                path, "the model does not say what it takes: give inputs: {name: {dtype, shape}}"
+            )
+        return signature
+    takes = {tensor.name: tensor for tensor in signature.inputs}
+    for name, declared in service.inputs.items():
+        at = (*path, "inputs", name)
+        if takes and name not in takes:
+            raise source.error(at, f"not an input of the model{nearest(name, tuple(takes))}")
+        model = takes.get(name)
+        if model is not None and declared.dtype != model.dtype:
+            raise source.error((*at, "dtype"), f"want {model.dtype} as the model has, got {declared.dtype}")
+        if model is not None and not _fits(declared.shape, model.shape):
+            message = f"want a shape that fits the model's {list(model.shape)}, got {list(declared.shape)}"
+            raise source.error((*at, "shape"), message)
+    missing = [name for name in takes if name not in service.inputs]
+    if missing:
+        raise source.error((*path, "inputs"), f"the model also takes {', '.join(missing)}")
+    return Signature(
+        inputs=tuple(TensorSpec(name, given.dtype, given.shape) for name, given in service.inputs.items()),
+        outputs=signature.outputs,
+        batchable=signature.batchable,
+        platform=signature.platform,
+    )
+
+
+def shape_buckets(
+    members: Members, signature: Signature, source: Source
+) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """The shape buckets of a stage: those of its variants, which must agree.
+
+    Raises:
+        SpecError: buckets of an input or dimension that the model does not have, or that differ.
+    """
+    takes = {tensor.name: tensor for tensor in signature.inputs}
+    buckets: dict[str, tuple[int, tuple[int, ...]]] = {}
+    for path, entry, _, _ in members:
+        for name, given in entry.buckets.items():
+            at = (*path, "buckets", name)
+            if name not in takes:
+                raise source.error(at, f"not an input of the model{nearest(name, tuple(takes))}")
+            if given.dim >= len(takes[name].shape):
+                raise source.error((*at, "dim"), f"want less than {len(takes[name].shape)}, got {given.dim}")
+            if buckets.setdefault(name, (given.dim, given.sizes)) != (given.dim, given.sizes):
+                raise source.error(
+                    at, "the variants of a model share their buckets, these differ from the first's"
+                )
+    return buckets
+
+
+def _check_examples(member: Member, source: Source) -> None:
+    """Every dynamic dimension but the leading one has an example, and no example is for an unknown input."""
+    takes = tuple(tensor.name for tensor in member.signature.inputs)
+    for name in member.entry.example:
+        if takes and name not in takes:
+            raise source.error(
+                (*member.path, "example", name), f"not an input of the model{nearest(name, takes)}"
+            )
+    for tensor in member.signature.inputs:
+        try:
+            tensor_shape(member.spec, member.signature, tensor, 1)
+        except ModelError as error:
+            raise source.error((*member.path, "example"), str(error)) from None
+
+
+def _merged(
+    what: str,
+    known: list[TensorSpec],
+    tensors: tuple[TensorSpec, ...],
+    first: Member,
+    member: Member,
+    source: Source,
+) -> list[TensorSpec]:
+    """The tensors of two variants as one, in the first's order."""
+    theirs = {tensor.name: tensor for tensor in tensors}
+    if set(theirs) != {tensor.name for tensor in known}:
+        names = ", ".join(tensor.name for tensor in known)
+        message = f"{what}s are {', '.join(theirs)}, those of variant {first.spec.name} are {names}"
+        raise source.error(member.path, message)
+    merged = []
+    for tensor in known:
+        other = theirs[tensor.name]
+        if other.dtype != tensor.dtype or len(other.shape) != len(tensor.shape):
+            message = (
+                f"{what} {tensor.name} is {other.dtype} {list(other.shape)}, "
+                f"that of variant {first.spec.name} is {tensor.dtype} {list(tensor.shape)}"
+            )
+            raise source.error(member.path, message)
+        shape = tuple(a if a == b else -1 for a, b in zip(tensor.shape, other.shape, strict=True))
+        merged.append(TensorSpec(tensor.name, tensor.dtype, shape))
+    return merged
+
+
+def _fits(declared: tuple[int, ...], model: tuple[int, ...]) -> bool:
+    return len(declared) == len(model) and all(
+        have in (-1, want) or want == -1 for want, have in zip(declared, model, strict=True)
+    )
