@@ -1,11 +1,11 @@
 """The contract of a policy (DESIGN, "The control contract") and the registry that makes one by name.
 
-A policy sees all services. `decide` may take its time: the control machine asks for it with `Solve`, the driver
-runs it in a planner process, and the answer is validated on a fresh snapshot. `react` is optional, inline and
-short (<= 200 us); it moves cores and starts or cancels replicas, nothing else.
+A policy sees all services. `decide` may take its time: the control machine asks for it with `Solve`, the
+driver runs it in a planner process, and the answer is validated on a fresh snapshot. `react` is optional,
+inline and short (<= 200 us); it moves cores and starts or cancels replicas, nothing else.
 
-Two instances live side by side: `decide` is only called on the planner's, `react` only on the control machine's.
-They share nothing but the snapshot, whose `desired` shows `react` what `decide` last wanted.
+Two instances live side by side: `decide` is only called on the planner's, `react` only on the control
+machine's. They share nothing but the snapshot, whose `desired` shows `react` what `decide` last wanted.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,10 +41,17 @@ class PolicyContext:
 
 
 class Policy(Protocol):
-    """A policy; `solve_s` is the time a simulation charges for one `decide`."""
+    """A policy.
+
+    Attributes:
+        name: as registered.
+        solve_s: seconds that a simulation charges for one `decide`.
+        reacts: whether `react` can ever grant something: only then are free cores offered to admission.
+    """
 
     name: str
     solve_s: float
+    reacts: bool
 
     def react(self, snapshot: ClusterSnapshot) -> Grants | None:
         """Move cores or start replicas within this window; None for nothing. Must not mutate the snapshot."""
@@ -55,7 +62,7 @@ class Policy(Protocol):
         ...
 
 
-class PolicyEntry(Frozen):
+class PolicyEntry(Frozen, frozen=True):
     """A registered policy: its factory and one line for listings."""
 
     make: Callable[[PolicyContext], Policy]

@@ -1,0 +1,281 @@
+"""Who holds which part of which core: every core of every node, by id.
+
+The rule: a core is never promised twice, with one exception. A replica that *starts* may overlap one core
+with a running one that is about to shrink or to drain; both are charged until the running one has let go.
+Anything else is our own bug, and `check` says so. Parts are counted in hundredths of a core, so that sums
+are exact.
+
+Cores that a replica gives up are freed when the backend has confirmed it (`ReplicaResized`, `ReplicaGone`),
+cores that it gets are charged when they are asked for: between the two, nobody runs on a core that is not
+his.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from steelyard.core.snapshot import CoreShare
+
+UNITS = 100
+"""Parts that a core is counted in."""
+
+
+def units_of(cores: float) -> int:
+    """Cores in hundredths, rounded to the nearest."""
+    return round(cores * UNITS)
+
+
+def quantise(cores: float) -> float:
+    """Cores as the ledger counts them: the nearest multiple of 0.01."""
+    return units_of(cores) / UNITS
+
+
+@dataclass(slots=True)
+class _Node:
+    """One node; `held[replica_id][core_id]` in units; `guests[replica_id]` is the core it overlaps."""
+
+    core_ids: tuple[int, ...]
+    fractional: bool
+    held: dict[int, dict[int, int]] = field(default_factory=dict)
+    guests: dict[int, int] = field(default_factory=dict)
+
+    def copy(self) -> "_Node":
+        held = {replica_id: dict(parts) for replica_id, parts in self.held.items()}
+        return _Node(self.core_ids, self.fractional, held, dict(self.guests))
+
+    def charge(self, core_id: int) -> int:
+        return sum(parts.get(core_id, 0) for parts in self.held.values())
+
+    def free(self, core_id: int) -> int:
+        return max(0, UNITS - self.charge(core_id))
+
+    def settle(self) -> None:
+        """Forget overlaps that have ended because the host let go of the core."""
+        self.guests = {r: c for r, c in self.guests.items() if r in self.held and self.charge(c) > UNITS}
+
+
+class Ledger:
+    """Cores of the nodes and who holds them. Deterministic: lowest core ids first, whole free cores first."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, _Node] = {}
+        self._node_of: dict[int, str] = {}
+
+    def join(self, node: str, core_ids: Sequence[int], *, fractional: bool) -> None:
+        """Add a node, or tell the new extent of a known one. Cores that are held must stay."""
+        ids = tuple(sorted(set(core_ids)))
+        known = self._nodes.get(node)
+        if known is None:
+            self._nodes[node] = _Node(ids, fractional)
+            return
+        missing = {c for parts in known.held.values() for c in parts} - set(ids)
+        assert not missing, f"node {node} withdrew cores {sorted(missing)} that are held"
+        known.core_ids, known.fractional = ids, fractional
+
+    def copy(self) -> "Ledger":
+        """An independent copy, to plan on."""
+        twin = Ledger()
+        twin._nodes = {name: node.copy() for name, node in self._nodes.items()}
+        twin._node_of = dict(self._node_of)
+        return twin
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Names of the nodes, in the order they joined."""
+        return tuple(self._nodes)
+
+    def capacity(self, node: str) -> float:
+        """Cores of a node."""
+        return float(len(self._nodes[node].core_ids))
+
+    def fractional(self, node: str) -> bool:
+        """Whether the node enforces parts of a core."""
+        return self._nodes[node].fractional
+
+    def free(self, node: str) -> float:
+        """Cores of a node that nobody holds."""
+        ledger = self._nodes[node]
+        return sum(ledger.free(c) for c in ledger.core_ids) / UNITS
+
+    def shares(self, replica_id: int) -> tuple[CoreShare, ...]:
+        """What a replica holds, by core id; empty if nothing."""
+        node = self._node_of.get(replica_id)
+        return _as_shares(self._nodes[node].held[replica_id]) if node is not None else ()
+
+    def cores(self, replica_id: int) -> float:
+        """Cores a replica holds, overlap included."""
+        return sum(units_of(share.fraction) for share in self.shares(replica_id)) / UNITS
+
+    def overlaps(self, replica_id: int) -> bool:
+        """Whether a replica shares a core with one that has not let go of it yet."""
+        node = self._node_of.get(replica_id)
+        return node is not None and replica_id in self._nodes[node].guests
+
+    def allocate(
+        self, replica_id: int, node: str, cores: float, *, hosts: Sequence[int] = ()
+    ) -> tuple[CoreShare, ...] | None:
+        """Charge a new replica with cores; None, and nothing is charged, if they are not there.
+
+        Args:
+            replica_id: not in the ledger yet.
+            node: where.
+            cores: >= 0; 0 for a replica that starts parked.
+            hosts: running replicas about to let go of cores, in the order of preference: at most one core of
+                one of them may be overlapped.
+        """
+        assert replica_id not in self._node_of, f"replica {replica_id} holds cores already"
+        ledger = self._nodes[node]
+        need = self._checked_units(ledger, cores)
+        taken, missing = _take(ledger, need, {})
+        guest_of = None
+        if missing:
+            guest_of = _overlappable(ledger, hosts, taken, missing)
+            if guest_of is None:
+                return None
+            taken[guest_of] = taken.get(guest_of, 0) + missing
+        self._node_of[replica_id] = node
+        ledger.held[replica_id] = taken
+        if guest_of is not None:
+            ledger.guests[replica_id] = guest_of
+        self.check()
+        return _as_shares(taken)
+
+    def grow(self, replica_id: int, cores: float) -> tuple[CoreShare, ...] | None:
+        """Charge a replica with more cores; None, and nothing changes, if they are not free."""
+        ledger = self._nodes[self._node_of[replica_id]]
+        held = ledger.held[replica_id]
+        need = self._checked_units(ledger, cores) - sum(held.values())
+        assert need >= 0, f"replica {replica_id} holds more than {cores} cores already"
+        taken, missing = _take(ledger, need, held)
+        if missing:
+            return None
+        for core_id, units in taken.items():
+            held[core_id] = held.get(core_id, 0) + units
+        self.check()
+        return _as_shares(held)
+
+    def shrunk(self, replica_id: int, cores: float) -> tuple[CoreShare, ...]:
+        """What a replica would keep with fewer cores. Nothing is freed before `hold` is told so.
+
+        Gives up first what a guest overlaps, then the smallest parts, then the highest core ids.
+        """
+        ledger = self._nodes[self._node_of[replica_id]]
+        kept = dict(ledger.held[replica_id])
+        surplus = sum(kept.values()) - self._checked_units(ledger, cores)
+        assert surplus >= 0, f"replica {replica_id} holds fewer than {cores} cores"
+        guests = {c for r, c in ledger.guests.items() if r != replica_id}
+        for core_id in sorted(kept, key=lambda c: (c not in guests, kept[c], -c)):
+            given = min(surplus, kept[core_id])
+            if core_id in guests:
+                given = min(given, max(0, ledger.charge(core_id) - UNITS))
+            surplus -= given
+            kept[core_id] -= given
+        for core_id in sorted(kept, key=lambda c: (kept[c], -c)):
+            given = min(surplus, kept[core_id])
+            surplus -= given
+            kept[core_id] -= given
+        return _as_shares(kept)
+
+    def hold(self, replica_id: int, shares: Sequence[CoreShare]) -> None:
+        """Set what a replica holds to what the backend says it holds."""
+        ledger = self._nodes[self._node_of[replica_id]]
+        ledger.held[replica_id] = {share.core_id: units_of(share.fraction) for share in shares}
+        ledger.settle()
+        self.check()
+
+    def move(self, replica_id: int) -> tuple[CoreShare, ...] | None:
+        """Take a guest off the core it overlaps if there are free ones; its new shares, or None."""
+        ledger = self._nodes[self._node_of[replica_id]]
+        core_id = ledger.guests.get(replica_id)
+        if core_id is None:
+            return None
+        held = ledger.held[replica_id]
+        excess = min(ledger.charge(core_id) - UNITS, held[core_id])
+        if not ledger.fractional:
+            excess = held[core_id]
+        remaining = {c: units - excess if c == core_id else units for c, units in held.items()}
+        taken, missing = _take(ledger, excess, {c: u for c, u in remaining.items() if c != core_id})
+        if missing:
+            return None
+        for other, units in taken.items():
+            remaining[other] = remaining.get(other, 0) + units
+        ledger.held[replica_id] = {c: units for c, units in remaining.items() if units}
+        ledger.settle()
+        self.check()
+        return _as_shares(ledger.held[replica_id])
+
+    def release(self, replica_id: int) -> None:
+        """Free all that a replica held; it is gone."""
+        node = self._node_of.pop(replica_id, None)
+        if node is None:
+            return
+        ledger = self._nodes[node]
+        del ledger.held[replica_id]
+        ledger.guests.pop(replica_id, None)
+        ledger.settle()
+
+    def check(self) -> None:
+        """Assert the rule of this module."""
+        for name, ledger in self._nodes.items():
+            hosts = list(ledger.guests.values())
+            assert len(hosts) == len(set(hosts)), f"two guests on one core of {name}"
+            for core_id in ledger.core_ids:
+                guest = sum(ledger.held[r][core_id] for r, c in ledger.guests.items() if c == core_id)
+                charge = ledger.charge(core_id)
+                assert charge - guest <= UNITS, f"core {core_id} of {name} is promised {charge} %"
+                assert guest <= UNITS, f"a guest holds {guest} % of core {core_id} of {name}"
+
+    def _checked_units(self, ledger: _Node, cores: float) -> int:
+        units = units_of(cores)
+        assert units >= 0, f"negative cores: {cores}"
+        assert ledger.fractional or units % UNITS == 0, f"{cores} cores on a node without parts of a core"
+        return units
+
+
+def _take(ledger: _Node, need: int, own: dict[int, int]) -> tuple[dict[int, int], int]:
+    """Choose `need` units of free cores; what was chosen by core id, and what is missing.
+
+    First what completes a core held in part, then whole free cores, then the smallest remainder that
+    suffices, then, if nothing suffices in one piece, the largest pieces.
+    """
+    free = {c: ledger.free(c) for c in ledger.core_ids}
+    taken: dict[int, int] = {}
+
+    def take(core_id: int, units: int) -> int:
+        if units:
+            taken[core_id] = taken.get(core_id, 0) + units
+            free[core_id] -= units
+        return units
+
+    for core_id in sorted(own):
+        need -= take(core_id, min(need, free.get(core_id, 0)))
+    for core_id in ledger.core_ids:
+        if need >= UNITS and free[core_id] == UNITS:
+            need -= take(core_id, UNITS)
+    if need and ledger.fractional:
+        fitting = [c for c in ledger.core_ids if free[c] >= need]
+        if fitting:
+            need -= take(min(fitting, key=lambda c: (free[c], c)), need)
+        for core_id in sorted(ledger.core_ids, key=lambda c: (-free[c], c)):
+            need -= take(core_id, min(need, free[core_id]))
+    return taken, need
+
+
+def _overlappable(ledger: _Node, hosts: Sequence[int], taken: dict[int, int], missing: int) -> int | None:
+    """The core on which a starting replica may overlap a host with what it is missing, or None."""
+    if missing > UNITS:
+        return None
+    occupied = set(ledger.guests.values())
+    for host in hosts:
+        parts = ledger.held.get(host, {})
+        for core_id in sorted(parts, key=lambda c: (-parts[c], -c)):
+            if (
+                core_id not in occupied
+                and host not in ledger.guests
+                and taken.get(core_id, 0) + missing <= UNITS
+            ):
+                return core_id
+    return None
+
+
+def _as_shares(parts: dict[int, int]) -> tuple[CoreShare, ...]:
+    return tuple(CoreShare(core_id, parts[core_id] / UNITS) for core_id in sorted(parts) if parts[core_id])

@@ -1,0 +1,399 @@
+"""The control plane as one state machine: events in, commands out, time as an argument.
+
+The rules that are not obvious:
+- *The policy wishes, the machine checks.* A plan or a grant becomes part of the desired state only if it
+  fits the cluster as it is at that moment (`validate`); otherwise it is recorded as `discarded` and nothing
+  changes.
+- *A grant outlives an older plan.* A plan that was asked for before a grant may not take back, without
+  knowing of it, the cores that the grant gave: for such a service it is discarded, and the policy is asked
+  again at once.
+- *Nothing blocks.* One `Solve` is open at a time and given up after `solve_s_max`; a growth that does not
+  fit and a start that failed wait for a later event while everything else goes on.
+- *The desired state includes the grants.* `reconcile` alone turns it into commands, after every event that
+  changed something, so that losing a replica and wanting one more are the same case.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from steelyard.control.fleet import Replica, desired_cores
+from steelyard.control.ledger import Ledger, units_of
+from steelyard.control.reconcile import reconcile
+from steelyard.control.starts import Starts
+from steelyard.control.validate import granted, plan_objection, quantised
+from steelyard.control.view import Sensed, free_cores, snapshot_of
+from steelyard.core.commands import Command, OfferCapacity, Publish, RecordDecision, Solve, WakeAt
+from steelyard.core.events import (
+    ControlEvent,
+    NodeJoined,
+    ReplicaGone,
+    ReplicaReady,
+    ReplicaResized,
+    ReplicaThrottled,
+    ResizeRefused,
+    Solved,
+    SolveFailed,
+    WindowReported,
+    Woken,
+)
+from steelyard.core.plan import Decision, Grants, ServicePlan
+from steelyard.core.snapshot import ClusterSnapshot
+from steelyard.core.types import Service
+from steelyard.policies.base import Policy
+
+SOLVE_S_MAX = 10.0
+"""Seconds after which an open `Solve` is given up."""
+RESIZE_RETRY_S = 0.5
+"""Seconds before a refused resize is asked for again; doubled with each refusal in a row, up to the next."""
+RESIZE_RETRY_S_MAX = 16.0
+
+
+class ControlMachine:
+    """Desired state, core ledger and replicas of one cluster.
+
+    Args:
+        services: by name; constant.
+        policy: its `react` is called inline; its `decide` only through `Solve`.
+        window_s: length of a sensing window, seconds.
+        policy_name: for records; the policy's own if omitted.
+        solve_s_max: seconds after which an open `Solve` is given up.
+    """
+
+    def __init__(
+        self,
+        services: Mapping[str, Service],
+        policy: Policy,
+        *,
+        window_s: float = 0.1,
+        policy_name: str | None = None,
+        solve_s_max: float = SOLVE_S_MAX,
+    ) -> None:
+        self._services = dict(services)
+        self._policy = policy
+        self._policy_name = policy.name if policy_name is None else policy_name
+        self._window_s = window_s
+        self._solve_s_max = solve_s_max
+        self._now_s = float("-inf")
+        self._ledger = Ledger()
+        self._fleet: dict[int, Replica] = {}
+        self._next_id = 1
+        self._starts = Starts(self._services)
+        self._sensed = {name: Sensed() for name in self._services}
+        self._reported: set[str] = set()
+        self._desired: dict[str, ServicePlan] = {}
+        self._published: dict[str, ServicePlan] = {}
+        self._offered: dict[str, float] = {}
+        self._granted_at_s: dict[str, float] = {}
+        self._solve_id = 0
+        self._solve_asked_s: float | None = None
+        self._next_solve_s = float("inf")
+        self._wake_s: float | None = None
+        self._last_record: tuple[str, str, bool] | None = None
+        self._dirty = False
+        self._cause = ""
+        self._handlers: dict[type, Callable[[Any], list[Command]]] = {
+            NodeJoined: self._on_node_joined,
+            WindowReported: self._on_window,
+            Solved: self._on_solved,
+            SolveFailed: self._on_solve_failed,
+            ReplicaReady: self._on_ready,
+            ReplicaResized: self._on_resized,
+            ReplicaGone: self._on_gone,
+            ReplicaThrottled: self._on_throttled,
+            ResizeRefused: self._on_refused,
+            Woken: self._on_woken,
+        }
+
+    @property
+    def desired(self) -> dict[str, ServicePlan]:
+        """Plans by service, grants included."""
+        return dict(self._desired)
+
+    @property
+    def replicas(self) -> dict[int, Replica]:
+        """Replicas by id, from `StartReplica` to `ReplicaGone`."""
+        return dict(self._fleet)
+
+    def snapshot(self) -> ClusterSnapshot:
+        """The cluster as a policy would see it now."""
+        return snapshot_of(
+            self._sensed, self._desired, self._fleet, self._ledger, now_s=self._now_s, window_s=self._window_s
+        )
+
+    def handle(self, event: ControlEvent, *, now_s: float) -> list[Command]:
+        """Take one event; what is to be done, in the order in which it must be carried out.
+
+        The only method that changes the machine. Its time is the largest `now_s` seen, in seconds.
+        """
+        self._now_s = max(self._now_s, now_s)
+        commands = self._handlers[type(event)](event)
+        commands += self._reconcile()
+        commands += self._give_up_solve()
+        commands += self._solve_if_due()
+        commands += self._offers()
+        commands += self._wake()
+        return commands
+
+    def validate(self) -> None:
+        """Assert the laws that hold between events; for tests and debug runs."""
+        self._ledger.check()
+        for replica in self._fleet.values():
+            held = self._ledger.cores(replica.replica_id)
+            assert units_of(held) >= units_of(replica.cores_requested), f"{replica} holds {held} cores"
+            assert replica.pending is None or replica.state in ("ready", "parked", "draining"), replica
+        assert plan_objection(self._desired, {}, self._services, self._ledger) is None
+
+    # Events
+
+    def _on_node_joined(self, event: NodeJoined) -> list[Command]:
+        self._ledger.join(event.node, event.core_ids, fractional=event.fractional)
+        self._next_solve_s = self._now_s
+        self._dirty = True
+        return []
+
+    def _on_window(self, event: WindowReported) -> list[Command]:
+        service = event.window.service
+        if service not in self._sensed:
+            return []
+        commands: list[Command] = []
+        if service in self._reported:
+            commands += self._tick()
+        self._sensed[service].add(event.window)
+        self._reported.add(service)
+        if len(self._reported) == len(self._sensed):
+            commands += self._tick()
+        return commands
+
+    def _on_solved(self, event: Solved) -> list[Command]:
+        if event.solve_id != self._solve_id or self._solve_asked_s is None:
+            return self._record("discarded", event.decision, "answered after it was given up")
+        asked_s, self._solve_asked_s = self._solve_asked_s, None
+        self._next_solve_s = max(event.decision.next_at_s, self._now_s + self._window_s)
+        return self._accept(event.decision, asked_s)
+
+    def _on_solve_failed(self, event: SolveFailed) -> list[Command]:
+        if event.solve_id != self._solve_id or self._solve_asked_s is None:
+            return []
+        self._solve_asked_s = None
+        self._next_solve_s = self._now_s + 1.0
+        return self._record("discarded", None, f"the policy failed: {event.message}")
+
+    def _on_ready(self, event: ReplicaReady) -> list[Command]:
+        replica = self._fleet.get(event.replica_id)
+        if replica is None or replica.state != "starting":
+            return []
+        self._starts.succeeded(replica, event.cold_start_s)
+        state = "parked" if event.cores == 0 else "ready"
+        self._change(replica, state=state, cores=event.cores, expected_ready_s=None)
+        return []
+
+    def _on_resized(self, event: ReplicaResized) -> list[Command]:
+        replica = self._fleet.get(event.replica_id)
+        if replica is None:
+            return []
+        if replica.pending is not None:
+            self._ledger.hold(event.replica_id, replica.pending)
+        state = replica.state
+        if state in ("ready", "parked"):
+            state = "parked" if event.cores == 0 else "ready"
+        self._change(replica, state=state, cores=event.cores, pending=None, refusals=0)
+        return []
+
+    def _on_refused(self, event: ResizeRefused) -> list[Command]:
+        replica = self._fleet.get(event.replica_id)
+        if replica is None:
+            return []
+        self._ledger.hold(event.replica_id, event.shares)
+        cores = self._ledger.cores(event.replica_id)
+        delay_s = min(RESIZE_RETRY_S * 2**replica.refusals, RESIZE_RETRY_S_MAX)
+        self._change(
+            replica,
+            cores=cores,
+            cores_requested=cores,
+            pending=None,
+            refusals=replica.refusals + 1,
+            retry_at_s=self._now_s + delay_s,
+        )
+        return self._record("react", None, f"replica {event.replica_id} was not resized: {event.reason}")
+
+    def _on_gone(self, event: ReplicaGone) -> list[Command]:
+        replica = self._fleet.pop(event.replica_id, None)
+        if replica is None:
+            return []
+        self._ledger.release(event.replica_id)
+        self._dirty = True
+        if event.expected or replica.state == "draining":
+            return []
+        name = f"replica {event.replica_id} of {replica.service}.{replica.stage}"
+        if replica.state == "starting":
+            delay_s = self._starts.failed(replica, now_s=self._now_s)
+            return self._record(
+                "react", None, f"{name} did not start: {event.reason}; next try in {delay_s:g} s"
+            )
+        self._cause = f"replica {event.replica_id} lost"
+        return self._record("react", None, f"{name} was lost: {event.reason}; it is replaced")
+
+    def _on_throttled(self, event: ReplicaThrottled) -> list[Command]:
+        replica = self._fleet.get(event.replica_id)
+        if replica is not None:
+            changed = msgspec.structs.replace(replica, throttled_ratio=event.throttled_ratio)
+            self._fleet[event.replica_id] = changed
+        return []
+
+    def _on_woken(self, event: Woken) -> list[Command]:  # noqa: ARG002
+        self._wake_s = None
+        return []
+
+    # Decisions
+
+    def _tick(self) -> list[Command]:
+        """A sensing window is complete: let the policy react."""
+        self._reported.clear()
+        if not self._desired or not self._policy.reacts:
+            return []
+        grants = self._policy.react(self.snapshot())
+        return self._apply(grants) if grants is not None and grants.grants else []
+
+    def _apply(self, grants: Grants) -> list[Command]:
+        dropped: list[str] = []
+        applied = False
+        for grant in grants.grants:
+            result = granted(grant, self._desired, self._fleet, self._services, self._ledger)
+            if isinstance(result, str):
+                dropped.append(result)
+                continue
+            for service in (name for name in result if result[name] != self._desired[name]):
+                self._granted_at_s[service] = self._now_s
+                applied = self._dirty = True
+            self._desired = result
+        reason = "; ".join([grants.reason, *(f"dropped: {why}" for why in dropped)])
+        if applied:
+            self._cause = "react"
+            return self._record("react", None, reason)
+        return self._record("discarded", None, reason) if dropped else []
+
+    def _accept(self, decision: Decision, asked_s: float) -> list[Command]:
+        """Make a decision the desired state, if it still fits the world."""
+        if decision.plan is None:
+            return self._record("decide", decision, decision.reason, changed=False)
+        wanted = decision.plan.services
+        objection = plan_objection(wanted, self._desired, self._services, self._ledger)
+        if objection:
+            return self._record("discarded", decision, objection)
+        plans = {name: quantised(plan) for name, plan in wanted.items()}
+        stale = [name for name, plan in plans.items() if self._takes_back(plan, asked_s)]
+        if stale:
+            self._next_solve_s = self._now_s
+            return self._record("discarded", decision, f"older than the grant to {', '.join(stale)}")
+        changed = any(self._desired.get(name) != plan for name, plan in plans.items())
+        if changed:
+            self._desired = {**self._desired, **plans}
+            self._dirty = True
+            self._cause = f"decision {self._solve_id}"
+        return self._record("decide", decision, decision.reason, changed=changed)
+
+    def _takes_back(self, plan: ServicePlan, asked_s: float) -> bool:
+        """Whether a plan, asked for before a grant to its service, has fewer cores than granted."""
+        if self._granted_at_s.get(plan.service, float("-inf")) <= asked_s:
+            return False
+        present = sum(desired_cores(self._desired[plan.service]).values())
+        return units_of(sum(desired_cores(plan).values())) < units_of(present)
+
+    def _record(
+        self, kind: Any, decision: Decision | None, reason: str, *, changed: bool = True
+    ) -> list[Command]:
+        """Write a decision down: each that changes something, and the first of an unchanged streak."""
+        key = (kind, reason if kind == "discarded" else "", changed)
+        if key == self._last_record and (kind == "discarded" or not changed):
+            return []
+        self._last_record = key
+        runner_up = decision.runner_up if decision is not None else ""
+        return [RecordDecision(self._now_s, kind, self._policy_name, decision, reason, runner_up)]
+
+    # What follows from the state
+
+    def _reconcile(self) -> list[Command]:
+        blocked = self._starts.blocked(now_s=self._now_s)
+        retry = any(r.refusals and r.retry_at_s <= self._now_s for r in self._fleet.values())
+        if not (self._dirty or retry or self._starts.take_expired(now_s=self._now_s)):
+            return []
+        self._dirty = False
+        outcome = reconcile(
+            self._desired,
+            self._fleet,
+            self._ledger,
+            now_s=self._now_s,
+            next_id=self._next_id,
+            cold_start_s=self._starts.cold_start_s,
+            blocked=blocked,
+            cause=self._cause,
+        )
+        self._fleet, self._ledger, self._next_id = outcome.fleet, outcome.ledger, outcome.next_id
+        return [*self._publications(outcome.holding), *outcome.commands]
+
+    def _publications(self, holding: frozenset[str]) -> list[Command]:
+        """New rules of services; a service in transition keeps the old ones until its new replicas are up."""
+        commands: list[Command] = []
+        for name, plan in self._desired.items():
+            known = self._published.get(name)
+            if known is None or (name not in holding and _rules(known) != _rules(plan)):
+                self._published[name] = plan
+                commands.append(Publish(plan))
+        return commands
+
+    def _give_up_solve(self) -> list[Command]:
+        if self._solve_asked_s is None or self._now_s < self._solve_asked_s + self._solve_s_max:
+            return []
+        self._solve_asked_s = None
+        self._next_solve_s = self._now_s
+        return self._record("discarded", None, f"no answer within {self._solve_s_max:g} s")
+
+    def _solve_if_due(self) -> list[Command]:
+        if self._solve_asked_s is not None or self._now_s < self._next_solve_s or not self._ledger.nodes:
+            return []
+        self._solve_id += 1
+        self._solve_asked_s = self._now_s
+        return [Solve(self._solve_id, self.snapshot())]
+
+    def _offers(self) -> list[Command]:
+        """Tell each service the cores it could be granted within a window: none, unless the policy reacts."""
+        if not self._policy.reacts:
+            free = 0.0
+        else:
+            free = sum(free_cores(self._desired, self._fleet, self._ledger).values())
+        commands: list[Command] = []
+        for name, service in self._services.items():
+            offer = free
+            if service.cores_max is not None and name in self._desired:
+                offer = min(
+                    free, max(0.0, service.cores_max - sum(desired_cores(self._desired[name]).values()))
+                )
+            if self._offered.get(name, 0.0) != offer:
+                self._offered[name] = offer
+                commands.append(OfferCapacity(name, offer))
+        return commands
+
+    def _wake(self) -> list[Command]:
+        times = [r.retry_at_s for r in self._fleet.values() if r.retry_at_s > self._now_s]
+        times += self._starts.retry_times_s(now_s=self._now_s)
+        if self._solve_asked_s is not None:
+            times.append(self._solve_asked_s + self._solve_s_max)
+        elif self._next_solve_s > self._now_s:
+            times.append(self._next_solve_s)
+        wake_s = min(times, default=float("inf"))
+        if wake_s == float("inf") or wake_s == self._wake_s:
+            return []
+        self._wake_s = wake_s
+        return [WakeAt(wake_s)]
+
+    def _change(self, replica: Replica, **fields: object) -> None:
+        self._fleet[replica.replica_id] = msgspec.structs.replace(replica, **fields)
+        self._dirty = True
+
+
+def _rules(plan: ServicePlan) -> ServicePlan:
+    """A plan without its replicas, which come and go by their own events."""
+    stages = {name: msgspec.structs.replace(stage, replicas=()) for name, stage in plan.stages.items()}
+    return ServicePlan(plan.service, stages)

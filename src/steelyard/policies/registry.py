@@ -1,0 +1,56 @@
+"""Policies by name: `static`, `themis`, `themis+ours`, and what packages offer under `steelyard.policies`.
+
+A published policy runs on the data-plane rules of its own paper; `name+ours` runs it on the shared ones, so
+that a comparison can tell the policy from its queue.
+"""
+
+from importlib.metadata import entry_points
+
+from steelyard.core.errors import SpecError
+from steelyard.policies.base import Policy, PolicyContext, PolicyEntry
+from steelyard.policies.options import nearest_first
+from steelyard.policies.static import StaticPolicy
+
+ENTRY_POINT_GROUP = "steelyard.policies"
+OURS = "+ours"
+
+_BUILT_IN: dict[str, PolicyEntry] = {
+    "static": PolicyEntry(StaticPolicy, "a fixed allocation, decided once"),
+}
+
+
+def known_policies() -> dict[str, PolicyEntry]:
+    """Built-in and installed policies, by name; a built-in name cannot be taken.
+
+    Raises:
+        SpecError: an installed entry point is not a `PolicyEntry`.
+    """
+    installed: dict[str, PolicyEntry] = {}
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        entry = point.load()
+        if not isinstance(entry, PolicyEntry):
+            raise SpecError(
+                f"entry point {point.name} of {ENTRY_POINT_GROUP}: want a PolicyEntry, got {entry!r}"
+            )
+        installed[point.name] = entry
+    return dict(sorted({**installed, **_BUILT_IN}.items()))
+
+
+def describe() -> tuple[tuple[str, str], ...]:
+    """Name and one line of each policy, for listings."""
+    return tuple((name, entry.summary) for name, entry in known_policies().items())
+
+
+def make_policy(name: str, context: PolicyContext) -> Policy:
+    """Make a policy by name; `+ours` puts it on the shared data-plane rules.
+
+    Raises:
+        SpecError: unknown name, or options that the policy does not take.
+    """
+    bare = name.removesuffix(OURS)
+    known = known_policies()
+    if bare not in known:
+        raise SpecError(f"unknown policy {name!r}; there are: {', '.join(nearest_first(bare, known))}")
+    published = context.published and bare == name
+    made = PolicyContext(context.services, context.service_times, context.options, published=published)
+    return known[bare].make(made)
