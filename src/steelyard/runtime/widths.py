@@ -10,6 +10,7 @@ thread". Measured in docs/adr/0007.
 from collections.abc import Iterable, Sequence
 from math import ceil
 
+from steelyard.profile.types import Profile
 from steelyard.runtime.base import Width, WidthRule
 
 
@@ -30,6 +31,25 @@ def width_for(rules: Sequence[WidthRule], cores: int, rows: int) -> Width:
     nearest = min((rule.cores for rule in rules), key=lambda known: (abs(known - cores), known))
     reached = [rule for rule in rules if rule.cores == nearest and rule.rows <= rows]
     return max(reached, key=lambda rule: rule.rows).width if reached else "threads"
+
+
+def width_rules(profile: Profile) -> tuple[WidthRule, ...]:
+    """The rules that a profile's measurements amount to.
+
+    Where shape buckets disagree at one (rows, cores), the width that most buckets found faster wins, threads
+    on a tie. Only changes are listed: a rule holds from its rows on.
+    """
+    votes: dict[tuple[int, int], int] = {}
+    for cell in profile.cells:
+        if cell.cores >= 2 and cell.cores == int(cell.cores):
+            place = (int(cell.cores), cell.rows)
+            votes[place] = votes.get(place, 0) + (1 if cell.width == "lanes" else -1)
+    rules: list[WidthRule] = []
+    for (cores, rows), lanes in sorted(votes.items()):
+        width: Width = "lanes" if lanes > 0 else "threads"
+        if not rules or (rules[-1].cores, rules[-1].width) != (cores, width):
+            rules.append(WidthRule(cores, rows, width))
+    return tuple(rules)
 
 
 def needs_threads(rules: Sequence[WidthRule], cores: int) -> bool:
