@@ -20,11 +20,13 @@ class ServedService(Frozen):
         service: limits, SLO, name.
         signature: inputs and outputs.
         buckets: for input name -> (dimension, ascending sizes); the first size that fits is the shape bucket.
+        classes: latency bound in seconds by SLO class, as a request's `slo_class` names it.
     """
 
     service: Service
     signature: Signature
     buckets: dict[str, tuple[int, tuple[int, ...]]] = {}
+    classes: dict[str, float] = {}
 
 
 class DeployedStage(Frozen):

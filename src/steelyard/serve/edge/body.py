@@ -1,0 +1,44 @@
+"""A request's body as it came: a list of chunks, read front to back.
+
+The rule of this file: chunks are never joined for a tensor's sake. `pieces` hands out views of them, and
+the arena gets each byte by exactly one copy; only the JSON head, which a parser needs in one piece, may be
+joined.
+"""
+
+from collections.abc import Sequence
+
+Pieces = tuple[memoryview, ...]
+
+
+class Body:
+    """A cursor over the chunks of one body; views stay valid as long as the chunks do."""
+
+    __slots__ = ("_at", "_chunks", "_index", "left")
+
+    def __init__(self, chunks: Sequence[bytes]) -> None:
+        self._chunks = chunks
+        self._index = 0
+        self._at = 0
+        self.left = sum(map(len, chunks))
+        """Bytes not yet taken."""
+
+    def take(self, size: int) -> bytes | memoryview:
+        """The next `size` bytes in one piece; `size` is at most `left`."""
+        pieces = self.pieces(size)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def pieces(self, size: int) -> Pieces:
+        """The next `size` bytes as views of the chunks they came in; `size` is at most `left`."""
+        assert 0 <= size <= self.left, (size, self.left)
+        self.left -= size
+        found: list[memoryview] = []
+        while size:
+            chunk = self._chunks[self._index]
+            end = min(self._at + size, len(chunk))
+            if end > self._at:
+                found.append(memoryview(chunk)[self._at : end])
+            size -= end - self._at
+            self._at = end
+            if end == len(chunk):
+                self._index, self._at = self._index + 1, 0
+        return tuple(found)

@@ -1,0 +1,407 @@
+"""From the bytes of an inference request to checked inputs, by reference to those bytes. Pure: no I/O.
+
+The rule of this file: everything that can be known before the first request is worked out once a service
+(`Route`), everything about a request is checked before a byte of it is stored, and every error is one line
+that names the input and says what was expected.
+
+A request is JSON, then the binary tensors in the order of the inputs that carry `binary_data_size`. A header
+length of 0 means a *raw* request: the whole body is the bytes of the only input, one row of it.
+Sources: Open Inference Protocol v2 (REST), Triton's binary tensor data extension.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from steelyard.core.errors import InputError
+from steelyard.core.types import Tensor
+from steelyard.runtime.base import Signature, TensorSpec
+from steelyard.serve.base import ServedService
+from steelyard.serve.edge.body import Body, Pieces
+from steelyard.serve.edge.head import Head, HeadInput, HeadOutput, Parameters, parse_head
+from steelyard.serve.edge.tensors import KINDS, UINT32_BYTES, bytes_offsets, from_json
+from steelyard.worker.arena import Arena
+
+ELEMENTS_MAX = 1 << 40
+"""Most elements a shape may name, zero dimensions counted as 1: keeps every dimension a small integer."""
+BYTES_ELEMENTS_MAX = 1 << 18
+"""Most elements of a BYTES tensor: they are walked one by one on the serving loop (about 0.1 s)."""
+_NO_PARAMETERS = Parameters()
+
+
+class Input(NamedTuple):
+    """One checked input: the pieces of memory that hold its binary form, `length` bytes together."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    length: int
+    pieces: Pieces
+
+
+class Answer(NamedTuple):
+    """One output that the client wants, and whether as binary data."""
+
+    spec: TensorSpec
+    binary: bool
+
+
+class Inference(NamedTuple):
+    """A checked inference request, its tensors still where they arrived.
+
+    Attributes:
+        client_id: the client's `id`, empty if it gave none.
+        inputs: in the order of the service's signature.
+        answers: the outputs wanted, in the order asked for.
+        bound_s: the smallest of the SLO and the request's own bounds, seconds from arrival.
+    """
+
+    client_id: str
+    rows: int
+    batch_key: str
+    bucket: int
+    inputs: tuple[Input, ...]
+    answers: tuple[Answer, ...]
+    bound_s: float
+    slo_class: str = ""
+    min_accuracy: float | None = None
+    max_core_ms: float | None = None
+
+
+class Route:
+    """One service as the codec sees it: names, limits and everything precomputed from them."""
+
+    def __init__(self, served: ServedService) -> None:
+        service, signature = served.service, served.signature
+        self.name = service.name
+        self.signature = signature
+        self.batchable = signature.batchable
+        self.slo_s = service.slo_s
+        self.classes: Mapping[str, float] = served.classes
+        self.rows_max = service.request_rows_max
+        self.inputs = {spec.name: spec for spec in signature.inputs}
+        self.outputs = {spec.name: spec for spec in signature.outputs}
+        self.buckets = served.buckets
+        self._static_key = _static_batch_key(signature)
+        self._all_json = tuple(Answer(spec, False) for spec in signature.outputs)
+        self._all_binary = tuple(Answer(spec, True) for spec in signature.outputs)
+        self._binary_only = next((s for s in signature.outputs if KINDS[s.dtype].element is None), None)
+
+    def parse(self, body: Body, head_length: int | None, header_bound_s: float = math.inf) -> Inference:
+        """Check one request.
+
+        Args:
+            body: the whole body, decompressed.
+            head_length: bytes of its JSON head; None: all of it; 0: a raw request.
+            header_bound_s: the bound that a header states, seconds.
+
+        Raises:
+            InputError: anything about the request is not what the service takes.
+        """
+        if head_length == 0:
+            return self._inference(Head([]), (self._raw_input(body),), self._all_binary, header_bound_s)
+        size = body.left if head_length is None else head_length
+        if size > body.left:
+            raise InputError(f"Inference-Header-Content-Length is {size}, but the body has {body.left} bytes")
+        head = parse_head(body.take(size))
+        found: dict[str, Input] = {}
+        for given in head.inputs:
+            if given.name in found:
+                raise InputError(f"input '{given.name}' is given twice")
+            found[given.name] = self._input(given, body)
+        if body.left:
+            raise InputError(f"the body has {body.left} bytes more than its inputs take")
+        lacking = next((name for name in self.inputs if name not in found), None)
+        if lacking is not None:
+            raise InputError(
+                f"input '{lacking}' is missing: service '{self.name}' takes {_names(self.inputs)}"
+            )
+        binary = head.parameters is not None and head.parameters.binary_data_output
+        answers = self._answers(head.outputs, binary)
+        return self._inference(head, tuple(found[name] for name in self.inputs), answers, header_bound_s)
+
+    def _inference(
+        self, head: Head, inputs: tuple[Input, ...], answers: tuple[Answer, ...], header_bound_s: float
+    ) -> Inference:
+        parameters = head.parameters or _NO_PARAMETERS
+        return Inference(
+            client_id=head.id,
+            rows=self._rows(inputs),
+            batch_key=self._static_key or _batch_key(inputs, self.batchable),
+            bucket=self._bucket(inputs) if self.buckets else 0,
+            inputs=inputs,
+            answers=answers,
+            bound_s=min(self._bound_s(parameters), header_bound_s),
+            slo_class=parameters.slo_class,
+            min_accuracy=_min_accuracy(parameters.min_accuracy),
+            max_core_ms=_positive("max_core_ms", parameters.max_core_ms),
+        )
+
+    def _input(self, given: HeadInput, body: Body) -> Input:
+        spec = self.inputs.get(given.name)
+        if spec is None:
+            raise InputError(
+                f"unknown input '{given.name}': service '{self.name}' takes {_names(self.inputs)}"
+            )
+        if given.datatype != spec.dtype:
+            raise InputError(f"input '{given.name}' is {given.datatype}; {spec.dtype} was expected")
+        shape = tuple(given.shape)
+        if not _fits(shape, spec.shape):
+            raise InputError(f"input '{given.name}' has shape {list(shape)}; {list(spec.shape)} was expected")
+        elements = math.prod(shape)
+        if math.prod(size or 1 for size in shape) > ELEMENTS_MAX:
+            raise InputError(f"input '{given.name}' has shape {list(shape)}, over {ELEMENTS_MAX} elements")
+        if spec.dtype == "BYTES" and elements > BYTES_ELEMENTS_MAX:
+            raise InputError(
+                f"input '{given.name}' has {elements} BYTES elements; at most {BYTES_ELEMENTS_MAX} are taken"
+            )
+        parameters = given.parameters
+        if parameters is not None and parameters.shared_memory_region is not None:
+            raise InputError(f"input '{given.name}' is in shared memory, which is not served: send its data")
+        size = parameters.binary_data_size if parameters is not None else None
+        if size is None:
+            return _json_input(spec, shape, memoryview(given.data))
+        if given.data:
+            raise InputError(f"input '{given.name}' has both data and binary_data_size")
+        return _binary_input(spec, shape, size, elements, body)
+
+    def _raw_input(self, body: Body) -> Input:
+        """The whole body as one row of the only input; its one unknown dimension follows from the size."""
+        if len(self.inputs) != 1:
+            raise InputError(
+                f"a raw request needs a service with one input; '{self.name}' takes {_names(self.inputs)}"
+            )
+        (spec,) = self.signature.inputs
+        shape = [1, *spec.shape[1:]] if self.batchable else list(spec.shape)
+        unknown = [axis for axis, size in enumerate(shape) if size < 0]
+        if spec.dtype == "BYTES":
+            return _raw_element(spec, shape, unknown, body)
+        if len(unknown) > 1:
+            raise InputError(
+                f"a raw request needs at most one unknown dimension; '{spec.name}' is {list(spec.shape)}"
+            )
+        length = body.left
+        step = math.prod(size for size in shape if size >= 0) * KINDS[spec.dtype].item_bytes
+        for axis in unknown:
+            shape[axis] = length // step if step else 0
+        if math.prod(shape) * KINDS[spec.dtype].item_bytes != length:
+            raise InputError(
+                f"a raw body of {length} bytes is not one row of input '{spec.name}', "
+                f"{spec.dtype} of shape {list(spec.shape)}"
+            )
+        return Input(spec.name, spec.dtype, tuple(shape), length, body.pieces(length))
+
+    def _answers(self, asked: Sequence[HeadOutput] | None, binary_default: bool) -> tuple[Answer, ...]:
+        if not asked:
+            if not binary_default and self._binary_only is not None:
+                raise InputError(_json_refused(self._binary_only))
+            return self._all_binary if binary_default else self._all_json
+        answers: dict[str, Answer] = {}
+        for output in asked:
+            spec = self.outputs.get(output.name)
+            if spec is None:
+                raise InputError(
+                    f"unknown output '{output.name}': service '{self.name}' gives {_names(self.outputs)}"
+                )
+            if output.name in answers:
+                raise InputError(f"output '{output.name}' is asked for twice")
+            binary, parameters = binary_default, output.parameters
+            if parameters is not None:
+                if parameters.classification or parameters.shared_memory_region is not None:
+                    raise InputError(
+                        f"output '{output.name}': classification and shared memory are not served"
+                    )
+                binary = binary_default if parameters.binary_data is None else parameters.binary_data
+            if not binary and KINDS[spec.dtype].element is None:
+                raise InputError(_json_refused(spec))
+            answers[output.name] = Answer(spec, binary)
+        return tuple(answers.values())
+
+    def _rows(self, inputs: tuple[Input, ...]) -> int:
+        if not self.batchable:
+            return 1
+        rows = inputs[0].shape[0]
+        for other in inputs:
+            if other.shape[0] != rows:
+                raise InputError(
+                    f"input '{other.name}' has {other.shape[0]} rows, input '{inputs[0].name}' has {rows}; "
+                    "they must agree"
+                )
+        if not 1 <= rows <= self.rows_max:
+            raise InputError(
+                f"input '{inputs[0].name}' has {rows} rows; "
+                f"service '{self.name}' takes 1 to {self.rows_max} in one request"
+            )
+        return rows
+
+    def _bucket(self, inputs: tuple[Input, ...]) -> int:
+        """The first bucket into which every input fits."""
+        bucket = 0
+        for given in inputs:
+            if given.name not in self.buckets:
+                continue
+            axis, sizes = self.buckets[given.name]
+            size = given.shape[axis]
+            index = next((i for i, largest in enumerate(sizes) if size <= largest), None)
+            if index is None:
+                raise InputError(
+                    f"input '{given.name}' has {size} in dimension {axis}; "
+                    f"service '{self.name}' takes at most {sizes[-1]}"
+                )
+            bucket = max(bucket, index)
+        return bucket
+
+    def _bound_s(self, parameters: Parameters) -> float:
+        bound_s = self.slo_s
+        if parameters.slo_class:
+            if parameters.slo_class not in self.classes:
+                known = f"its classes are {_names(self.classes)}" if self.classes else "it has no classes"
+                raise InputError(f"service '{self.name}' has no slo_class '{parameters.slo_class}': {known}")
+            bound_s = self.classes[parameters.slo_class]
+        timeout_us = _positive("timeout", parameters.timeout)
+        if timeout_us is not None:
+            bound_s = min(bound_s, timeout_us / 1e6)
+        latency_ms = _positive("max_latency_ms", parameters.max_latency_ms)
+        if latency_ms is not None:
+            bound_s = min(bound_s, latency_ms / 1e3)
+        return bound_s
+
+
+def store(inputs: Sequence[Input], arena: Arena) -> tuple[Tensor, ...] | None:
+    """Copy checked inputs into the arena, one slot each; None, and nothing kept, if it is full."""
+    tensors: list[Tensor] = []
+    for given in inputs:
+        ref = arena.alloc(given.length)
+        if ref is None:
+            for tensor in tensors:
+                arena.free(tensor.ref)
+            return None
+        _fill(arena.view(ref), given.pieces)
+        tensors.append(Tensor(given.name, given.dtype, given.shape, ref))
+    return tuple(tensors)
+
+
+def _fill(slot: memoryview, pieces: Pieces) -> None:
+    start = 0
+    for piece in pieces:
+        end = start + len(piece)
+        slot[start:end] = piece
+        start = end
+
+
+def header_length(value: bytes | None) -> int | None:
+    """The value of `Inference-Header-Content-Length`; None without the header.
+
+    Raises:
+        InputError: it is not a whole number >= 0.
+    """
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > 15:
+        raise InputError(
+            f"Inference-Header-Content-Length must be a whole number of bytes, not {_shown(value)}"
+        )
+    return int(value)
+
+
+def header_bound_s(value: bytes | None) -> float:
+    """Seconds that the header `Steelyard-Max-Latency-Ms` allows; infinity without it.
+
+    Raises:
+        InputError: it is not a number > 0.
+    """
+    if value is None:
+        return math.inf
+    try:
+        bound_ms = float(value)
+    except ValueError:
+        bound_ms = math.nan
+    if not 0 < bound_ms < math.inf:
+        raise InputError(f"Steelyard-Max-Latency-Ms must be a number > 0, not {_shown(value)}")
+    return bound_ms / 1e3
+
+
+def _json_input(spec: TensorSpec, shape: tuple[int, ...], data: memoryview) -> Input:
+    if not data:
+        raise InputError(f"input '{spec.name}' has neither data nor binary_data_size")
+    packed = from_json(spec.name, spec.dtype, shape, data)
+    return Input(spec.name, spec.dtype, shape, len(packed), (memoryview(packed),))
+
+
+def _binary_input(spec: TensorSpec, shape: tuple[int, ...], size: int, elements: int, body: Body) -> Input:
+    expected = elements * KINDS[spec.dtype].item_bytes
+    if spec.dtype != "BYTES" and size != expected:
+        raise InputError(
+            f"input '{spec.name}' of shape {list(shape)} and type {spec.dtype} takes {expected} bytes; "
+            f"binary_data_size is {size}"
+        )
+    if not 0 <= size <= body.left:
+        raise InputError(
+            f"input '{spec.name}': binary_data_size is {size}, but {body.left} bytes are left in the body"
+        )
+    if spec.dtype != "BYTES":
+        return Input(spec.name, spec.dtype, shape, size, body.pieces(size))
+    data = body.take(size)
+    try:
+        bytes_offsets(data, elements)
+    except InputError as error:
+        raise InputError(f"input '{spec.name}' of shape {list(shape)}: {error}") from None
+    return Input(spec.name, spec.dtype, shape, size, (memoryview(data),))
+
+
+def _raw_element(spec: TensorSpec, shape: list[int], unknown: list[int], body: Body) -> Input:
+    """A raw body for a BYTES input is one element, without its length (Triton)."""
+    for axis in unknown:
+        shape[axis] = 1
+    if math.prod(shape) != 1:
+        raise InputError(f"a raw request carries one BYTES element; '{spec.name}' is {list(spec.shape)}")
+    length = body.left
+    prefix = memoryview(length.to_bytes(UINT32_BYTES, "little"))
+    return Input(spec.name, spec.dtype, tuple(shape), UINT32_BYTES + length, (prefix, *body.pieces(length)))
+
+
+def _fits(shape: Sequence[int], spec: Sequence[int]) -> bool:
+    return len(shape) == len(spec) and all(
+        size == wanted or (wanted < 0 <= size) for size, wanted in zip(shape, spec, strict=True)
+    )
+
+
+def _static_batch_key(signature: Signature) -> str:
+    """The batch key of every request, if no dimension but the leading one varies; else empty."""
+    skip = 1 if signature.batchable else 0
+    if any(size < 0 for spec in signature.inputs for size in spec.shape[skip:]):
+        return ""
+    return _key((spec.name, spec.dtype, spec.shape[skip:]) for spec in signature.inputs)
+
+
+def _batch_key(inputs: Sequence[Input], batchable: bool) -> str:
+    skip = 1 if batchable else 0
+    return _key((given.name, given.dtype, given.shape[skip:]) for given in inputs)
+
+
+def _key(parts: Iterable[tuple[str, str, Sequence[int]]]) -> str:
+    return ";".join(f"{name}:{dtype}[{','.join(map(str, dims))}]" for name, dtype, dims in parts)
+
+
+def _positive(name: str, value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
+        raise InputError(f"parameter '{name}' must be a number > 0, not {value}")
+    return value
+
+
+def _min_accuracy(value: float | None) -> float | None:
+    if value is not None and not 0 <= value <= 1:
+        raise InputError(f"parameter 'min_accuracy' must lie in [0, 1], not {value}")
+    return value
+
+
+def _json_refused(spec: TensorSpec) -> str:
+    return f"output '{spec.name}' is {spec.dtype}, which JSON cannot carry: ask for it with binary_data true"
+
+
+def _names(known: Mapping[str, object]) -> str:
+    return ", ".join(f"'{name}'" for name in known)
+
+
+def _shown(value: bytes) -> str:
+    return repr(value[:40].decode("latin-1"))

@@ -1,0 +1,160 @@
+"""One inference request over HTTP, from parse to answer.
+
+The rule of this file: the answer is sent from `on_end`, where outputs may be read, while the request's own
+coroutine waits in `receive()` for the client to go away. `send` completes at once unless the client reads too
+slowly, so an inference needs one task, no future and no second turn of the loop; `start_sending` hands the
+rare rest over to a task.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Generator, MutableMapping
+from typing import Any
+
+from steelyard.core.commands import Complete, Discard
+from steelyard.core.errors import InputError, ModelError
+from steelyard.core.types import TensorRef
+from steelyard.serve.base import End
+from steelyard.serve.edge.answers import encode_answer
+from steelyard.serve.edge.codec import Inference, Route
+from steelyard.serve.edge.compression import INLINE_BYTES, Coding, compress
+from steelyard.serve.edge.replies import Headers, RefusedError, Reply, end_refusal
+
+Send = Callable[[MutableMapping[str, Any]], Coroutine[Any, Any, None]]
+OnClosed = Callable[["Exchange", int, str], None]
+
+CLIENT_GONE = 499
+"""Status, in logs and metrics only, of a request whose client left before its answer."""
+
+_unsent: set["asyncio.Task[None]"] = set()
+"""Answers that could not be sent at once; the loop itself keeps only weak references."""
+
+
+class Exchange:
+    """Turns the end of one request into its answer.
+
+    Args:
+        route: the service asked.
+        name: the request's id in logs.
+        send: the ASGI `send`.
+        coding: how the client wants the answer compressed.
+        overload_status: for rejected and shed requests.
+        on_closed: told the status and, for a refusal, its text, exactly once.
+    """
+
+    __slots__ = (
+        "_coding",
+        "_on_closed",
+        "_overload_status",
+        "_read",
+        "_send",
+        "asked",
+        "ended",
+        "name",
+        "route",
+    )
+
+    def __init__(
+        self,
+        route: Route,
+        name: str,
+        send: Send,
+        coding: Coding | None,
+        *,
+        overload_status: int,
+        read: Callable[[TensorRef], memoryview],
+        on_closed: OnClosed,
+    ) -> None:
+        self.route = route
+        self.name = name
+        self.asked: Inference | None = None
+        self.ended = False
+        """The answer was handed to the HTTP server, or nobody waits for one."""
+        self._send = send
+        self._coding = coding
+        self._overload_status = overload_status
+        self._read = read
+        self._on_closed = on_closed
+
+    def on_end(self, end: End) -> None:
+        """Answer; called by the server, once."""
+        if isinstance(end, Complete):
+            self._complete(end)
+        elif isinstance(end, Discard):
+            self.close(CLIENT_GONE)
+        else:
+            self.refuse(end_refusal(self.route.name, end, self._overload_status))
+
+    def refuse(self, error: RefusedError) -> None:
+        """Answer with a refusal."""
+        self.close(error.status, str(error))
+        reply = error.reply()
+        reply.headers.append((b"x-request-id", self.name.encode("ascii", "replace")))
+        start_sending(send_reply(self._send, reply))
+
+    def close(self, status: int, text: str = "") -> None:
+        """Nothing more will be answered to this request."""
+        self.ended = True
+        self._on_closed(self, status, text)
+
+    def _complete(self, end: Complete) -> None:
+        assert self.asked is not None
+        try:
+            body, head_length = encode_answer(self.route, self.asked, end, self._read)
+        except InputError as error:
+            self.refuse(RefusedError(400, str(error)))
+            return
+        except ModelError as error:
+            self.refuse(RefusedError(500, str(error), reason="model_error"))
+            return
+        self.close(200)
+        headers: Headers = [(b"content-type", b"application/json")]
+        if head_length is not None:
+            headers = [
+                (b"content-type", b"application/octet-stream"),
+                (b"inference-header-content-length", b"%d" % head_length),
+            ]
+        if self._coding is not None:
+            start_sending(_send_compressed(self._send, headers, body, self._coding))
+            return
+        headers.append((b"content-length", b"%d" % len(body)))
+        start_sending(send_reply(self._send, Reply(200, headers, body)))
+
+
+async def send_reply(send: Send, reply: Reply) -> None:
+    """Send a whole answer."""
+    await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+    await send({"type": "http.response.body", "body": reply.body})
+
+
+async def _send_compressed(send: Send, headers: Headers, body: bytes, coding: Coding) -> None:
+    small = len(body) <= INLINE_BYTES
+    body = compress(body, coding) if small else await asyncio.to_thread(compress, body, coding)
+    headers += [(b"content-encoding", coding.encode()), (b"content-length", b"%d" % len(body))]
+    await send_reply(send, Reply(200, headers, body))
+
+
+def start_sending(sending: Coroutine[Any, Any, None]) -> None:
+    """Run `sending` until it is done or has to wait; a task finishes one that has to."""
+    try:
+        waits_for = sending.send(None)
+    except StopIteration:
+        return
+    task = asyncio.get_running_loop().create_task(_finish(_Resumed(sending, waits_for)))
+    _unsent.add(task)
+    task.add_done_callback(_unsent.discard)
+
+
+class _Resumed:
+    """A coroutine that ran up to its first wait: hands that wait to the awaiting task, then goes on."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None], waits_for: Any) -> None:
+        self._coroutine = coroutine
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        yield self._waits_for
+        yield from self._coroutine.__await__()
+
+
+async def _finish(resumed: _Resumed) -> None:
+    await resumed

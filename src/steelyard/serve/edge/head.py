@@ -1,0 +1,103 @@
+"""The JSON head of an inference request, as typed structs.
+
+The rule of this file: fields that mean nothing here are skipped without being built, and tensor data stays
+raw JSON until the tensor's type is known. Source: Open Inference Protocol v2 (REST).
+"""
+
+import json
+
+import msgspec
+
+from steelyard.core.errors import InputError
+
+
+class InputParameters(msgspec.Struct):
+    """Parameters of an input tensor that are understood or refused; others are ignored."""
+
+    binary_data_size: int | None = None
+    shared_memory_region: str | None = None
+
+
+class HeadInput(msgspec.Struct):
+    """An input tensor; `data` is empty where its bytes follow the JSON."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: InputParameters | None = None
+    data: msgspec.Raw = msgspec.Raw()
+
+
+class OutputParameters(msgspec.Struct):
+    """Parameters of a requested output that are understood or refused; others are ignored."""
+
+    binary_data: bool | None = None
+    classification: int = 0
+    shared_memory_region: str | None = None
+
+
+class HeadOutput(msgspec.Struct):
+    """A requested output."""
+
+    name: str
+    parameters: OutputParameters | None = None
+
+
+class Parameters(msgspec.Struct):
+    """The request parameters that mean something here; others are ignored, as the protocol allows.
+
+    `timeout` is in microseconds (Triton's), `max_latency_ms` in milliseconds; the rest are the fields of the
+    same name in `steelyard.core.types.Request`.
+    """
+
+    binary_data_output: bool = False
+    timeout: int | float | None = None
+    max_latency_ms: int | float | None = None
+    slo_class: str = ""
+    min_accuracy: int | float | None = None
+    max_core_ms: int | float | None = None
+
+
+class Head(msgspec.Struct):
+    """The whole head. A raw request, which has none, behaves as `Head([])` with binary answers."""
+
+    inputs: list[HeadInput]
+    id: str = ""
+    parameters: Parameters | None = None
+    outputs: list[HeadOutput] | None = None
+
+
+_decode = msgspec.json.Decoder(Head).decode
+
+
+def parse_head(head: bytes | memoryview) -> Head:
+    """Decode the JSON head.
+
+    Raises:
+        InputError: it is not JSON, or not an inference request.
+    """
+    try:
+        return _decode(head)
+    except msgspec.ValidationError as error:
+        raise InputError(f"the body is not an inference request: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        found = _parse_with_non_finite(bytes(head))
+        if found is None:
+            raise InputError(f"the body's JSON cannot be read: {error}") from None
+        return found
+
+
+def _parse_with_non_finite(head: bytes) -> Head | None:
+    """Python's parser also takes the bare words `NaN` and `Infinity`, as tritonclient writes; else None."""
+    if b"NaN" not in head and b"Infinity" not in head:
+        return None
+    try:
+        tree = json.loads(head)
+        for given in tree["inputs"]:
+            if "data" in given:
+                given["data"] = msgspec.Raw(json.dumps(given["data"]).encode())
+        return msgspec.convert(tree, Head)
+    except msgspec.ValidationError as error:
+        raise InputError(f"the body is not an inference request: {error}") from None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None

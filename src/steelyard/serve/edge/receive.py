@@ -1,0 +1,102 @@
+"""Reading request bodies, within limits.
+
+The rule of this file: bodies being received are bounded, each by `body_bytes_max`, all together by
+`buffered_bytes_max`, in time by `body_s_max`. A body that is refused is discarded by the HTTP server as it
+comes, so that a client which sends first and reads later still gets its answer.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from steelyard.serve.edge.compression import INLINE_BYTES, TooLargeError, inflate, request_coding
+from steelyard.serve.edge.replies import RETRY_AFTER_S, RefusedError
+from steelyard.serve.edge.settings import EdgeSettings
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Chunks = list[bytes]
+
+
+class BodyReader:
+    """Reads the bodies of one edge; every body read is given back by `release`."""
+
+    def __init__(self, settings: EdgeSettings) -> None:
+        self._settings = settings
+        self.buffered_bytes = 0
+        """Bytes of all bodies that are held now."""
+
+    async def read(self, headers: Mapping[bytes, bytes], receive: Receive) -> Chunks | None:
+        """The chunks of one body as it was sent; None if the client left while sending it.
+
+        Raises:
+            RefusedError: 413, 408, or 503 where all bodies together are too much.
+        """
+        declared = headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self._settings.body_bytes_max:
+            raise self._too_large()
+        chunks: Chunks = []
+        try:
+            message = await receive()
+            self._hold(message, chunks, 0)
+            if message.get("more_body"):
+                async with asyncio.timeout(self._settings.body_s_max):
+                    message = await self._rest(receive, chunks)
+        except TimeoutError:
+            self.release(chunks)
+            text = f"the body did not arrive within {self._settings.body_s_max:g} s"
+            raise RefusedError(408, text) from None
+        except BaseException:
+            self.release(chunks)
+            raise
+        if message["type"] == "http.disconnect":
+            self.release(chunks)
+            return None
+        return chunks
+
+    def release(self, chunks: Chunks) -> None:
+        """The chunks are no longer held."""
+        self.buffered_bytes -= sum(map(len, chunks))
+
+    async def inflate(self, headers: Mapping[bytes, bytes], chunks: Chunks) -> Chunks:
+        """Undo the body's `Content-Encoding`; large bodies on a thread.
+
+        Raises:
+            InputError: the coding is not served, or the body is not in it.
+            RefusedError: 413.
+        """
+        coding = request_coding(headers.get(b"content-encoding"))
+        if coding is None:
+            return chunks
+        limit = self._settings.body_bytes_max
+        try:
+            if sum(map(len, chunks)) <= INLINE_BYTES:
+                return [inflate(chunks, coding, limit)]
+            return [await asyncio.to_thread(inflate, chunks, coding, limit)]
+        except TooLargeError:
+            raise self._too_large() from None
+
+    async def _rest(self, receive: Receive, chunks: Chunks) -> Message:
+        held_bytes = sum(map(len, chunks))
+        while True:
+            message = await receive()
+            held_bytes += self._hold(message, chunks, held_bytes)
+            if not message.get("more_body"):
+                return message
+
+    def _hold(self, message: Message, chunks: Chunks, held_bytes: int) -> int:
+        """Keep a message's part of the body; its length."""
+        chunk: bytes = message.get("body", b"")
+        size = len(chunk)
+        if held_bytes + size > self._settings.body_bytes_max:
+            raise self._too_large()
+        if self.buffered_bytes + size > self._settings.buffered_bytes_max:
+            text = "the server is receiving too much at once"
+            raise RefusedError(503, text, reason="memory_full", retry_after_s=RETRY_AFTER_S)
+        if size:
+            chunks.append(chunk)
+            self.buffered_bytes += size
+        return size
+
+    def _too_large(self) -> RefusedError:
+        return RefusedError(413, f"the body is over the limit of {self._settings.body_bytes_max} bytes")

@@ -1,0 +1,86 @@
+"""What every outcome but a completed inference looks like over HTTP: status, headers, one line of text.
+
+Refusals are `{"error": text}` as the protocol has it, with a `reason` where a client may act on it: 503 (or
+429, a setting) and `Retry-After` for what another moment could cure, 4xx for what it could not.
+"""
+
+import math
+from typing import NamedTuple
+
+import msgspec
+
+from steelyard.core.commands import Fail, Reject, Shed
+
+Headers = list[tuple[bytes, bytes]]
+
+RETRY_AFTER_S = 1.0
+"""What a refused client is told when nothing better is known; also the resolution of `Retry-After`."""
+
+
+class Reply(NamedTuple):
+    """A whole HTTP answer."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class RefusedError(Exception):
+    """A request ends here, with this answer."""
+
+    def __init__(
+        self, status: int, text: str, *, reason: str = "", retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(text)
+        self.status = status
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+    def reply(self) -> Reply:
+        """The answer it stands for."""
+        return refusal(self.status, str(self), reason=self.reason, retry_after_s=self.retry_after_s)
+
+
+def json_reply(status: int, value: object) -> Reply:
+    """A JSON answer."""
+    return raw_json(status, msgspec.json.encode(value))
+
+
+def raw_json(status: int, body: bytes) -> Reply:
+    """A JSON answer, encoded already."""
+    return Reply(
+        status, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))], body
+    )
+
+
+def refusal(status: int, text: str, *, reason: str = "", retry_after_s: float | None = None) -> Reply:
+    """`{"error": text}`, with `reason` and `Retry-After` (whole seconds, rounded up) where given."""
+    value: dict[str, object] = {"error": text}
+    if reason:
+        value["reason"] = reason
+    if retry_after_s is not None:
+        value["retry_after_ms"] = round(retry_after_s * 1e3, 3)
+    reply = json_reply(status, value)
+    if retry_after_s is not None:
+        reply.headers.append((b"retry-after", b"%d" % max(1, math.ceil(retry_after_s))))
+    return reply
+
+
+def end_refusal(service: str, end: Reject | Shed | Fail, overload_status: int) -> RefusedError:
+    """How a request that did not complete is answered."""
+    if isinstance(end, Fail):
+        if end.reason == "model_error":
+            return RefusedError(500, end.message, reason=end.reason)
+        return RefusedError(503, end.message, reason=end.reason, retry_after_s=RETRY_AFTER_S)
+    if isinstance(end, Shed):
+        text = f"service '{service}' dropped the request: its deadline could no longer be met"
+        return RefusedError(overload_status, text, reason=end.reason, retry_after_s=RETRY_AFTER_S)
+    retry_after_s = RETRY_AFTER_S if end.retry_after_s is None else end.retry_after_s
+    if end.reason == "draining":
+        return RefusedError(503, "the server is stopping", reason=end.reason, retry_after_s=retry_after_s)
+    text = (
+        f"service '{service}' has its queue full"
+        if end.reason == "queue_full"
+        else f"service '{service}' cannot meet the request's deadline"
+    )
+    return RefusedError(overload_status, text, reason=end.reason, retry_after_s=retry_after_s)

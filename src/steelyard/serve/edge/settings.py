@@ -1,0 +1,26 @@
+"""What an operator may choose about the HTTP edge."""
+
+from typing import Literal
+
+from steelyard.core.types import Frozen
+
+
+class EdgeSettings(Frozen, frozen=True):
+    """Limits and choices of the HTTP edge.
+
+    Attributes:
+        body_bytes_max: largest request body, also after decompression; more is 413.
+        json_bytes_max: largest JSON part: it is decoded on the serving loop, about 10 ms a MiB.
+        buffered_bytes_max: all bodies being received together; more is 503.
+        body_s_max: seconds a body may take to arrive, else 408.
+        overload_status: for rejected and shed requests: 503 (what clients of the protocol expect) or
+            429 (what proxies retry on).
+        log_requests: log every request, not only those that fail.
+    """
+
+    body_bytes_max: int = 64 << 20
+    json_bytes_max: int = 8 << 20
+    buffered_bytes_max: int = 512 << 20
+    body_s_max: float = 30.0
+    overload_status: Literal[503, 429] = 503
+    log_requests: bool = False
