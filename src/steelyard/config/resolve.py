@@ -17,7 +17,9 @@ from steelyard.config.schema import PolicySpec, ServiceSpec, Spec, StageSpec, Va
 from steelyard.config.signatures import Member, Members, agreed, client_signature, shape_buckets
 from steelyard.config.source import Path as SpecPath
 from steelyard.config.source import nearest
+from steelyard.core.errors import SpecError
 from steelyard.core.types import Service, Stage, Variant
+from steelyard.policies.registry import OURS, known_policies
 from steelyard.profile.types import DeclaredLatency
 from steelyard.runtime.base import Signature, VariantSpec
 from steelyard.runtime.inspect import inspect
@@ -58,6 +60,10 @@ def resolve(
             raise source.error(("services", name, "cores", "min"), message)
         services[name] = _service(loaded, name, service, members[name])
     chosen = chosen_policy(spec, policy)
+    known = tuple(known_policies())
+    if chosen.name.removesuffix(OURS) not in known:
+        problem = f"unknown policy {chosen.name}{nearest(chosen.name, (*known, *spec.policies))}"
+        raise SpecError(f"--policy: {problem}") if policy else source.error(("policy",), problem)
     return Deployment(
         services=services, policy=chosen.name, policy_options=chosen.options, cores=cores, source=source.label
     )
@@ -78,12 +84,13 @@ def chosen_policy(spec: Spec, name: str | None = None) -> PolicySpec:
 
 def notices(spec: Spec) -> tuple[str, ...]:
     """Lines about keys that are read and checked, but which `serve` does not act on yet."""
-    return tuple(
-        f"services.{name}.{key} is checked but not applied by serve yet"
-        for name, service in spec.services.items()
-        for key in ("classes", "objective")
-        if getattr(service, key)
-    )
+    keys = []
+    for name, service in spec.services.items():
+        keys += [f"{name}.objective"] if service.objective else []
+        keys += [
+            f"{name}.classes.{key}.weight" for key, found in service.classes.items() if found.weight != 1
+        ]
+    return tuple(f"services.{key} is checked, but serve does not apply it yet" for key in keys)
 
 
 def _check_cluster(loaded: LoadedSpec, cores_available: int) -> None:
@@ -238,6 +245,7 @@ def _service(loaded: LoadedSpec, name: str, service: ServiceSpec, members: Membe
         service=promised,
         signature=client_signature(service, signature, loaded.source, ("services", name)),
         buckets=shape_buckets(members, signature, loaded.source),
+        classes={name: known.latency for name, known in service.classes.items()},
     )
     deployed = DeployedStage(
         model=stage.model or stage_name,

@@ -1,0 +1,72 @@
+"""What commands share in saying: `--json`, arguments as quantities, and files that cannot be written."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from steelyard.config.units import duration_s, size_bytes
+from steelyard.core.errors import SteelyardError
+
+JsonOption = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE", help="Write the result as JSON; - is standard output."),
+]
+
+
+def write_json(target: str | None, result: Any) -> None:
+    """Write a result where `--json` asked for; nothing where it did not.
+
+    Raises:
+        SteelyardError: the file cannot be written.
+    """
+    if target is None:
+        return
+    text = msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    write_text(Path(target), text, "--json")
+
+
+def write_text(file: Path, text: str, option: str) -> None:
+    """Write a file that an option named.
+
+    Raises:
+        SteelyardError: it cannot be written.
+    """
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SteelyardError(f"{option}: cannot write {file}: {error.strerror}") from None
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print for people; `err` where standard output carries something for machines."""
+    typer.echo(text, err=err)
+
+
+def duration_option(option: str, text: str) -> float:
+    """Seconds of an option's duration.
+
+    Raises:
+        SteelyardError: not a positive duration.
+    """
+    try:
+        return duration_s(text)
+    except ValueError as error:
+        raise SteelyardError(f"{option}: {error}") from None
+
+
+def size_option(option: str, text: str) -> int:
+    """Bytes of an option's size.
+
+    Raises:
+        SteelyardError: not a positive size.
+    """
+    try:
+        return size_bytes(text)
+    except ValueError as error:
+        raise SteelyardError(f"{option}: {error}") from None

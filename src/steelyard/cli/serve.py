@@ -1,0 +1,132 @@
+"""`steelyard serve`: from a spec file or a lone ONNX file to a running server.
+
+Everything that can be wrong is found before anything is started: the spec is read and resolved, its models
+are asked what they take, and what has no stored profile is measured; only then does the server run.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steelyard.cli.output import duration_option, say, size_option
+from steelyard.config.load import LoadedSpec, is_onnx, load_spec, spec_for_onnx
+from steelyard.core.errors import SpecError
+
+TRITON_PORTS = (8000, 8001, 8002)
+PORTS = (8080, 8081, 8082)
+
+
+def serve(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A spec file, or an ONNX file with --slo.")],
+    slo: Annotated[str | None, typer.Option(help="Latency objective of an ONNX file, such as 50ms.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="A policy's or configuration's name; default the spec's.")
+    ] = None,
+    cores: Annotated[
+        int | None, typer.Option(min=1, help="Cores to use; default the spec's, or all it may.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    http_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default 8080; 0 is off.")] = None,
+    grpc_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Accepted; not served yet.")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Default 8082; 0 is off.")
+    ] = None,
+    ports: Annotated[str | None, typer.Option(help="`triton` stands for 8000, 8001 and 8002.")] = None,
+    profiles: Annotated[Path | None, typer.Option(metavar="DIR", help="Where profiles are stored.")] = None,
+    journal: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Record every event and command.")
+    ] = None,
+    decisions: Annotated[Path | None, typer.Option(metavar="FILE", help="Record decisions only.")] = None,
+    overload_status: Annotated[int, typer.Option(help="HTTP status of a refusal: 503 or 429.")] = 503,
+    body_max: Annotated[str, typer.Option(metavar="SIZE", help="Largest request body.")] = "64MiB",
+    arena: Annotated[
+        str, typer.Option(metavar="SIZE", help="Memory for the tensors of open requests.")
+    ] = "512MiB",
+    drain: Annotated[
+        str, typer.Option(metavar="TIME", help="How long SIGTERM waits for queued requests.")
+    ] = "30s",
+    log_requests: Annotated[bool, typer.Option("--log-requests", help="Log every request.")] = False,
+    print_spec: Annotated[bool, typer.Option("--print-spec", help="Print the spec and exit.")] = False,
+) -> int:
+    """Serve models under a latency objective until SIGTERM, then drain."""
+    loaded = open_spec(spec, slo)
+    if print_spec:
+        typer.echo(loaded.text, nl=False)
+        return 0
+
+    from steelyard.backend.cpu import usable_core_ids
+    from steelyard.cli.measure import stage_times, widths_of
+    from steelyard.config.resolve import notices, resolve
+    from steelyard.serve.settings import ServeSettings
+
+    if overload_status not in (503, 429):
+        raise SpecError(f"--overload-status: want 503 or 429, got {overload_status}")
+    http, grpc, metrics = _ports(ports, (http_port, grpc_port, metrics_port))
+    settings = ServeSettings(
+        host=host,
+        http_port=http,
+        grpc_port=grpc,
+        metrics_port=metrics,
+        journal=_writable("--journal", journal),
+        decisions=_writable("--decisions", decisions),
+        body_bytes_max=size_option("--body-max", body_max),
+        arena_bytes=size_option("--arena", arena),
+        drain_s_max=duration_option("--drain", drain),
+        overload_status=overload_status,
+        log_requests=log_requests,
+    )
+    available = len(usable_core_ids())
+    if cores is not None and cores > available:
+        raise SpecError(f"--cores: want at most the {available} cores this process may use, got {cores}")
+    let_workers_import_from(loaded.folder)
+    deployment = resolve(loaded, cores_available=available, cores=cores, policy=policy)
+    for notice in notices(loaded.spec):
+        say(notice, err=True)
+    if grpc and (grpc_port or ports):
+        say(f"gRPC is not served yet: nothing listens on port {grpc}", err=True)
+    times = stage_times(deployment, profiles)
+
+    from steelyard.serve.server import run
+
+    return run(deployment, times, widths_of(times), settings)
+
+
+def open_spec(path: Path, slo: str | None) -> LoadedSpec:
+    """The spec that a command's SPEC argument means.
+
+    Raises:
+        SpecError: the file is wrong, or `--slo` is missing for a model or given for a spec file.
+    """
+    if not is_onnx(path):
+        if slo is not None:
+            raise SpecError("--slo goes with an ONNX file; in a spec file set services.NAME.slo.latency")
+        return load_spec(path)
+    if slo is None:
+        raise SpecError(f"{path}: an ONNX file needs its latency objective: add --slo 50ms, for example")
+    return spec_for_onnx(path, duration_option("--slo", slo))
+
+
+def let_workers_import_from(folder: Path) -> None:
+    """Let Python targets be modules beside the spec file: every process started from here on looks there."""
+    known = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder.resolve()), *([known] if known else [])])
+
+
+def _ports(preset: str | None, given: tuple[int | None, ...]) -> tuple[int, int, int]:
+    if preset not in (None, "triton"):
+        raise SpecError(f"--ports: want triton, got {preset}")
+    default = PORTS if preset is None else TRITON_PORTS
+    http, grpc, metrics = (d if g is None else g for d, g in zip(default, given, strict=True))
+    taken = [port for port in (http, grpc, metrics) if port]
+    if len(set(taken)) < len(taken):
+        raise SpecError(f"want three different ports, got {http}, {grpc} and {metrics}")
+    return http, grpc, metrics
+
+
+def _writable(option: str, file: Path | None) -> Path | None:
+    """A file that the server will write: checked now, so that a running server does not fail on it."""
+    if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
+        raise SpecError(f"{option}: cannot write {file}")
+    return file
