@@ -98,7 +98,7 @@ def test_arrivals_of_marks_are_merged_by_time_and_repeat_with_the_seed() -> None
 def test_poisson_counts_have_the_variance_of_their_mean() -> None:
     times = poisson_times(50.0, 400.0, np.random.default_rng(1))
     counts = np.bincount(times.astype(np.int64), minlength=400)
-    # 400 counts of mean 50: standard errors sqrt(50/400) = 0.35 (mean) and sqrt(2/400) = 0.07 (dispersion).
+    # 400 counts of mean 50: standard errors sqrt(50/400) = 0.35 (mean), sqrt(2/400) = 0.07 (dispersion).
     assert abs(counts.mean() - 50) < 4 * 0.35
     assert abs(counts.var() / counts.mean() - 1) < 4 * 0.07
 
