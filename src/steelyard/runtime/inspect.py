@@ -21,7 +21,7 @@ from steelyard.runtime.registry import make
 def inspect(specs: Sequence[VariantSpec], *, timeout_s: float = 120.0) -> list[Signature | str]:
     """The signature of each variant, or, of one that does not load, the reason in one line.
 
-    One process for all; another one only for those after a model that killed it.
+    User classes are looked for where this process looks for modules, as workers do. One process for all; another one only for those after a model that killed it.
     """
     answers: list[Signature | str] = []
     while len(answers) < len(specs):
@@ -29,7 +29,7 @@ def inspect(specs: Sequence[VariantSpec], *, timeout_s: float = 120.0) -> list[S
         try:
             child = subprocess.run(
                 [sys.executable, "-m", "steelyard.runtime.inspect"],
-                input=msgspec.json.encode(rest),
+                input=msgspec.json.encode((sys.path, rest)),
                 stdout=subprocess.PIPE,
                 timeout=timeout_s,
                 check=False,
@@ -65,7 +65,10 @@ def main() -> None:
     """Answer each spec of standard input; what models print goes to standard error."""
     out = os.dup(1)
     os.dup2(2, 1)
-    for spec in msgspec.json.decode(sys.stdin.buffer.read(), type=list[VariantSpec]):
+    sys.path[:], specs = msgspec.json.decode(
+        sys.stdin.buffer.read(), type=tuple[list[str], list[VariantSpec]]
+    )
+    for spec in specs:
         os.write(out, msgspec.json.encode(answer(spec)) + b"\n")
 
 

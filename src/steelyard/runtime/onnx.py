@@ -46,6 +46,8 @@ class OnnxRuntime:
         self._text = any(t.dtype == "BYTES" for t in (*self.signature.inputs, *self.signature.outputs))
         self._bf16 = frozenset(t.name for t in self.signature.inputs if t.dtype == "BF16")
         self._by_value = bool(self._bf16) or any(t.dtype == "BF16" for t in self.signature.outputs)
+        if spec.eager:
+            self._sessions.build_now(self._counts)
 
     @property
     def sessions(self) -> Sessions:

@@ -1,0 +1,131 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from steelyard.core.errors import ModelError
+from steelyard.runtime.base import TensorSpec, VariantSpec
+from steelyard.runtime.python import PythonRuntime
+
+MODEL = """
+import numpy as np
+
+class Model:
+    signature = {"inputs": {"x": ("FP32", [-1, 2])}, "outputs": {"y": ("FP32", [-1])}}
+
+    def setup(self, options):
+        self.factor = options.get("factor", 1)
+        self.cores = []
+
+    def set_cores(self, cores):
+        if cores == 3:
+            raise RuntimeError("three is too many")
+
+    def predict(self, batch):
+        x = batch["x"]
+        if x[0, 0] < 0:
+            raise ValueError("negative\\nrows")
+        if x[0, 0] > 99:
+            return {"y": np.zeros(len(x) + 1)}
+        return {"y": x.sum(axis=1) * self.factor}
+
+class NoDict:
+    def predict(self, batch):
+        return [1, 2]
+
+class Names:
+    def predict(self, batch):
+        return {"name": np.array(["a", "b"])}
+
+class NoSetup:
+    def setup(self, options):
+        raise OSError("no weights here")
+
+    def predict(self, batch):
+        return batch
+
+def double(batch):
+    return {"y": batch["x"] * 2}
+
+number = 3
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> str:
+    path = tmp_path / "user_model.py"
+    path.write_text(MODEL)
+    return str(path)
+
+
+def spec(module: str, name: str, **options: float) -> VariantSpec:
+    return VariantSpec("v", "python", f"{module}:{name}", options=dict(options))
+
+
+def test_a_class_is_set_up_and_called(module: str) -> None:
+    runtime = PythonRuntime(spec(module, "Model", factor=2))
+    x = np.array([[1, 2], [3, 4]], np.float32)
+    y = runtime.run({"x": x}, 2)["y"]
+    assert y.tolist() == [6.0, 14.0]  # (1 + 2) x 2, (3 + 4) x 2
+    assert y.dtype == np.float32  # as the signature says, whatever the class computed in
+
+
+def test_its_signature_is_its_own(module: str) -> None:
+    signature = PythonRuntime(spec(module, "Model")).signature
+    assert signature.inputs == (TensorSpec("x", "FP32", (-1, 2)),)
+    assert signature.batchable
+    assert signature.platform == "python"
+
+
+def test_a_function_is_taken_too(module: str) -> None:
+    runtime = PythonRuntime(spec(module, "double"))
+    assert runtime.run({"x": np.array([1.5])}, 1)["y"].tolist() == [3.0]
+
+
+def test_an_error_carries_the_last_line_of_the_traceback(module: str) -> None:
+    runtime = PythonRuntime(spec(module, "Model"))
+    with pytest.raises(
+        ModelError, match=r"predict .*ValueError: negative rows \(user_model.py, line 18, in predict"
+    ):
+        runtime.run({"x": np.array([[-1, 0]], np.float32)}, 1)
+
+
+def test_other_rows_are_an_error(module: str) -> None:
+    with pytest.raises(ModelError, match=r"output y has shape \[2\] for 1 rows"):
+        PythonRuntime(spec(module, "Model")).run({"x": np.array([[100, 0]], np.float32)}, 1)
+
+
+def test_something_else_than_a_dict_is_an_error(module: str) -> None:
+    with pytest.raises(ModelError, match="predict returned list"):
+        PythonRuntime(spec(module, "NoDict")).run({"x": np.ones(1)}, 1)
+
+
+def test_strings_leave_as_bytes(module: str) -> None:
+    answer = PythonRuntime(spec(module, "Names")).run({"x": np.ones(2)}, 2)
+    assert answer["name"].tolist() == [b"a", b"b"]
+
+
+def test_what_set_cores_raises_fails_the_next_batch_only(module: str) -> None:
+    runtime = PythonRuntime(spec(module, "Model"))
+    runtime.set_cores(3)
+    x = np.ones((1, 2), np.float32)
+    with pytest.raises(ModelError, match="three is too many"):
+        runtime.run({"x": x}, 1)
+    assert runtime.run({"x": x}, 1)["y"].tolist() == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("no_colon", "want `module:Class`"),
+        ("no_such_module_at_all:Model", "ModuleNotFoundError"),
+        ("nowhere.py:Model", "no such file: nowhere.py"),
+        ("{module}:Nobody", "has no 'Nobody'"),
+        ("{module}:number", "has no method `predict`"),
+        ("{module}:NoSetup", "OSError: no weights here"),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_clear_line(module: str, target: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        PythonRuntime(VariantSpec("v", "python", target.format(module=module)))
+    assert "\n" not in str(caught.value)
