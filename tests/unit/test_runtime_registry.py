@@ -87,7 +87,7 @@ def test_example_inputs_take_dynamic_dimensions_from_the_spec() -> None:
     [
         (
             {},
-            r"input x has dynamic dimensions \[-1, 3, -1\]; give `example: \{x: \{shape: \[...\]\}\}` without",
+            r"input x has dynamic dimensions \[-1, 3, -1\]; give `example: \{x: \{shape: \[...\]\}\}`",
         ),
         ({"x": (4, 10)}, r"example of input x has shape \[4, 10\], but the model takes \[3, -1\]"),
         ({"x": (3,)}, r"has shape \[3\], but the model takes \[3, -1\]"),

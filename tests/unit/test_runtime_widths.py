@@ -89,8 +89,11 @@ def test_a_profile_becomes_rules_where_the_width_changes() -> None:
 
 def test_where_buckets_disagree_the_majority_wins_and_threads_on_a_tie() -> None:
     cells = (
-        *(cell(4, 2, width, bucket) for bucket, width in enumerate(("lanes", "threads"))),
-        *(cell(8, 2, width, bucket) for bucket, width in enumerate(("lanes", "lanes", "threads"))),
+        cell(4, 2, "lanes", 0),
+        cell(4, 2, "threads", 1),
+        cell(8, 2, "lanes", 0),
+        cell(8, 2, "lanes", 1),
+        cell(8, 2, "threads", 2),
     )
     profile = Profile("m", "v", "hash", "machine", "runtime", cells, 0.1, 0.0001)
     assert width_rules(profile) == (WidthRule(2, 4, "threads"), WidthRule(2, 8, "lanes"))

@@ -21,7 +21,8 @@ from steelyard.runtime.registry import make
 def inspect(specs: Sequence[VariantSpec], *, timeout_s: float = 120.0) -> list[Signature | str]:
     """The signature of each variant, or, of one that does not load, the reason in one line.
 
-    User classes are looked for where this process looks for modules, as workers do. One process for all; another one only for those after a model that killed it.
+    User classes are looked for where this process looks for modules, as workers do. One process for all;
+    another one only for those after a model that killed it.
     """
     answers: list[Signature | str] = []
     while len(answers) < len(specs):
