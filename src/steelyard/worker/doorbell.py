@@ -32,7 +32,7 @@ M = TypeVar("M")
 
 
 class PeerLostError(Exception):
-    """The other end has gone, or does not read what it is sent."""
+    """The other end has gone; with a text, something else is wrong with it."""
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -60,14 +60,14 @@ class _Receiver(Generic[M]):
             packet, ancillary, _, _ = self._socket.recvmsg(
                 PACKET_BYTES_MAX + 1, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
             )
-        except ConnectionError as error:
-            raise PeerLostError(str(error)) from None
+        except ConnectionError:
+            raise PeerLostError from None
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 self._fds.extend(array.array("i", data[: len(data) - len(data) % _FD_BYTES]))
         if not packet:
             self.close()
-            raise PeerLostError("end of file")
+            raise PeerLostError
         self._pieces.append(packet[1:])
         if packet[0]:
             if len(self._pieces) * PACKET_BYTES_MAX > MESSAGE_BYTES_MAX:
@@ -112,8 +112,8 @@ class Doorbell(Generic[M]):
             for flag, piece, riders in _packets(messages, fds):
                 try:
                     self._socket.sendmsg([flag, piece], _ancillary(riders))
-                except ConnectionError as error:
-                    raise PeerLostError(str(error)) from None
+                except ConnectionError:
+                    raise PeerLostError from None
 
     def receive(self) -> tuple[list[M], list[int]]:
         """Wait for the next list of messages and the file descriptors that came with it.
@@ -138,7 +138,8 @@ class LoopDoorbell(Generic[M]):
         sock: taken over, and closed by `close`.
         message_type: union of what the other end sends.
         on_message: called with each message and the file descriptors of its list.
-        on_lost: called at most once, from the loop, with the reason; never after `close`.
+        on_lost: called at most once, from the loop, never after `close`; with a reason unless the other end
+            simply went.
     """
 
     def __init__(
@@ -232,8 +233,8 @@ class LoopDoorbell(Generic[M]):
                     self._is_writing = True
                     self._loop.add_writer(self._socket.fileno(), self._write)
                 return
-            except OSError as error:
-                self._lose(str(error))
+            except ConnectionError:
+                self._lose("")
                 return
             self._waiting.popleft()
             _close_all(fds)
@@ -262,7 +263,7 @@ def _packets(messages: Iterable[Any], fds: Sequence[int]) -> list[tuple[bytes, m
     ]
 
 
-def _ancillary(fds: Sequence[int]) -> list[tuple[int, int, array.array[int]]]:
+def _ancillary(fds: Sequence[int]) -> "list[tuple[int, int, array.array[int]]]":
     return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
 
 

@@ -25,7 +25,9 @@ class WorkerSpec(Message, frozen=True, tag="worker"):
         arena: name of the worker's own arena.
         arena_bytes_max: its size.
         front_arena: name of the front end's arena, whose file descriptor came with `Fork`.
-        cores: to start with.
+        core_ids: cores to run on from the start.
+        cores: how many of them, fractions counted.
+        cgroup_procs: file that puts the worker into its cgroup, empty for none.
         specs: every variant of the stage.
         resident: names of those to load before `Ready`.
         widths: width rules by variant.
@@ -36,7 +38,9 @@ class WorkerSpec(Message, frozen=True, tag="worker"):
     arena: str
     arena_bytes_max: int
     front_arena: str
+    core_ids: tuple[int, ...]
     cores: float
+    cgroup_procs: str
     specs: tuple[VariantSpec, ...]
     resident: tuple[str, ...]
     widths: dict[str, tuple[WidthRule, ...]]
@@ -135,10 +139,9 @@ FromWorker = Ready | StartFailed | Done | Failed | Loaded | Unloaded
 
 
 class Fork(Message, frozen=True, tag="fork"):
-    """Fork a worker on the given cores; `group` is its cgroup directory, empty for none."""
+    """Fork a worker; `group` is the name of its cgroup below the server's, empty for none."""
 
     replica_id: int
-    core_ids: tuple[int, ...]
     group: str = ""
 
 

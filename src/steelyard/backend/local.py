@@ -1,0 +1,291 @@
+"""Replicas as processes of this machine: forked from a zygote, resized in place, talked to over doorbells.
+
+Ground truth about a worker's end is the zygote, its parent, which reaps it; a closed doorbell only makes sure
+that the process ends as well. Each replica therefore ends in exactly one `ReplicaGone`. How it works and why:
+docs/adr/0003.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from steelyard.backend.base import Sink
+from steelyard.backend.launcher import Launcher
+from steelyard.backend.quota import PERIOD_US, Quotas, QuotaUnavailableError
+from steelyard.backend.replica import LocalReplica, arena_name, cores_of, is_fractional
+from steelyard.core.commands import (
+    LoadVariant,
+    ReleaseOutputs,
+    ResizeReplica,
+    RunBatch,
+    StartReplica,
+    StopReplica,
+    UnloadVariant,
+)
+from steelyard.core.events import NodeJoined, ReplicaGone, ReplicaThrottled, ResizeRefused
+from steelyard.core.snapshot import CoreShare
+from steelyard.core.types import Frozen, Request, TensorRef
+from steelyard.runtime.base import VariantSpec, WidthRule
+from steelyard.worker import messages as m
+from steelyard.worker.arena import Arena, StaleRefError
+from steelyard.worker.doorbell import pair
+
+_log = logging.getLogger(__name__)
+
+NODE = "local"
+StageKey = tuple[str, str]
+"""(service, stage)."""
+VariantKey = tuple[str, str, str]
+"""(service, stage, variant)."""
+
+
+class LocalLimits(Frozen, frozen=True):
+    """Bounds of the local backend.
+
+    Attributes:
+        start_s_max: seconds from `start` to ready; a replica that takes longer is given up.
+        stop_s_max: seconds a worker has to end by itself; then it is killed.
+        arena_bytes_max: for the outputs one worker holds; memory is only taken by what is written.
+        throttle_period_s: how often throttling is reported for replicas with a quota.
+    """
+
+    start_s_max: float = 60.0
+    stop_s_max: float = 2.0
+    arena_bytes_max: int = 256 << 20
+    throttle_period_s: float = 0.5
+
+
+class LocalBackend:
+    """See `steelyard.backend.base.Backend`.
+
+    Args:
+        core_ids: cores this node offers (`cpu.usable_core_ids`).
+        stages: every variant of a stage, by (service, stage).
+        widths: width rules by (service, stage, variant), from the profile.
+        arena: the front end's, where requests' tensors lie.
+        sink: takes the events, on the loop.
+        loop: the driver's; asyncio's own or uvloop.
+        limits: see there.
+    """
+
+    def __init__(
+        self,
+        core_ids: Sequence[int],
+        stages: Mapping[StageKey, tuple[VariantSpec, ...]],
+        widths: Mapping[VariantKey, tuple[WidthRule, ...]],
+        arena: Arena,
+        sink: Sink,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        limits: LocalLimits | None = None,
+    ) -> None:
+        self._core_ids = tuple(core_ids)
+        self._stages = dict(stages)
+        self._widths = dict(widths)
+        self._arena = arena
+        self._sink = sink
+        self._loop = loop
+        self._limits = limits or LocalLimits()
+        self._replicas: dict[int, LocalReplica] = {}
+        self._by_arena: dict[str, LocalReplica] = {}
+        self._throttled: dict[int, float] = {}
+        self._throttle_timer: asyncio.TimerHandle | None = None
+        self._is_closed = False
+        self._empty = asyncio.Event()
+        self._quotas: Quotas | None = None
+        self.mechanism = "affinity of every thread; "
+        try:
+            self._quotas = Quotas()
+            self.mechanism += (
+                f"fractions by cgroup v{self._quotas.version} quota, {PERIOD_US // 1000} ms period"
+            )
+        except QuotaUnavailableError as error:
+            self.mechanism += f"fractions of a core unavailable: {error}"
+        group = (self._quotas.version, self._quotas.group) if self._quotas else None
+        self._launcher = Launcher(self._forked, self._exited, self._zygote_lost, group=group, loop=loop)
+
+    @property
+    def zygote_pid(self) -> int:
+        """Process id of the workers' parent."""
+        return self._launcher.pid
+
+    def pid(self, replica_id: int) -> int | None:
+        """A replica's process id; None before it has one and after its end."""
+        replica = self._replicas.get(replica_id)
+        return None if replica is None else replica.pid
+
+    def node(self) -> NodeJoined:
+        """This machine, with the cores it was told to use."""
+        return NodeJoined(NODE, self._core_ids, fractional=self._quotas is not None)
+
+    def start(self, command: StartReplica) -> None:
+        """Start a worker; any number may start at a time."""
+        assert command.replica_id not in self._replicas, command
+        problem = self._why_not(command)
+        if problem:
+            gone = ReplicaGone(command.replica_id, expected=False, reason=problem)
+            self._loop.call_soon(self._sink, gone)
+            return
+        ours, its = pair()
+        replica = LocalReplica(
+            command,
+            ours,
+            self._quotas,
+            self._sink,
+            lambda: self._launcher.kill(command.replica_id),
+            loop=self._loop,
+        )
+        self._replicas[command.replica_id] = self._by_arena[replica.arena_name] = replica
+        self._empty.clear()
+        replica.introduce(self._worker_spec(command), self._limits.start_s_max)
+        group = self._quotas.path(command.replica_id).name if self._quotas else ""
+        self._launcher.fork(command.replica_id, group, (its.detach(), os.dup(self._arena.fd)))
+
+    def resize(self, command: ResizeReplica) -> None:
+        """Change a replica's cores within this call: 0.1 ms for a worker of a few threads."""
+        replica = self._replicas.get(command.replica_id)
+        problem = self._wrong_shares(command.shares)
+        if replica is None or replica.is_stopping:
+            problem = "no such replica"
+        if replica is None or problem:
+            refused = ResizeRefused(command.replica_id, replica.shares if replica else (), problem)
+            self._loop.call_soon(self._sink, refused)
+            return
+        replica.resize(command)
+        if replica.has_quota and self._throttle_timer is None:
+            self._watch_throttling()
+
+    def stop(self, command: StopReplica) -> None:
+        """End a replica; one that has ended already is no error, its `ReplicaGone` was sent."""
+        replica = self._replicas.get(command.replica_id)
+        if replica is not None:
+            replica.stop(self._limits.stop_s_max)
+
+    def load(self, command: LoadVariant) -> None:
+        """Make a variant resident; one that does not load ends in `VariantUnloaded`."""
+        replica = self._replicas.get(command.replica_id)
+        if replica is not None:
+            replica.load(command.variant)
+
+    def unload(self, command: UnloadVariant) -> None:
+        """Drop a resident variant."""
+        replica = self._replicas.get(command.replica_id)
+        if replica is not None:
+            replica.unload(command.variant)
+
+    def run(self, command: RunBatch, requests: Sequence[Request]) -> None:
+        """Run a batch; if the worker has just ended, its `ReplicaGone` is the answer."""
+        replica = self._replicas.get(command.replica_id)
+        if replica is not None:
+            replica.run(command, requests)
+
+    def release(self, command: ReleaseOutputs) -> None:
+        """Let the worker reuse the place of a batch's outputs."""
+        replica = self._replicas.get(command.replica_id)
+        if replica is not None:
+            replica.release(command.batch_id)
+
+    def read(self, ref: TensorRef) -> memoryview:
+        """The bytes of a batch's output, valid until `release`.
+
+        Raises:
+            StaleRefError: they were released, or their worker has ended.
+        """
+        replica = self._by_arena.get(ref.arena)
+        if replica is None:
+            raise StaleRefError(f"{ref}: its worker has ended")
+        return replica.read(ref)
+
+    async def close(self) -> None:
+        """End every replica, the zygote, and the cgroups; safe to call twice."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._throttle_timer is not None:
+            self._throttle_timer.cancel()
+        for replica in tuple(self._replicas.values()):
+            replica.stop(self._limits.stop_s_max)
+        if self._replicas:
+            await self._empty.wait()  # bounded: each is killed after stop_s_max
+        await self._launcher.close()
+        if self._quotas is not None:
+            self._quotas.close()
+
+    def _forked(self, message: m.Forked) -> None:
+        replica = self._replicas.get(message.replica_id)
+        if replica is not None:
+            replica.forked(message.pid)
+            if replica.has_quota and self._throttle_timer is None:
+                self._watch_throttling()
+
+    def _exited(self, message: m.Exited) -> None:
+        self._end(message.replica_id, message.status, message.reason)
+
+    def _zygote_lost(self, reason: str) -> None:
+        _log.error("%s; %d replicas are lost", reason, len(self._replicas))
+        for replica_id in tuple(self._replicas):
+            self._end(replica_id, None, reason)
+
+    def _end(self, replica_id: int, status: int | None, reason: str) -> None:
+        replica = self._replicas.get(replica_id)
+        if replica is None:
+            return
+        gone = replica.ended(status, reason)  # may still deliver what the worker had finished
+        del self._replicas[replica_id], self._by_arena[replica.arena_name]
+        self._throttled.pop(replica_id, None)
+        if not self._replicas:
+            self._empty.set()
+        self._sink(gone)
+
+    def _worker_spec(self, command: StartReplica) -> m.WorkerSpec:
+        stage = (command.service, command.stage)
+        specs = self._stages[stage]
+        found = {spec.name: self._widths.get((*stage, spec.name), ()) for spec in specs}
+        group = self._quotas.path(command.replica_id) if self._quotas else None
+        return m.WorkerSpec(
+            command.replica_id,
+            arena_name(command.replica_id),
+            self._limits.arena_bytes_max,
+            self._arena.name,
+            tuple(share.core_id for share in command.shares),
+            cores_of(command.shares),
+            str(group / "cgroup.procs") if group else "",
+            specs,
+            command.variants,
+            found,
+            tuple(path or os.getcwd() for path in sys.path),  # noqa: PTH109
+        )
+
+    def _why_not(self, command: StartReplica) -> str:
+        """Why a replica cannot be started, empty if it can."""
+        if self._is_closed:
+            return "the backend is closed"
+        if (command.service, command.stage) not in self._stages:
+            return f"no stage {command.stage!r} of service {command.service!r} is deployed"
+        if not command.shares:
+            return "a replica starts with a core at least"
+        return self._wrong_shares(command.shares)
+
+    def _wrong_shares(self, shares: Sequence[CoreShare]) -> str:
+        """Why shares cannot be enforced, empty if they can."""
+        foreign = sorted({share.core_id for share in shares} - set(self._core_ids))
+        if foreign:
+            return f"cores {foreign} are not among those offered, {list(self._core_ids)}"
+        if self._quotas is None and is_fractional(tuple(shares)):
+            return f"{cores_of(tuple(shares)):g} cores: {self.mechanism}"
+        return ""
+
+    def _watch_throttling(self) -> None:
+        """Report throttling of replicas with a quota while there are any, and once more when it ends."""
+        self._throttle_timer = None
+        limited = [replica for replica in self._replicas.values() if replica.has_quota]
+        for replica in limited:
+            ratio = replica.throttled_ratio()
+            if ratio or self._throttled.get(replica.replica_id):
+                self._loop.call_soon(self._sink, ReplicaThrottled(replica.replica_id, ratio))
+            self._throttled[replica.replica_id] = ratio
+        if limited:
+            period_s = self._limits.throttle_period_s
+            self._throttle_timer = self._loop.call_later(period_s, self._watch_throttling)

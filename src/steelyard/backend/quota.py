@@ -1,0 +1,191 @@
+"""Fractions of a core by cgroup CPU quota, v1 and v2, where this process may make cgroups.
+
+The period is 10 ms: with the kernel's default of 100 ms, whoever has spent its quota sleeps up to 100 ms,
+which added 40-50 ms to p99 (docs/adr/0003). Whole cores carry no quota: affinity confines them without any
+stall.
+
+One group a server, `steelyard-<pid>-<start time>` so that it is never mistaken for another's, and one below
+it a replica. The server sets quotas; the zygote makes and removes groups, since it knows when a worker has
+been reaped. Groups of servers that died with their zygote are swept by the next server.
+"""
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+from steelyard.backend.cpu import ROOT, CpuCgroup, cpu_cgroup
+
+PERIOD_US = 10_000
+QUOTA_US_MIN = 1_000  # the kernel's own
+PREFIX = "steelyard-"
+
+
+class QuotaUnavailableError(Exception):
+    """Quotas cannot be set here; the text says why."""
+
+
+class Quotas:
+    """The quotas of one server's replicas.
+
+    Args:
+        root: the file system's root.
+
+    Raises:
+        QuotaUnavailableError: no CPU controller, or its tree is not writable.
+    """
+
+    def __init__(self, root: Path = ROOT) -> None:
+        cgroup = cpu_cgroup(root)
+        if cgroup is None:
+            raise QuotaUnavailableError("no cgroup with the CPU controller is mounted")
+        self.version = cgroup.version
+        reasons = []
+        for base in _bases(cgroup):
+            try:
+                sweep(base, root)
+                self.group = _make_server_group(base, cgroup.version, root)
+                break
+            except OSError as error:
+                reasons.append(f"{base}: {_why(error)}")
+        else:
+            raise QuotaUnavailableError("; ".join(reasons))
+        self._files: dict[int, int] = {}
+        self._seen: dict[int, tuple[int, int]] = {}
+
+    def path(self, replica_id: int) -> Path:
+        """A replica's cgroup directory, which the zygote makes."""
+        return self.group / f"replica-{replica_id}"
+
+    def set(self, replica_id: int, cores: float | None) -> None:
+        """Let a replica use `cores` cores of CPU time; None lifts the quota. One write.
+
+        Raises:
+            OSError: the group has gone, or the kernel refuses (more than an outer cgroup's quota, in v1).
+        """
+        if replica_id not in self._files:
+            flags = os.O_WRONLY | os.O_CLOEXEC
+            self._files[replica_id] = os.open(_quota_file(self.path(replica_id), self.version), flags)
+        os.pwrite(self._files[replica_id], quota_text(cores, self.version).encode(), 0)
+
+    def throttled_ratio(self, replica_id: int) -> float:
+        """Share of periods in which the replica was throttled since the last call; 0 if none has passed.
+
+        Raises:
+            OSError: the group has gone.
+        """
+        words = (self.path(replica_id) / "cpu.stat").read_text().split()
+        counts = dict(zip(words[::2], map(int, words[1::2]), strict=False))
+        now = (counts.get("nr_periods", 0), counts.get("nr_throttled", 0))
+        before = self._seen.get(replica_id, (0, 0))
+        self._seen[replica_id] = now
+        periods = now[0] - before[0]
+        return (now[1] - before[1]) / periods if periods > 0 else 0.0
+
+    def forget(self, replica_id: int) -> None:
+        """A replica has ended: close its file."""
+        self._seen.pop(replica_id, None)
+        fd = self._files.pop(replica_id, None)
+        if fd is not None:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Close the files; remove what the zygote did not."""
+        for replica_id in tuple(self._files):
+            self.forget(replica_id)
+        remove_group(self.group)
+
+
+def quota_text(cores: float | None, version: int) -> str:
+    """What to write to let `cores` cores' worth of time pass in each period; None for no quota."""
+    quota_us = None if cores is None else max(QUOTA_US_MIN, round(cores * PERIOD_US))
+    if version == 2:
+        return f"{'max' if quota_us is None else quota_us} {PERIOD_US}"
+    return str(-1 if quota_us is None else quota_us)
+
+
+def make_group(path: Path, version: int) -> None:
+    """Make one replica's group, without a quota yet.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path.mkdir(exist_ok=True)
+    if version == 1:
+        (path / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+
+
+def remove_group(path: Path) -> bool:
+    """Kill what is left in a group and below it, and remove it; False if the kernel still holds it."""
+    if not path.is_dir():
+        return True
+    children = [child for child in path.iterdir() if child.is_dir()]
+    removed = [remove_group(child) for child in children]
+    with contextlib.suppress(OSError):
+        for pid in (path / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+    try:
+        path.rmdir()
+    except OSError:
+        return not path.exists()
+    return all(removed)
+
+
+def sweep(base: Path, root: Path = ROOT) -> list[Path]:
+    """Remove the groups of servers that are dead; returns them.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    stale = []
+    for path in sorted(base.glob(f"{PREFIX}*-*")):
+        pid, _, started = path.name.removeprefix(PREFIX).partition("-")
+        if pid.isdigit() and _start_time(root / "proc" / pid) != started and remove_group(path):
+            stale.append(path)
+    return stale
+
+
+def _bases(cgroup: CpuCgroup) -> list[Path]:
+    """Where groups could go: our own cgroup, or in v2 also beside it.
+
+    A v2 cgroup with processes of its own cannot give controllers to groups below it ("no internal
+    processes"); systemd's `Delegate=yes` with `DelegateSubgroup=` leaves the parent free for that.
+    """
+    beside = cgroup.version == 2 and cgroup.path != cgroup.mount
+    return [cgroup.path, cgroup.path.parent] if beside else [cgroup.path]
+
+
+def _make_server_group(base: Path, version: int, root: Path) -> Path:
+    group = base / f"{PREFIX}{os.getpid()}-{_start_time(root / 'proc/self')}"
+    if version == 2:
+        (base / "cgroup.subtree_control").write_text("+cpu")
+    group.mkdir(exist_ok=True)
+    probe = group / "probe"
+    try:
+        if version == 2:
+            (group / "cgroup.subtree_control").write_text("+cpu")
+        make_group(probe, version)
+        _quota_file(probe, version).write_text(quota_text(0.5, version))
+    except OSError:
+        remove_group(group)
+        raise
+    remove_group(probe)
+    return group
+
+
+def _quota_file(path: Path, version: int) -> Path:
+    return path / ("cpu.max" if version == 2 else "cpu.cfs_quota_us")
+
+
+def _start_time(process: Path) -> str:
+    """Clock ticks from boot to a process's start: field 22 of stat; empty if there is no such process."""
+    try:
+        stat = (process / "stat").read_text()
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[19]  # the name, field 2, may hold blanks and parentheses
+
+
+def _why(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

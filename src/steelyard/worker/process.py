@@ -1,0 +1,249 @@
+"""A worker: one process that hosts one replica, runs one batch at a time and owns the arena of its outputs.
+
+Forked from the zygote, it takes orders from its doorbell only, in the order they come; a change of cores
+therefore takes effect between two batches. The terminal's signals are ignored: the server drains first. It
+dies with its parent, and stops when the doorbell's other end goes.
+"""
+
+import gc
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from steelyard.core.errors import ModelError, SteelyardError
+from steelyard.core.types import Tensor, TensorRef
+from steelyard.runtime import registry
+from steelyard.runtime.base import Array, Runtime, VariantSpec
+from steelyard.runtime.example import example_inputs
+from steelyard.worker import messages as m
+from steelyard.worker import tensors, threads
+from steelyard.worker.arena import Arena, ArenaReader, StaleRefError
+from steelyard.worker.doorbell import Doorbell, PeerLostError
+
+WARM_UP_S = 0.25  # what further batch sizes may cost a cold start, after the smallest and the largest
+
+
+def main(sock: socket.socket, front_fd: int) -> int:
+    """Serve one replica until it is stopped; the exit status. Ready or not, the first message is the spec.
+
+    Args:
+        sock: the doorbell's socket.
+        front_fd: file descriptor of the front end's arena; taken over.
+    """
+    doorbell: Doorbell[m.ToWorker] = Doorbell(sock, m.ToWorker)
+    try:
+        received, _ = doorbell.receive()
+        spec = received[0]
+        assert isinstance(spec, m.WorkerSpec)
+        try:
+            worker = _start(spec, doorbell, ArenaReader(spec.front_arena, front_fd))
+        except (Exception, SystemExit) as error:  # user classes may raise anything while they load
+            doorbell.send(m.StartFailed(one_line(error)))
+            return 1
+        worker.serve(received[1:])
+        worker.close()
+    except PeerLostError:
+        return 0  # the server has gone or given up on this replica
+    return 0
+
+
+class Worker:
+    """The loop of one worker, its resident variants, and the outputs it holds until they are released."""
+
+    def __init__(
+        self, spec: m.WorkerSpec, doorbell: Doorbell[m.ToWorker], front: ArenaReader, arena: Arena
+    ) -> None:
+        self._spec = spec
+        self._specs = {variant.name: variant for variant in spec.specs}
+        self._doorbell = doorbell
+        self._front = front
+        self._arena = arena
+        self._cores = spec.cores
+        self._resident: dict[str, Runtime] = {}
+        self._outputs: dict[int, tuple[Tensor, ...]] = {}
+        self._gatherer = tensors.Gatherer()
+        self._loading = threading.Lock()  # one load at a time: the batches need the cores
+
+    def load(self, name: str) -> None:
+        """Load one variant and warm it up; it is resident from then on.
+
+        Raises:
+            ModelError: it is unknown or does not load.
+        """
+        if name not in self._specs:
+            raise ModelError(f"unknown variant {name!r}; known are {', '.join(self._specs)}")
+        runtime = registry.make(self._specs[name], self._cores)
+        runtime.set_widths(self._spec.widths.get(name, ()))
+        runtime.set_cores(self._cores)
+        _warm_up(runtime, self._specs[name])
+        self._resident[name] = runtime
+        runtime.set_cores(self._cores)  # they may have changed since, if this is the loading thread
+
+    def serve(self, received: Sequence[m.ToWorker] = ()) -> None:
+        """Take orders until `Stop`, first those received already.
+
+        Raises:
+            PeerLostError: the server has gone.
+        """
+        while all(self.handle(message) for message in received):
+            received, _ = self._doorbell.receive()
+
+    def close(self) -> None:
+        """Let every variant clean up behind itself; the server waits for it, but not long."""
+        for runtime in self._resident.values():
+            try:
+                runtime.close()
+            except (Exception, SystemExit) as error:
+                _complain(f"a variant did not close: {one_line(error)}")
+
+    def handle(self, message: m.ToWorker) -> bool:
+        """Carry out one order; False for `Stop`."""
+        match message:
+            case m.Run():
+                self._doorbell.send(self._run(message))
+            case m.Free(batch_id=batch_id):
+                tensors.free(self._outputs.pop(batch_id, ()), self._arena)
+            case m.SetCores(cores=cores):
+                self._cores = cores
+                for runtime in tuple(self._resident.values()):
+                    runtime.set_cores(cores)
+            case m.Load(variant=variant):
+                threading.Thread(target=self._load, args=(variant,), name="load", daemon=True).start()
+            case m.Unload(variant=variant):
+                self._unload(variant)
+            case m.Stop():
+                return False
+            case m.WorkerSpec():
+                raise AssertionError("a worker has one spec")
+        return True
+
+    def _run(self, run: m.Run) -> m.Done | m.Failed:
+        started_s = time.monotonic()
+        runtime = self._resident.get(run.variant)
+        try:
+            if runtime is None:
+                raise ModelError(f"variant {run.variant} is not resident; {', '.join(self._resident)} are")
+            inputs = self._gatherer.gather(run.parts, self._view)
+            outputs = runtime.run(inputs, run.rows)
+            _check(outputs, runtime, run)
+            stored = tensors.store(outputs, runtime.signature, self._arena)
+        except (Exception, SystemExit) as error:  # whatever a model raises fails its batch, not the worker
+            return m.Failed(run.batch_id, one_line(error))
+        self._outputs[run.batch_id] = stored
+        return m.Done(run.batch_id, started_s, time.monotonic(), stored)
+
+    def _view(self, ref: TensorRef) -> memoryview:
+        if ref.arena == self._arena.name:
+            return self._arena.view(ref)
+        if ref.arena == self._front.name:
+            return self._front.view(ref)
+        raise StaleRefError(f"{ref} lies in an arena this worker does not know")
+
+    def _load(self, variant: str) -> None:
+        """In a thread of its own, at the niceness of a start, so that batches go on meanwhile."""
+        if threads.may_set_nice(threads.NICE_RUNNING):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), threads.NICE_STARTING)
+        answer: m.Loaded | m.Unloaded = m.Loaded(variant)
+        try:
+            with self._loading:
+                if variant not in self._resident:
+                    self.load(variant)
+        except (Exception, SystemExit) as error:
+            answer = m.Unloaded(variant, one_line(error))
+        _run_at_full_priority()
+        try:
+            self._doorbell.send(answer)
+        except PeerLostError:
+            return  # the request thread notices as well, and ends the process
+
+    def _unload(self, variant: str) -> None:
+        runtime = self._resident.pop(variant, None)
+        reason = ""
+        if runtime is not None:
+            try:
+                runtime.close()
+            except (Exception, SystemExit) as error:
+                reason = one_line(error)
+        self._doorbell.send(m.Unloaded(variant, reason))
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text on one line; with its type's name unless it is one of ours, whose text says it all."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, SteelyardError) and text else f"{type(error).__name__}: {text}"
+
+
+def _start(spec: m.WorkerSpec, doorbell: Doorbell[m.ToWorker], front: ArenaReader) -> Worker:
+    """Take the place given, load what is to be resident and say so.
+
+    Raises:
+        ModelError: a variant does not load.
+        OSError: the cores or the cgroup may not be used.
+    """
+    if spec.cgroup_procs:
+        Path(spec.cgroup_procs).write_text("0")  # "0": whoever writes it; later threads follow
+    threads.set_affinity(os.getpid(), spec.core_ids)
+    low = threads.may_set_nice(threads.NICE_RUNNING)  # else it could never be raised again
+    threads.set_nice(os.getpid(), threads.NICE_STARTING if low else threads.NICE_RUNNING)
+    sys.path[:] = spec.sys_path
+    arena = Arena(spec.arena, spec.arena_bytes_max)
+    worker = Worker(spec, doorbell, front, arena)
+    for name in spec.resident:
+        worker.load(name)
+    # What is loaded stays: collections would only walk it again and again, and un-share the zygote's pages.
+    gc.collect()
+    gc.freeze()
+    _run_at_full_priority()
+    doorbell.send(m.Ready(), fds=(arena.fd,))
+    return worker
+
+
+def _run_at_full_priority() -> None:
+    if threads.may_set_nice(threads.NICE_RUNNING):
+        threads.set_nice(os.getpid(), threads.NICE_RUNNING)
+
+
+def _warm_up(runtime: Runtime, spec: VariantSpec) -> None:
+    """Run the smallest and the largest batch once, then sizes between while the time lasts.
+
+    The first run of a shape plans its memory and may be several times slower. A model that refuses zeros, or
+    whose shapes are not known, is not warmed up: that is no reason not to serve it.
+    """
+    if not runtime.signature.inputs:
+        return
+    rows_max = (spec.batch_rows_max or 1) if runtime.signature.batchable else 1
+    between = (1 << k for k in reversed(range(1, rows_max.bit_length())))
+    sizes = dict.fromkeys((1, rows_max, *between))
+    until_s = time.monotonic() + WARM_UP_S
+    for index, rows in enumerate(sizes):
+        if index >= 2 and time.monotonic() > until_s:
+            return
+        try:
+            runtime.run(example_inputs(spec, runtime.signature, rows), rows)
+        except ModelError as error:
+            _complain(f"not warmed up: {one_line(error)}")
+            return
+
+
+def _complain(text: str) -> None:
+    print(f"steelyard: worker {os.getpid()}: {text}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _check(outputs: Mapping[str, Array], runtime: Runtime, run: m.Run) -> None:
+    """The runtime's promise, checked once for all runtimes, plug-ins included.
+
+    Raises:
+        ModelError: something is not an array, or has another number of rows.
+    """
+    for name, output in outputs.items():
+        if not isinstance(output, np.ndarray):
+            raise ModelError(f"output {name} of variant {run.variant} is {type(output).__name__}, no array")
+        if runtime.signature.batchable and output.shape[:1] != (run.rows,):
+            shape = list(output.shape)
+            raise ModelError(f"output {name} of variant {run.variant} is {shape} for {run.rows} rows")
