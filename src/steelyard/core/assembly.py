@@ -1,0 +1,205 @@
+"""Of which pieces one batch would be made on one replica now: the `drop` rules of a plan.
+
+`none`        the most urgent pieces, up to the limit of rows.
+`age`         as `none`, after shedding what is too old.
+`infeasible`  the most urgent pieces that can be finished in time, as many as the tightest of them allows.
+              What no replica can finish any more is shed; what only this replica cannot finish is left to
+              the others.
+`early`       as `infeasible`; but if the stage is overloaded, the batch that finishes most rows a second goes
+              first, and the pieces before it are shed: under backlog a head that is nearly late would
+              otherwise shrink every batch, and each shrunken batch makes the next head late too (the sliding
+              window of Nexus, SOSP 2019). Nothing is shed early while another replica is idle.
+
+Pieces keep their order and are not packed around ones that do not fit: a batch is a run of neighbours.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import NamedTuple
+
+from steelyard.core.commands import ShedReason
+from steelyard.core.lifecycle import Replica
+from steelyard.core.plan import Drop
+from steelyard.core.queue import Entry
+from steelyard.core.stage import StageState
+from steelyard.core.work import Piece
+
+GAIN_MIN = 1.0 + 1e-9
+"""Factor by which a later window must be better than the head's batch: equal ones shed nobody."""
+
+
+class Shedding(NamedTuple):
+    """Pieces to shed before a batch can be made."""
+
+    pieces: list[Piece]
+    reason: ShedReason
+
+
+class Assembly(NamedTuple):
+    """A batch that could run: `is_full` if no further piece fits by its rows."""
+
+    replica: Replica
+    variant: str
+    pieces: list[Piece]
+    rows: int
+    service_s: float
+    is_full: bool
+
+
+Choice = Shedding | Assembly | None
+DropRule = Callable[[StageState, list[Entry], Replica, float], Choice]
+
+
+def _take_any(stage: StageState, bucket: list[Entry], replica: Replica, now_s: float) -> Choice:
+    """`none`: as many of the first pieces as fit by rows."""
+    del now_s
+    variant = stage.mix.ranked(replica.variants)[0]
+    rows_max = stage.estimator.rows_max(variant, stage.plan.batch_rows_max)
+    pieces: list[Piece] = []
+    rows = 0
+    is_full = False
+    for _, _, piece in bucket:
+        if rows + piece.rows > rows_max:
+            is_full = True
+            break
+        pieces.append(piece)
+        rows += piece.rows
+    if not pieces:
+        return None
+    service_s = stage.estimator.service_s(variant, pieces[0].bucket, rows, replica.cores)
+    return Assembly(replica, variant, pieces, rows, service_s, is_full or rows >= rows_max)
+
+
+def _take_young(stage: StageState, bucket: list[Entry], replica: Replica, now_s: float) -> Choice:
+    """`age`: shed what has reached the limit among the pieces that would be taken."""
+    choice = _take_any(stage, bucket, replica, now_s)
+    age_s_max = stage.plan.rules.age_s_max
+    if isinstance(choice, Assembly) and age_s_max is not None:
+        old = [piece for piece in choice.pieces if now_s - piece.open.request.arrived_s >= age_s_max]
+        if old:
+            return Shedding(old, "age")
+    return choice
+
+
+def _take_feasible(stage: StageState, bucket: list[Entry], replica: Replica, now_s: float) -> Choice:
+    """`infeasible`: the variant most in arrears that can finish the most urgent piece, or any of them."""
+    fallback: Assembly | None = None
+    for variant in stage.mix.ranked(replica.variants):
+        assembly = _fill(stage, bucket, replica, variant, now_s)
+        if assembly is not None and assembly.pieces[0] is bucket[0][2]:
+            return assembly
+        fallback = fallback or assembly
+    lost = _lost(stage, bucket, fallback, now_s)
+    return Shedding(lost, "deadline") if lost else fallback
+
+
+def _take_best(stage: StageState, bucket: list[Entry], replica: Replica, now_s: float) -> Choice:
+    """`early`: as `infeasible`, unless the stage is overloaded and a later window finishes more."""
+    choice = _take_feasible(stage, bucket, replica, now_s)
+    if not isinstance(choice, Assembly) or choice.is_full or len(stage.pool.idle) > 1:
+        return choice
+    skipped = _skipped_for_window(stage, bucket, choice, now_s)
+    if not skipped:
+        return choice
+    is_overloaded = stage.capacity.is_overloaded(
+        stage.queue.entries,
+        stage.queue.rows,
+        served=len(choice.pieces),
+        replica=replica,
+        busy_s=choice.service_s,
+        now_s=now_s,
+    )
+    return Shedding(skipped, "early") if is_overloaded else choice
+
+
+DROP_RULES: dict[Drop, DropRule] = {
+    "none": _take_any,
+    "age": _take_young,
+    "infeasible": _take_feasible,
+    "early": _take_best,
+}
+
+
+def _fill(
+    stage: StageState, bucket: list[Entry], replica: Replica, variant: str, now_s: float
+) -> Assembly | None:
+    """The longest run of pieces from the first one that can be finished in time, all of it in time."""
+    rows_max = stage.estimator.rows_max(variant, stage.plan.batch_rows_max)
+    pieces: list[Piece] = []
+    rows = 0
+    service_s = 0.0
+    due_s = float("inf")
+    is_full = False
+    for _, _, piece in bucket:
+        wanted = rows + piece.rows
+        if wanted > rows_max:
+            if not pieces:
+                continue
+            is_full = True
+            break
+        wanted_s = stage.estimator.service_s(
+            variant, piece.bucket, max(wanted, stage.rows_least(piece)), replica.cores
+        )
+        if now_s + wanted_s > min(due_s, piece.due_s):
+            if not pieces:
+                continue
+            break
+        pieces.append(piece)
+        rows = wanted
+        service_s = wanted_s
+        due_s = min(due_s, piece.due_s)
+    if not pieces:
+        return None
+    return Assembly(replica, variant, pieces, rows, service_s, is_full or rows >= rows_max)
+
+
+def _lost(stage: StageState, bucket: list[Entry], assembly: Assembly | None, now_s: float) -> list[Piece]:
+    """Pieces before the assembly (all, without one) that no replica can finish in time."""
+    stop = assembly.pieces[0] if assembly is not None else None
+    lost = []
+    for _, _, piece in bucket:
+        if piece is stop:
+            break
+        if now_s > stage.latest_start_s(piece):
+            lost.append(piece)
+    return lost
+
+
+def _skipped_for_window(stage: StageState, bucket: list[Entry], head: Assembly, now_s: float) -> list[Piece]:
+    """Pieces before the window with most rows in time a second, from the head's batch on; [] if that is best.
+
+    For each size b worth choosing, the window starts at the first piece whose deadline allows a batch of b;
+    since larger batches take longer, the starts move one way and the walk is linear in the pieces passed
+    over.
+    """
+    estimator, variant, cores = stage.estimator, head.variant, head.replica.cores
+    start = bisect_left(bucket, (head.pieces[0].order_s, head.pieces[0].sequence))
+    if start + len(head.pieces) == len(bucket):
+        return []  # nobody behind the head's batch: nothing to gain
+    shape = head.pieces[0].bucket
+    rows_max = estimator.rows_max(variant, stage.plan.batch_rows_max)
+    best_rate = head.rows / head.service_s * GAIN_MIN
+    best_index = index = start
+    for size in estimator.sizes(variant, shape, cores, rows_max):
+        finish_s = now_s + estimator.service_s(variant, shape, size, cores)
+        while index < len(bucket) and bucket[index][2].due_s < finish_s:
+            index += 1
+        rows = _rows_in_window(bucket, index, size, finish_s)
+        if rows == 0:
+            continue
+        rate = rows / estimator.service_s(variant, shape, rows, cores)
+        if rate > best_rate:
+            best_rate = rate
+            best_index = index
+    return [entry[2] for entry in bucket[start:best_index]]
+
+
+def _rows_in_window(bucket: list[Entry], start: int, rows_max: int, finish_s: float) -> int:
+    """Rows of the run of at most `rows_max` from `start` on whose pieces are due at `finish_s` or later."""
+    rows = 0
+    for index in range(start, len(bucket)):
+        piece = bucket[index][2]
+        if rows + piece.rows > rows_max or piece.due_s < finish_s:
+            break
+        rows += piece.rows
+    return rows

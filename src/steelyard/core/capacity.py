@@ -1,0 +1,204 @@
+"""What a stage could finish, and by when: the sums behind admission, shedding and the verdict "overloaded".
+
+Two views of the same replicas. *Possible* is generous: a live replica with the cores it could be granted
+now, a starting one from its expected ready time, a parked one if there are cores to wake it. A request is
+refused, or given up as lost, only if even that could not save it. *Present* is strict: cores as they are.
+"""
+
+from collections.abc import Sequence
+from heapq import heapify, heapreplace
+from typing import NamedTuple
+
+from steelyard.core.estimate import Estimator
+from steelyard.core.lifecycle import Replica, ReplicaPool
+from steelyard.core.mix import VariantMix
+from steelyard.core.queue import Entry
+
+ROUNDS_MAX = 64
+"""Rounds of batches that the overload check looks through one by one; longer queues in larger steps."""
+
+ROWS_TOLERANCE = 1e-6
+
+
+class Possible(NamedTuple):
+    """A replica with the cores it could have: alone with all that is grantable, or beside the others."""
+
+    replica: Replica
+    variants: tuple[str, ...]
+    cores_alone: float
+    cores_shared: float
+
+    def free_s(self, now_s: float) -> float:
+        """When it could take a batch."""
+        if self.replica.state == "starting":
+            return max(now_s, self.replica.expected_ready_s)
+        batch = self.replica.batch
+        return now_s if batch is None else max(now_s, batch.expected_s)
+
+
+class Capacity:
+    """Answers about one stage's replicas, under the mix and the row limit of its plan."""
+
+    def __init__(self, pool: ReplicaPool, estimator: Estimator) -> None:
+        self._pool = pool
+        self._estimator = estimator
+        self._possible: tuple[Possible, ...] = ()
+        self._version = -1
+        self._mix = VariantMix(())
+        self._rows_max = 1
+        self._cores_grantable = 0.0
+
+    def adopt(self, mix: VariantMix, rows_max: int) -> None:
+        """Another plan holds."""
+        self._mix = mix
+        self._rows_max = rows_max
+        self._version = -1
+
+    def grant(self, cores: float) -> None:
+        """So many cores could be had now, on top of those the replicas have."""
+        self._cores_grantable = cores
+        self._version = -1
+
+    def possible(self) -> tuple[Possible, ...]:
+        """Replicas that could answer something, in order of appearance."""
+        if self._version != self._pool.version:
+            self._version = self._pool.version
+            self._possible = tuple(self._derive())
+        return self._possible
+
+    def _derive(self) -> list[Possible]:
+        left = self._cores_grantable
+        found = []
+        for replica in self._pool:
+            variants = self._mix.usable(replica.variants)
+            if (
+                replica.state == "draining"
+                or not variants
+                or (replica.cores <= 0 and self._cores_grantable <= 0)
+            ):
+                continue
+            usable = self._estimator.cores_usable
+            alone = max(usable(name, replica.cores, self._cores_grantable) for name in variants)
+            shared = max(usable(name, replica.cores, left) for name in variants)
+            left = max(left - (shared - replica.cores), 0.0)
+            if shared > 0:
+                found.append(Possible(replica, variants, alone, shared))
+        return found
+
+    def latest_start_s(self, rows: int, bucket: int, *, due_s: float) -> float:
+        """When a batch of `rows` can start at the latest: on the best replica, which may be busy.
+
+        `due_s` itself if no replica is known; -inf if none could finish it even if it became free at once.
+        """
+        possible = self.possible()
+        if not possible:
+            return due_s
+        latest_s = float("-inf")
+        for replica, variants, cores, _ in possible:
+            for variant in variants:
+                start_s = due_s - self._estimator.service_s(variant, bucket, rows, cores)
+                if replica.state != "starting" or replica.expected_ready_s <= start_s:
+                    latest_s = max(latest_s, start_s)
+        return latest_s
+
+    def shortfall_s(
+        self, rows: int, bucket: int, *, due_s: float, rows_before: float, now_s: float
+    ) -> float | None:
+        """How many seconds too late a new request comes; <= 0 if it is feasible, None if it never would be.
+
+        Feasible: some replica could finish a batch of it in time after the one it runs now, and all of them
+        together, each at its best batch size, could finish what is before it and itself:
+        `sum of rate * (due - free)  >=  rows_before + rows`. Without any replica it is feasible until it is
+        due.
+        """
+        possible = self.possible()
+        if not possible:
+            return now_s - due_s
+        earliest_s = service_s_least = float("inf")
+        rows_possible = rate_total = 0.0
+        for entry in possible:
+            free_s = entry.free_s(now_s)
+            rate = 0.0
+            for variant in entry.variants:
+                rows_max = self._estimator.rows_max(variant, self._rows_max)
+                cores = entry.cores_shared
+                best = self._estimator.sizes(variant, bucket, cores, rows_max)[-1]
+                rate = max(rate, best / self._estimator.service_s(variant, bucket, best, cores))
+                own = min(rows, rows_max)
+                service_s = self._estimator.service_s(variant, bucket, own, entry.cores_alone)
+                service_s_least = min(service_s_least, service_s)
+                earliest_s = min(earliest_s, free_s + service_s)
+            rows_possible += rate * max(due_s - free_s, 0.0)
+            rate_total += rate
+        if now_s + service_s_least > due_s:
+            return None
+        rows_short = rows_before + rows - rows_possible - ROWS_TOLERANCE
+        return max(earliest_s - due_s, rows_short / rate_total)
+
+    def rate_rps(self, bucket: int) -> float:
+        """Rows a second of all possible replicas at their best batch sizes; 0 without any."""
+        total = 0.0
+        for entry in self.possible():
+            variant = entry.variants[0]
+            rows_max = self._estimator.rows_max(variant, self._rows_max)
+            best = self._estimator.sizes(variant, bucket, entry.cores_shared, rows_max)[-1]
+            total += best / self._estimator.service_s(variant, bucket, best, entry.cores_shared)
+        return total
+
+    def is_overloaded(
+        self,
+        entries: Sequence[Entry],
+        rows: int,
+        *,
+        served: int,
+        replica: Replica,
+        busy_s: float,
+        now_s: float,
+    ) -> bool:
+        """Whether somebody behind the first `served` of the queue would be late if those were served first.
+
+        The rest is dealt out in its order, a best batch at a time, to the replica that is free first;
+        `replica` is busy with the first ones for `busy_s`. What counts is the first, most urgent piece of
+        each batch.
+
+        Args:
+            entries: the queue.
+            rows: of the whole queue, for the mean size of a piece.
+            served: entries that go first.
+            replica: serves them.
+            busy_s: how long that takes.
+            now_s: now.
+        """
+        servers = self._servers(entries[0][2].bucket, replica, busy_s, now_s)
+        index, count = served, len(entries)
+        mean_rows = rows / count
+        rounds = (count - served) * mean_rows / max(sum(best for _, _, best, _ in servers), 1)
+        batches = 1 + int(rounds / ROUNDS_MAX)
+        while index < count:
+            free_s, order, best, service_s = servers[0]
+            step = max(int(best / mean_rows), 1)
+            last = min(index + (batches - 1) * step, count - 1)
+            finish_s = free_s + batches * service_s
+            if finish_s > entries[last][2].due_s:
+                return True
+            heapreplace(servers, (finish_s, order, best, service_s))
+            index += batches * step
+        return False
+
+    def _servers(
+        self, bucket: int, replica: Replica, busy_s: float, now_s: float
+    ) -> list[tuple[float, int, int, float]]:
+        """A heap of (free at, order, best rows, seconds for them), over present and starting replicas."""
+        servers = []
+        for order, entry in enumerate(self.possible()):
+            cores = entry.replica.cores
+            if cores <= 0:
+                continue
+            variant = entry.variants[0]
+            best = self._estimator.sizes(
+                variant, bucket, cores, self._estimator.rows_max(variant, self._rows_max)
+            )[-1]
+            free_s = now_s + busy_s if entry.replica is replica else entry.free_s(now_s)
+            servers.append((free_s, order, best, self._estimator.service_s(variant, bucket, best, cores)))
+        heapify(servers)
+        return servers

@@ -1,0 +1,116 @@
+"""What one stage does next: the rules its plan chose, applied to what waits and who is idle.
+
+It decides, the service acts: `step` names a batch to run or pieces to shed, or neither until `wake_s`, and is
+asked again until it says neither.
+"""
+
+from steelyard.core.admission import ADMISSION_RULES, Refusal
+from steelyard.core.assembly import DROP_RULES, Assembly, Shedding
+from steelyard.core.forming import FORMING_RULES, NEVER, NOW
+from steelyard.core.plan import StagePlan
+from steelyard.core.routing import make_router
+from steelyard.core.stage import StageState
+from steelyard.core.types import Request
+from steelyard.core.work import Batch
+
+SHED_LAG_S = 0.001
+"""How long after its latest start a request is shed if nothing else happens: one wake-up serves several."""
+
+
+class Dispatcher:
+    """Decides for one stage.
+
+    Attributes:
+        wake_s: when to look again if nothing happens; set by `step`, later than its `now_s`.
+    """
+
+    def __init__(self, stage: StageState) -> None:
+        self._stage = stage
+        self.wake_s = NEVER
+        self._watched: tuple[int, int] | None = None
+        self._watched_until_s = NEVER
+        self._choose_rules()
+
+    def publish(self, plan: StagePlan) -> None:
+        """Work by another plan from now on, also for what waits."""
+        self._stage.adopt(plan)
+        self._choose_rules()
+
+    def grant(self, cores_grantable: float) -> None:
+        """So many cores could be had now."""
+        self._stage.capacity.grant(cores_grantable)
+        self._watched = None
+
+    def refusal(self, request: Request, due_s: float, *, now_s: float) -> Refusal | None:
+        """Why a new request is not admitted, or None."""
+        self._stage.estimator.residuals.fade(now_s=now_s)
+        return self._admit(self._stage, request, due_s, now_s)
+
+    def step(self, *, now_s: float) -> Assembly | Shedding | None:
+        """What to do next; None if there is nothing to do before `wake_s`."""
+        self.wake_s = NEVER
+        stage = self._stage
+        if not stage.queue.entries:
+            return None
+        if stage.pool.idle:
+            for replica in self._router.order(stage.pool.idle, stage.queue.head()):
+                for bucket in stage.queue.buckets():
+                    choice = self._drop(stage, bucket, replica, now_s)
+                    if choice is None:
+                        continue
+                    if isinstance(choice, Shedding):
+                        return choice
+                    leaves_s = self._departure_s(choice)
+                    if leaves_s <= now_s:
+                        return choice
+                    self.wake_s = min(self.wake_s, leaves_s)
+        return self._watch_head(now_s) if self._sheds_lost else None
+
+    def launch(self, assembly: Assembly, batch_id: int, *, now_s: float) -> Batch:
+        """Move the pieces of an assembly from the queue into a batch in flight."""
+        stage, replica = self._stage, assembly.replica
+        batch = Batch(
+            batch_id,
+            replica.id,
+            assembly.variant,
+            assembly.pieces,
+            rows=assembly.rows,
+            cores=replica.cores,
+            expected_s=now_s + assembly.service_s,
+        )
+        for piece in assembly.pieces:
+            stage.queue.remove(piece)
+            piece.open.readers += 1
+        stage.pool.assign(replica, batch)
+        stage.mix.serve(assembly.variant, assembly.rows)
+        stage.batches[batch_id] = batch
+        self._router.took(replica)
+        return batch
+
+    def _choose_rules(self) -> None:
+        rules = self._stage.plan.rules
+        self._router = make_router(rules.routing, self._stage.estimator, self._stage.mix)
+        self._admit = ADMISSION_RULES[rules.admission]
+        self._drop = DROP_RULES[rules.drop]
+        self._leaves_s = FORMING_RULES[rules.forming]
+        self._sheds_lost = rules.drop in ("infeasible", "early")
+        self._watched = None
+
+    def _departure_s(self, assembly: Assembly) -> float:
+        """When a batch leaves; those that have nobody to wait for leave at once."""
+        if assembly.is_full or self._stage.is_draining or assembly.pieces[0].alone:
+            return NOW
+        return self._leaves_s(self._stage, assembly)
+
+    def _watch_head(self, now_s: float) -> Shedding | None:
+        """Shed a head that is lost, or wake when it will be; its latest start is kept meanwhile."""
+        stage = self._stage
+        head = stage.queue.head()
+        watched = (head.sequence, stage.pool.version)
+        if watched != self._watched or now_s > self._watched_until_s:
+            self._watched = watched
+            self._watched_until_s = stage.latest_start_s(head)
+            if now_s > self._watched_until_s:
+                return Shedding([head], "deadline")
+        self.wake_s = min(self.wake_s, self._watched_until_s + SHED_LAG_S)
+        return None

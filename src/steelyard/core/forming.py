@@ -1,0 +1,46 @@
+"""When a batch that is not full leaves: the `forming` rules of a plan.
+
+`hold`     at once, unless the plan holds (`hold_s_max` > 0, planned only where larger batches are measured
+           to be cheaper a row). Then at the earliest of full, the head's arrival + `hold_s_max`, and the
+           head's latest start for one more row less the margin between median and 0.99 quantile. Why this is
+           rare: ADR 0004.
+`full`     never: only full batches run (Themis 2024).
+`timeout`  `timeout_s` after the head's arrival (Themis 2025).
+
+A piece that must run alone waits for nobody, and a draining service waits for nobody either.
+"""
+
+from collections.abc import Callable
+
+from steelyard.core.assembly import Assembly
+from steelyard.core.plan import Forming
+from steelyard.core.stage import StageState
+
+NOW = float("-inf")
+NEVER = float("inf")
+
+FormingRule = Callable[[StageState, Assembly], float]
+"""When an assembly that is not full leaves, absolute seconds."""
+
+
+def _held(stage: StageState, assembly: Assembly) -> float:
+    hold_s_max = stage.plan.hold_s_max
+    if hold_s_max <= 0:
+        return NOW
+    head, estimator = assembly.pieces[0], stage.estimator
+    point = (assembly.variant, head.bucket, assembly.rows + 1, assembly.replica.cores)
+    due_s = min(piece.due_s for piece in assembly.pieces)
+    latest_s = due_s - estimator.service_s(*point) - estimator.margin_s(*point)
+    return min(head.open.request.arrived_s + hold_s_max, latest_s)
+
+
+def _full(stage: StageState, assembly: Assembly) -> float:
+    del stage, assembly
+    return NEVER
+
+
+def _timed(stage: StageState, assembly: Assembly) -> float:
+    return assembly.pieces[0].open.request.arrived_s + stage.plan.rules.timeout_s
+
+
+FORMING_RULES: dict[Forming, FormingRule] = {"hold": _held, "full": _full, "timeout": _timed}

@@ -1,0 +1,85 @@
+"""What waits in one stage: one ordered queue, with a bucket for each batch key.
+
+Each piece stands in two sorted lists, that of everybody and that of its key. So the most urgent piece, and
+the most urgent ones that could share a batch with it, are both at hand; adding and removing is a bisection
+and a move of pointers. The queue's length is bounded by admission.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator
+
+from steelyard.core.plan import Order
+from steelyard.core.work import Piece
+
+Entry = tuple[float, int, Piece]
+"""(order, sequence, piece); sequences are unique, so pieces themselves are never compared."""
+
+ORDERS: dict[Order, Callable[[Piece], float]] = {
+    "edf": lambda piece: piece.due_s,
+    "fifo": lambda piece: piece.open.request.arrived_s,
+}
+
+
+class StageQueue:
+    """Pieces in order of deadline or arrival.
+
+    Attributes:
+        entries: all of them, most urgent first. For reading only.
+        rows: rows that wait.
+    """
+
+    def __init__(self, order: Order = "edf") -> None:
+        self._order = ORDERS[order]
+        self._buckets: dict[str, list[Entry]] = {}
+        self.entries: list[Entry] = []
+        self.rows = 0
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def add(self, piece: Piece) -> None:
+        """Let a piece wait."""
+        piece.order_s = self._order(piece)
+        piece.is_queued = True
+        entry = (piece.order_s, piece.sequence, piece)
+        insort(self.entries, entry)
+        bucket = self._buckets.get(piece.key)
+        if bucket is None:
+            self._buckets[piece.key] = [entry]
+        else:
+            insort(bucket, entry)
+        self.rows += piece.rows
+
+    def remove(self, piece: Piece) -> None:
+        """Take out a piece that waits."""
+        assert piece.is_queued, f"piece {piece.sequence} does not wait"
+        place = (piece.order_s, piece.sequence)
+        bucket = self._buckets[piece.key]
+        if len(bucket) == 1:
+            del self._buckets[piece.key]
+        else:
+            del bucket[bisect_left(bucket, place)]
+        del self.entries[bisect_left(self.entries, place)]
+        self.rows -= piece.rows
+        piece.is_queued = False
+
+    def head(self) -> Piece:
+        """The most urgent piece; the queue must not be empty."""
+        return self.entries[0][2]
+
+    def buckets(self) -> list[list[Entry]]:
+        """Pieces by key, most urgent first in each; the bucket with the most urgent head first."""
+        if len(self._buckets) == 1:
+            return list(self._buckets.values())
+        return sorted(self._buckets.values(), key=lambda bucket: bucket[0][:2])
+
+    def rows_before(self, order_s: float) -> float:
+        """Rows that would be served before a new piece of that order.
+
+        Counted in pieces of mean size, so that it takes O(log n); exact if all pieces have equally many rows.
+        """
+        count = bisect_left(self.entries, (order_s, float("inf")))
+        return count * self.rows / len(self.entries) if count else 0.0
+
+    def __iter__(self) -> Iterator[Piece]:
+        return (entry[2] for entry in self.entries)

@@ -1,0 +1,100 @@
+"""Live correction of the profile: how much longer batches take now than when they were measured.
+
+A correction is the mean of log(observed / profiled), weighted towards recent batches, kept for each operating
+point (variant, rows, cores) and for each variant as a whole. A point is believed in proportion to what it has
+seen: with n batches it weighs n / (n + 4) and its variant the rest, so a point that never ran borrows what
+its neighbours show (a slow machine is slow everywhere).
+
+What is no longer observed is forgotten: without a batch for a second the corrections halve with every second.
+Without that, one disturbance could convince admission that nothing is feasible any more, and with nothing
+admitted nothing would ever be observed again.
+"""
+
+from math import exp, log
+
+RATIO_MIN = 0.25
+RATIO_MAX = 8.0
+"""Corrections beyond these are a broken profile or a stopped machine, not something to plan with."""
+
+CELL_PRIOR = 4.0
+"""Batches after which a point counts as much as its variant."""
+
+CELL_EVIDENCE_MAX = 20.0
+"""Evidence a point can collect; also the memory of its mean: about the last 20 batches."""
+
+VARIANT_MEMORY = 10.0
+"""Batches over which a variant's mean is taken."""
+
+FORGET_S = 1.0
+"""Seconds without a batch after which corrections begin to fade, and the time in which they then halve."""
+
+CELLS_MAX = 4096
+
+_LOG_MIN = log(RATIO_MIN)
+_LOG_MAX = log(RATIO_MAX)
+
+
+class _Mean:
+    """Mean of log-ratios over about the last `memory` ones, and on how many it rests."""
+
+    __slots__ = ("count", "value")
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        self.count = 0.0
+
+    def add(self, value: float, memory: float) -> None:
+        self.count = min(self.count + 1.0, memory)
+        self.value += (value - self.value) / self.count
+
+
+class Residuals:
+    """Corrections of one stage's service times; all ratios are observed over profiled, in [1/4, 8]."""
+
+    def __init__(self) -> None:
+        self._variants: dict[str, _Mean] = {}
+        self._cells: dict[tuple[str, int, float], _Mean] = {}
+        self._recent = _Mean()
+        self._faded_s = float("-inf")
+
+    @property
+    def mean_ratio(self) -> float:
+        """Over the stage's recent batches, whatever they were."""
+        return exp(self._recent.value)
+
+    def ratio(self, variant: str, rows: int, cores: float) -> float:
+        """By what to multiply a profiled service time."""
+        whole = self._variants.get(variant)
+        if whole is None:
+            return 1.0
+        cell = self._cells.get((variant, rows, cores))
+        if cell is None:
+            return exp(whole.value)
+        return exp(whole.value + (cell.value - whole.value) * cell.count / (cell.count + CELL_PRIOR))
+
+    def observe(self, variant: str, rows: int, cores: float, ratio: float, *, now_s: float) -> None:
+        """Take in one batch that took `ratio` times its profiled time."""
+        value = min(max(log(ratio), _LOG_MIN), _LOG_MAX) if ratio > 0 else _LOG_MIN
+        key = (variant, rows, cores)
+        cell = self._cells.get(key)
+        if cell is None:
+            if len(self._cells) >= CELLS_MAX:  # the oldest point goes
+                del self._cells[next(iter(self._cells))]
+            cell = self._cells[key] = _Mean()
+        cell.add(value, CELL_EVIDENCE_MAX)
+        whole = self._variants.get(variant)
+        if whole is None:
+            whole = self._variants[variant] = _Mean()
+        whole.add(value, VARIANT_MEMORY)
+        self._recent.add(value, VARIANT_MEMORY)
+        self._faded_s = now_s
+
+    def fade(self, *, now_s: float) -> None:
+        """Forget what has not been confirmed lately; cheap while batches keep coming."""
+        if not self._variants or now_s - self._faded_s < FORGET_S:
+            return
+        keep = 0.5 ** ((now_s - self._faded_s) / FORGET_S)
+        self._cells.clear()
+        for mean in (*self._variants.values(), self._recent):
+            mean.value *= keep
+        self._faded_s = now_s

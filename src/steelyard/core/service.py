@@ -1,0 +1,451 @@
+"""One service's data plane as a state machine: facts in, commands out, no I/O.
+
+Rules:
+1. `handle` is the only mutator. Time is the largest `now_s` seen; late news are normal and change nothing
+   that has already been decided.
+2. Each request ends exactly once, in `Complete`, `Reject`, `Shed`, `Fail` or `Discard`, and is released
+   exactly once: when it has ended and no batch in flight reads its tensors.
+3. A batch's outputs are released once, when no open request needs them. While they are needed their replica
+   is not stopped; if it is lost all the same, what it had finished of open requests runs again.
+4. When a batch ends, the next one is dispatched before its answers are given: the worker need not wait for
+them.
+5. A request whose batch was lost with its worker, or failed together with others, runs alone from then on. So
+   a request that kills workers takes no others with it, and one that makes the model raise fails alone.
+
+The rules of a stage (who is admitted, what is shed, when a batch leaves) are in `dispatch` and below it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from steelyard.core import invariants
+from steelyard.core.assembly import Assembly, Shedding
+from steelyard.core.commands import (
+    Command,
+    Complete,
+    Discard,
+    Fail,
+    FailReason,
+    Reject,
+    Release,
+    ReleaseOutputs,
+    ReportWindow,
+    RunBatch,
+    ServiceDrained,
+    Shed,
+    ShedReason,
+    StopReplica,
+    WakeAt,
+)
+from steelyard.core.dispatch import Dispatcher
+from steelyard.core.errors import SpecError
+from steelyard.core.events import (
+    BatchCompleted,
+    BatchFailed,
+    CapacityChanged,
+    PlanPublished,
+    ReplicaDraining,
+    ReplicaGone,
+    ReplicaReady,
+    ReplicaResized,
+    ReplicaStarted,
+    RequestArrived,
+    RequestCancelled,
+    ServiceDraining,
+    ServiceEvent,
+    VariantLoaded,
+    VariantUnloaded,
+    WindowClosed,
+    Woken,
+)
+from steelyard.core.lifecycle import Replica
+from steelyard.core.plan import ServicePlan
+from steelyard.core.stage import StageState
+from steelyard.core.tally import Counts, Tally
+from steelyard.core.types import RequestId, Service, ServiceTimes
+from steelyard.core.work import Batch, OpenRequest, Part, Piece
+
+NEVER = float("inf")
+
+
+class ServiceMachine:
+    """Admits, queues, batches, routes, retries and answers one service's requests.
+
+    Args:
+        service: what it promises and consists of.
+        service_times: by stage name.
+        plan: the first rules; without one, each stage works by `stage.default_plan`.
+
+    Raises:
+        SpecError: the service has several stages, or a stage has no service times.
+    """
+
+    def __init__(
+        self, service: Service, service_times: Mapping[str, ServiceTimes], plan: ServicePlan | None = None
+    ) -> None:
+        if len(service.stages) != 1:
+            names = ", ".join(stage.name for stage in service.stages) or "none"
+            raise SpecError(f"service {service.name}: want one stage, got {len(service.stages)} ({names})")
+        stage = service.stages[0]
+        if stage.name not in service_times:
+            raise SpecError(f"service {service.name}: stage {stage.name} has no service times")
+        self.service = service
+        self.tally = Tally()
+        self.stage = StageState(
+            stage,
+            service_times[stage.name],
+            plan.stages.get(stage.name) if plan else None,
+            queue_rows_max=service.queue_rows_max,
+        )
+        self._dispatcher = Dispatcher(self.stage)
+        self._open: dict[RequestId, OpenRequest] = {}
+        self._now_s = float("-inf")
+        self._wake_s = NEVER
+        self._batch_count = 0
+        self._is_draining = False
+        self._is_drained = False
+        self._commands: list[Command] = []
+        self._reactions: dict[type, Callable[[Any], None]] = {
+            RequestArrived: self._on_arrived,
+            RequestCancelled: self._on_cancelled,
+            BatchCompleted: self._on_batch_completed,
+            BatchFailed: self._on_batch_failed,
+            ReplicaStarted: self._on_replica_started,
+            ReplicaReady: self._on_replica_ready,
+            ReplicaResized: self._on_replica_resized,
+            ReplicaDraining: self._on_replica_draining,
+            ReplicaGone: self._on_replica_gone,
+            VariantLoaded: self._on_variant_loaded,
+            VariantUnloaded: self._on_variant_unloaded,
+            PlanPublished: self._on_plan_published,
+            CapacityChanged: self._on_capacity_changed,
+            WindowClosed: self._on_window_closed,
+            Woken: self._on_woken,
+            ServiceDraining: self._on_draining,
+        }
+
+    def handle(self, event: ServiceEvent, *, now_s: float) -> list[Command]:
+        """Take in one fact; returns what is to be done, in order."""
+        if now_s > self._now_s:
+            self._now_s = now_s
+        self.tally.begin(now_s=self._now_s)
+        commands: list[Command] = []
+        self._commands = commands
+        self._reactions[type(event)](event)
+        if self._is_draining and not self._is_drained and not self._open:
+            self._is_drained = True
+            commands.append(ServiceDrained())
+        wake_s = self._dispatcher.wake_s
+        if wake_s < self._wake_s:
+            self._wake_s = wake_s
+            commands.append(WakeAt(wake_s))
+        return commands
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether each stage has a ready replica."""
+        return self.stage.pool.has_ready
+
+    @property
+    def open_requests(self) -> int:
+        """Requests that have arrived and not ended."""
+        return len(self._open)
+
+    @property
+    def counts(self) -> Counts:
+        """The accounting of the whole run."""
+        return self.tally.total
+
+    def validate(self) -> None:
+        """Assert the laws that hold between the collections; O(everything), for tests and debugging.
+
+        Raises:
+            AssertionError: one does not hold; its text names the law.
+        """
+        invariants.check(self.stage, self._open, self.tally.total)
+
+    # Requests.
+
+    def _on_arrived(self, event: RequestArrived) -> None:
+        request = event.request
+        assert request.id not in self._open, f"request {request.id} arrived twice"
+        self.tally.requests += 1
+        self.tally.rows += request.rows
+        due_s = request.deadline_s - self.service.reply_s
+        if self._is_draining:
+            self._reject(Reject(request.id, "draining", None))
+            return
+        refusal = self._dispatcher.refusal(request, due_s, now_s=self._now_s)
+        if refusal is not None:
+            self._reject(Reject(request.id, refusal.reason, refusal.retry_after_s))
+            return
+        opened = self._open[request.id] = OpenRequest(request, due_s=due_s)
+        self.stage.open(opened)
+        self._dispatch()
+
+    def _reject(self, command: Reject) -> None:
+        self.tally.rejected += 1
+        self._commands.append(command)
+        self._commands.append(Release(command.request_id))
+
+    def _on_cancelled(self, event: RequestCancelled) -> None:
+        opened = self._open.get(event.request_id)
+        if opened is not None:
+            self.tally.cancelled += 1
+            self._end(opened, Discard(event.request_id))
+            self._dispatch()
+
+    def _end(self, opened: OpenRequest, command: Complete | Shed | Fail | Discard) -> None:
+        """Announce a request's end, give up what is left of it, and free what nobody needs any more."""
+        opened.is_ended = True
+        del self._open[opened.request.id]
+        self._commands.append(command)
+        for piece in opened.pieces:
+            if piece.is_queued:
+                self.stage.queue.remove(piece)
+        opened.pieces.clear()
+        done, opened.done = opened.done, []
+        for part in done:
+            part.batch.holders -= 1
+            self._release_outputs(part.batch)
+        if opened.readers == 0:
+            self._commands.append(Release(opened.request.id))
+
+    def _shed(self, opened: OpenRequest, reason: ShedReason) -> None:
+        if not opened.is_ended:
+            self.tally.shed += 1
+            self._end(opened, Shed(opened.request.id, reason))
+
+    def _fail(self, opened: OpenRequest, reason: FailReason, message: str) -> None:
+        self.tally.failed += 1
+        self._end(opened, Fail(opened.request.id, reason, message))
+
+    def _stop_reading(self, opened: OpenRequest) -> None:
+        """A batch in flight reads the request no more."""
+        opened.readers -= 1
+        if opened.is_ended and opened.readers == 0:
+            self._commands.append(Release(opened.request.id))
+
+    # Batches.
+
+    def _dispatch(self) -> None:
+        """Do all that the stage wants done now."""
+        while True:
+            step = self._dispatcher.step(now_s=self._now_s)
+            if step is None:
+                return
+            if isinstance(step, Shedding):
+                for piece in step.pieces:
+                    self._shed(piece.open, step.reason)
+            else:
+                self._run(step)
+
+    def _run(self, assembly: Assembly) -> None:
+        self._batch_count += 1
+        batch = self._dispatcher.launch(assembly, self._batch_count, now_s=self._now_s)
+        self._commands.append(
+            RunBatch(
+                batch.batch_id,
+                batch.replica_id,
+                self.stage.name,
+                batch.variant,
+                batch.rows,
+                tuple([piece.slice() for piece in batch.pieces]),
+                assembly.service_s,
+            )
+        )
+
+    def _on_batch_completed(self, event: BatchCompleted) -> None:
+        batch = self.stage.batches.pop(event.batch_id, None)
+        if batch is None:
+            return  # its replica was lost before the news came
+        replica = self.stage.pool.get(batch.replica_id)
+        assert replica is not None, f"batch {batch.batch_id} is in flight on no replica"
+        service_s = event.finished_s - event.started_s
+        self.tally.add_batch(self.stage.name, batch, service_s)
+        if not batch.is_resized:
+            self.stage.estimator.observe(
+                batch.variant, batch.bucket, batch.rows, batch.cores, service_s, now_s=self._now_s
+            )
+        batch.outputs = event.outputs
+        replica.kept[batch.batch_id] = batch
+        self.stage.pool.free(replica)
+        self._dispatch()
+        offset = 0
+        for piece in batch.pieces:
+            self._finish(piece, batch, offset, event)
+            offset += piece.rows
+        self._release_outputs(batch)
+
+    def _finish(self, piece: Piece, batch: Batch, offset: int, event: BatchCompleted) -> None:
+        """One piece of a batch is done; if it was the last of its request, answer."""
+        opened = piece.open
+        if not opened.is_ended:
+            opened.pieces.remove(piece)
+            opened.done.append(Part(batch, offset, piece.row_start, piece.rows))
+            batch.holders += 1
+            if not opened.pieces:
+                opened.readers -= 1
+                self._complete(opened, batch, event)
+                return
+        self._stop_reading(opened)
+
+    def _complete(self, opened: OpenRequest, batch: Batch, event: BatchCompleted) -> None:
+        is_late = self._now_s > opened.due_s
+        self.tally.completed += 1
+        self.tally.late += is_late
+        command = Complete(
+            opened.request.id,
+            batch.variant,
+            max(event.started_s - opened.request.arrived_s, 0.0),
+            event.finished_s - event.started_s,
+            is_late,
+            opened.parts(),
+        )
+        self._end(opened, command)
+
+    def _release_outputs(self, batch: Batch) -> None:
+        """Free a batch's outputs if nobody needs them, and let its replica go if it was waiting for that."""
+        replica = self.stage.pool.get(batch.replica_id)
+        if replica is None or batch.holders > 0 or batch.batch_id not in replica.kept:
+            return
+        del replica.kept[batch.batch_id]
+        self._commands.append(ReleaseOutputs(batch.replica_id, batch.batch_id))
+        self._stop_if_done(replica)
+
+    def _on_batch_failed(self, event: BatchFailed) -> None:
+        batch = self.stage.batches.pop(event.batch_id, None)
+        if batch is None:
+            return
+        replica = self.stage.pool.get(batch.replica_id)
+        assert replica is not None, f"batch {batch.batch_id} is in flight on no replica"
+        is_shared = any(piece.open is not batch.pieces[0].open for piece in batch.pieces)
+        for piece in batch.pieces:
+            opened = piece.open
+            opened.readers -= 1
+            if opened.is_ended:
+                if opened.readers == 0:
+                    self._commands.append(Release(opened.request.id))
+            elif is_shared:
+                self._retry(piece)
+            else:
+                self._fail(opened, "model_error", event.message)
+        self.stage.pool.free(replica)
+        self._stop_if_done(replica)
+        self._dispatch()
+
+    def _retry(self, piece: Piece) -> None:
+        """Let a piece whose batch ended badly wait again, for a batch of its own."""
+        piece.isolate()
+        self.stage.enqueue(piece)
+
+    # Replicas.
+
+    def _on_replica_started(self, event: ReplicaStarted) -> None:
+        self.stage.pool.start(event)
+        self._dispatch()
+
+    def _on_replica_ready(self, event: ReplicaReady) -> None:
+        self.stage.pool.ready(event)
+        self._dispatch()
+
+    def _on_replica_resized(self, event: ReplicaResized) -> None:
+        self.stage.pool.resize(event)
+        self._dispatch()
+
+    def _on_variant_loaded(self, event: VariantLoaded) -> None:
+        self.stage.pool.load(event)
+        self._dispatch()
+
+    def _on_variant_unloaded(self, event: VariantUnloaded) -> None:
+        self.stage.pool.unload(event)
+        self._dispatch()
+
+    def _on_replica_draining(self, event: ReplicaDraining) -> None:
+        replica = self.stage.pool.drain(event)
+        if replica is not None:
+            self._stop_if_done(replica)
+            self._dispatch()
+
+    def _stop_if_done(self, replica: Replica) -> None:
+        if (
+            replica.state == "draining"
+            and replica.batch is None
+            and not replica.kept
+            and not replica.is_stopping
+        ):
+            replica.is_stopping = True
+            self._commands.append(StopReplica(replica.id))
+
+    def _on_replica_gone(self, event: ReplicaGone) -> None:
+        replica = self.stage.pool.forget(event.replica_id)
+        if replica is None:
+            return
+        lost: list[OpenRequest] = []
+        if replica.batch is not None:
+            del self.stage.batches[replica.batch.batch_id]
+            for piece in replica.batch.pieces:
+                self._stop_reading(piece.open)
+                if not piece.open.is_ended:
+                    lost.append(piece.open)
+                    self._retry(piece)
+        for batch in replica.kept.values():
+            lost.extend(self._lose_outputs(batch))
+        for opened in dict.fromkeys(lost):
+            self._try_again(opened, event.reason)
+        self._dispatch()
+
+    def _lose_outputs(self, batch: Batch) -> list[OpenRequest]:
+        """Let what a lost replica had finished of open requests wait again; returns those requests."""
+        lost = []
+        for piece in batch.pieces:
+            parts = [
+                part for part in piece.open.done if part.batch is batch and part.row_start == piece.row_start
+            ]
+            for part in parts:
+                piece.open.done.remove(part)
+                piece.open.pieces.append(piece)
+                self.stage.enqueue(piece)
+                lost.append(piece.open)
+        return lost
+
+    def _try_again(self, opened: OpenRequest, reason: str) -> None:
+        """Count a retry after a worker was lost, or fail the request if it has no retry or no time left."""
+        has_time = all(
+            self._now_s <= self.stage.latest_start_s(piece) for piece in opened.pieces if piece.is_queued
+        )
+        if opened.retries < self.service.retries_max and has_time:
+            opened.retries += 1
+            return
+        why = "no time for another try" if not has_time else f"tried {opened.retries + 1} times"
+        self._fail(opened, "worker_lost", f"worker lost ({reason or 'no reason known'}); {why}")
+
+    # The rest.
+
+    def _on_plan_published(self, event: PlanPublished) -> None:
+        assert event.plan.service == self.service.name, (
+            f"plan of {event.plan.service} for {self.service.name}"
+        )
+        plan = event.plan.stages.get(self.stage.name)
+        if plan is not None:
+            self._dispatcher.publish(plan)
+            self._dispatch()
+
+    def _on_capacity_changed(self, event: CapacityChanged) -> None:
+        self._dispatcher.grant(event.cores_grantable)
+        self._dispatch()
+
+    def _on_window_closed(self, event: WindowClosed) -> None:
+        del event
+        window = self.tally.close(self.service.name, (self.stage,), now_s=self._now_s)
+        self._commands.append(ReportWindow(window))
+
+    def _on_woken(self, event: Woken) -> None:
+        del event
+        self._wake_s = NEVER
+        self._dispatch()
+
+    def _on_draining(self, event: ServiceDraining) -> None:
+        del event
+        self._is_draining = self.stage.is_draining = True
+        self._dispatch()

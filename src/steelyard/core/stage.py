@@ -1,0 +1,111 @@
+"""The state of one stage that its rules look at: the queue, the replicas, what they can do, and the plan."""
+
+from collections.abc import Iterable
+
+from steelyard.core.capacity import Capacity
+from steelyard.core.estimate import Estimator
+from steelyard.core.lifecycle import ReplicaPool
+from steelyard.core.mix import VariantMix
+from steelyard.core.plan import StagePlan, VariantShare
+from steelyard.core.queue import StageQueue
+from steelyard.core.types import Request, ServiceTimes, Stage
+from steelyard.core.work import Batch, OpenRequest, Piece
+
+
+def default_plan(stage: Stage) -> StagePlan:
+    """What holds until a plan is published: the first variant, within its own limits, by the shared rules."""
+    first = stage.variants[0]
+    return StagePlan((), (VariantShare(first.name, 1.0),), batch_rows_max=first.batch_rows_max)
+
+
+class StageState:
+    """Mutable state of one stage.
+
+    Attributes:
+        plan: its rules and limits; replicas come and go by their own events.
+        batches: in flight, by id.
+        is_draining: the service is stopping: hold nothing back any more.
+    """
+
+    def __init__(
+        self, stage: Stage, times: ServiceTimes, plan: StagePlan | None, *, queue_rows_max: int
+    ) -> None:
+        self.name = stage.name
+        self.queue_rows_max = queue_rows_max
+        self.estimator = Estimator(stage, times)
+        self.pool = ReplicaPool()
+        self.capacity = Capacity(self.pool, self.estimator)
+        self.queue = StageQueue()
+        self.batches: dict[int, Batch] = {}
+        self.is_draining = False
+        self.mix = VariantMix(())
+        self._sequence = 0
+        self._piece_rows_max = 1
+        self.adopt(plan or default_plan(stage))
+
+    def adopt(self, plan: StagePlan) -> None:
+        """Work by another plan; what waits is queued again by its order and limits."""
+        self.plan = plan
+        if plan.mix != self.mix.shares:
+            self.mix = VariantMix(plan.mix)
+        limits = (self.estimator.rows_max(share.variant, plan.batch_rows_max) for share in plan.mix)
+        self._piece_rows_max = min(limits, default=plan.batch_rows_max)
+        self.capacity.adopt(self.mix, plan.batch_rows_max)
+        waiting = list(self.queue)
+        self.queue = StageQueue(plan.rules.order)
+        for piece in waiting:
+            self.enqueue(piece)
+
+    def open(self, request: OpenRequest) -> None:
+        """Let a whole request wait."""
+        piece = Piece(request, 0, request.request.rows, sequence=self._next_sequence())
+        request.pieces.append(piece)
+        self.enqueue(piece)
+
+    def enqueue(self, piece: Piece) -> None:
+        """Let a piece wait, cut into several if it has more rows than a batch may have."""
+        while piece.rows > self._piece_rows_max:
+            rest = Piece(
+                piece.open,
+                piece.row_start + self._piece_rows_max,
+                piece.rows - self._piece_rows_max,
+                sequence=self._next_sequence(),
+            )
+            piece.rows = self._piece_rows_max
+            if piece.alone:
+                rest.isolate()
+            piece.open.pieces.append(rest)
+            self.queue.add(piece)
+            piece = rest
+        self.queue.add(piece)
+
+    def rows_before(self, request: Request, due_s: float) -> float:
+        """Rows that wait and would be served before a new request."""
+        if not self.queue.entries:
+            return 0.0
+        return self.queue.rows_before(due_s if self.plan.rules.order == "edf" else request.arrived_s)
+
+    def rows_least(self, piece: Piece) -> int:
+        """Rows that the batch of a piece will have at least: its deadline must allow so many."""
+        waits_for_full = self.plan.rules.forming == "full" and not self.is_draining and not piece.alone
+        return self.plan.batch_rows_max if waits_for_full else piece.rows
+
+    def latest_start_s(self, piece: Piece) -> float:
+        """When a piece is lost unless it has started (`Capacity.latest_start_s`)."""
+        return self.capacity.latest_start_s(self.rows_least(piece), piece.bucket, due_s=piece.due_s)
+
+    def slack_s(self, *, now_s: float) -> float | None:
+        """Seconds that the most urgent piece can still wait; None if nothing waits, <= 0 if it is lost."""
+        if not self.queue.entries:
+            return None
+        head = self.queue.head()
+        latest_s = self.latest_start_s(head)
+        return min(head.due_s - now_s, 0.0) if latest_s == float("-inf") else latest_s - now_s
+
+    def running(self) -> Iterable[Batch]:
+        """Batches in flight, in order of their start."""
+        return self.batches.values()
+
+    def _next_sequence(self) -> int:
+        self._sequence += 1
+        return self._sequence

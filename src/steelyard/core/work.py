@@ -1,0 +1,139 @@
+"""Open work: requests that have not ended, the pieces they run as, and the batches that carry them.
+
+A request runs as one piece, or as several when it has more rows than a batch may have. Pieces wait and run
+independently; the request ends once, as a whole. These objects are the machine's own and mutable: nothing
+outside `core` sees them.
+"""
+
+from steelyard.core.commands import OutputPart, Slice
+from steelyard.core.types import Request, Tensor
+
+
+class OpenRequest:
+    """A request between its arrival and its end.
+
+    Attributes:
+        request: as it arrived.
+        due_s: when its last batch must have finished: its deadline less the time of the reply.
+        pieces: those that wait or run; a piece that is done has left the list.
+        done: finished parts of the answer, in order of completion.
+        readers: batches in flight that read its tensors, counted by piece.
+        retries: how often it was tried again because a worker was lost.
+        is_ended: whether its end was announced; batches in flight may still read it.
+    """
+
+    __slots__ = ("done", "due_s", "is_ended", "pieces", "readers", "request", "retries")
+
+    def __init__(self, request: Request, *, due_s: float) -> None:
+        self.request = request
+        self.due_s = due_s
+        self.pieces: list[Piece] = []
+        self.done: list[Part] = []
+        self.readers = 0
+        self.retries = 0
+        self.is_ended = False
+
+    def parts(self) -> tuple[OutputPart, ...]:
+        """The whole answer, in the order of the request's rows."""
+        if len(self.done) > 1:
+            self.done.sort(key=lambda part: part.row_start)
+        return tuple(OutputPart(part.batch.outputs, part.offset, part.rows) for part in self.done)
+
+
+class Piece:
+    """Rows `[row_start, row_start + rows)` of a request, which run in one batch.
+
+    Attributes:
+        open: the request it is a part of.
+        key: only pieces of equal keys share a batch. The request's batch key, made unique where `alone`.
+        due_s: the request's.
+        order_s: its place in the queue, set there.
+        sequence: breaks ties in the queue; unique among the pieces of a stage.
+        alone: it was in a batch that was lost or failed, and shares no further batch with anyone.
+        is_queued: it waits; otherwise it runs.
+    """
+
+    __slots__ = ("alone", "due_s", "is_queued", "key", "open", "order_s", "row_start", "rows", "sequence")
+
+    def __init__(self, open_request: OpenRequest, row_start: int, rows: int, *, sequence: int) -> None:
+        self.open = open_request
+        self.row_start = row_start
+        self.rows = rows
+        self.key = open_request.request.batch_key
+        self.due_s = open_request.due_s
+        self.order_s = 0.0
+        self.sequence = sequence
+        self.alone = False
+        self.is_queued = False
+
+    @property
+    def bucket(self) -> int:
+        """Shape bucket; equal batch keys have equal ones, since both come from the same dimensions."""
+        return self.open.request.bucket
+
+    def isolate(self) -> None:
+        """Share no further batch with anyone."""
+        self.alone = True
+        self.key = f"{self.open.request.batch_key}\x00{self.sequence}"
+
+    def slice(self) -> Slice:
+        """What a `RunBatch` says of it."""
+        return Slice(self.open.request.id, self.row_start, self.rows)
+
+
+class Batch:
+    """A batch in flight, or one whose outputs somebody still needs.
+
+    Attributes:
+        batch_id: unique in the machine.
+        replica_id: where it runs.
+        variant: which answers.
+        bucket: shape bucket of all its pieces.
+        rows: of all pieces together.
+        cores: of its replica when it started.
+        pieces: in the order of their rows in the batch.
+        expected_s: expected finish, absolute.
+        is_resized: the replica's cores changed while it ran, so its time tells nothing of either number.
+        outputs: what the worker answered.
+        holders: finished parts in it that belong to requests which have not ended.
+    """
+
+    __slots__ = (
+        "batch_id", "bucket", "cores", "expected_s", "holders", "is_resized", "outputs", "pieces",
+        "replica_id", "rows", "variant",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        batch_id: int,
+        replica_id: int,
+        variant: str,
+        pieces: list[Piece],
+        *,
+        rows: int,
+        cores: float,
+        expected_s: float,
+    ) -> None:
+        self.batch_id = batch_id
+        self.replica_id = replica_id
+        self.variant = variant
+        self.bucket = pieces[0].bucket
+        self.rows = rows
+        self.cores = cores
+        self.pieces = pieces
+        self.expected_s = expected_s
+        self.is_resized = False
+        self.outputs: tuple[Tensor, ...] = ()
+        self.holders = 0
+
+
+class Part:
+    """A finished piece: rows from `offset` on of its batch, from `row_start` on of its request."""
+
+    __slots__ = ("batch", "offset", "row_start", "rows")
+
+    def __init__(self, batch: Batch, offset: int, row_start: int, rows: int) -> None:
+        self.batch = batch
+        self.offset = offset
+        self.row_start = row_start
+        self.rows = rows
