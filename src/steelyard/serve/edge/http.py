@@ -172,3 +172,6 @@ def _request_name(headers: Mapping[bytes, bytes], request_id: RequestId) -> str:
     if given:
         return given[:REQUEST_NAME_CHARS_MAX].decode("latin-1")
     return f"{request_id.front_end}-{request_id.sequence}"
+
+
+__all__ = ["EdgeApp", "EdgeSettings", "OnStatus", "make_app"]

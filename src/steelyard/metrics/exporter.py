@@ -1,0 +1,185 @@
+"""Metrics of one server, kept as plain numbers and turned into Prometheus' text when it is asked for.
+
+The rule of this file: the request path only adds to integers and lists (`observe_end`, a few microseconds);
+Prometheus' own objects are made at a scrape, from the same summaries that the live view reads, so the two
+cannot disagree.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from steelyard.core.commands import Complete, Discard, Fail, Reject, Shed
+from steelyard.core.types import Request
+from steelyard.metrics import names
+from steelyard.metrics.summary import OUTCOMES, CoreSeconds, FixedHistogram, Outcome, ServiceSummary
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+REPLICA_STATES = ("starting", "ready", "parked", "draining")
+
+End = Complete | Reject | Shed | Fail | Discard
+
+
+class ServiceMetrics:
+    """Everything measured of one service.
+
+    Attributes:
+        summary: accounting and latency, read by the live view too.
+        core_seconds: reserved cores over time.
+        replicas: id -> (state, cores) of those that are not gone.
+    """
+
+    def __init__(self, slo_s: float, *, now_s: float) -> None:
+        self.slo_s = slo_s
+        self.summary = ServiceSummary()
+        self.core_seconds = CoreSeconds(now_s=now_s)
+        self.replicas: dict[int, tuple[str, float]] = {}
+        self.refused: Counter[tuple[Outcome, str]] = Counter()
+        self.answers: Counter[str] = Counter()
+        self.http: Counter[int] = Counter()
+        self.latency = FixedHistogram()
+        self.queueing = FixedHistogram()
+        self.service_time = FixedHistogram()
+
+
+class Exporter:
+    """The metrics of one server process.
+
+    Args:
+        slo_s: latency bound by service: the services there are.
+        version: of this package.
+        now_s: when counting begins, on the clock of all later calls.
+        process: also export CPU and memory of this process (`process_*`).
+    """
+
+    def __init__(
+        self, slo_s: Mapping[str, float], *, version: str, now_s: float, process: bool = True
+    ) -> None:
+        self.services = {name: ServiceMetrics(bound_s, now_s=now_s) for name, bound_s in slo_s.items()}
+        self._version = version
+        self._scraped_s = now_s
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_Scrape(self))
+        if process:
+            ProcessCollector(registry=self._registry)
+
+    def observe_end(self, service: str, request: Request, end: End, *, now_s: float) -> None:
+        """Count the end of a request."""
+        metrics = self.services[service]
+        if isinstance(end, Complete):
+            latency_s = now_s - request.arrived_s
+            metrics.summary.observe(
+                "completed", now_s=now_s, latency_s=latency_s, late=end.late, rows=request.rows
+            )
+            metrics.latency.add(latency_s)
+            metrics.queueing.add(end.queue_s)
+            metrics.service_time.add(end.service_s)
+            metrics.answers[end.variant] += 1
+            return
+        outcome = _OUTCOME_OF[type(end)]
+        metrics.summary.observe(outcome, now_s=now_s, rows=request.rows)
+        if not isinstance(end, Discard):
+            metrics.refused[outcome, end.reason] += 1
+
+    def observe_http(self, service: str, status: int) -> None:
+        """Count the status of an inference request over HTTP."""
+        self.services[service].http[status] += 1
+
+    def set_replica(self, service: str, replica_id: int, state: str, cores: float, *, now_s: float) -> None:
+        """A replica has this state and these reserved cores from now on; state `gone` ends it."""
+        metrics = self.services[service]
+        if state == "gone":
+            metrics.replicas.pop(replica_id, None)
+        else:
+            metrics.replicas[replica_id] = (state, cores)
+        self.set_cores(service, sum(held for _, held in metrics.replicas.values()), now_s=now_s)
+
+    def set_cores(self, service: str, cores: float, *, now_s: float) -> None:
+        """Cores reserved for a service from now on, where replicas are not told one by one."""
+        self.services[service].core_seconds.set(cores, now_s=now_s)
+
+    def render(self, *, now_s: float) -> bytes:
+        """The answer to a scrape, of type `CONTENT_TYPE`."""
+        self._scraped_s = now_s
+        return generate_latest(self._registry)
+
+    def families(self) -> Iterator[Family]:
+        """Every metric of `names.METRICS`, as of the last scrape."""
+        for metric in names.METRICS:
+            family = _FAMILY_OF[metric.kind](metric.name, metric.help, labels=metric.labels)
+            if metric is names.BUILD:
+                family.add_metric([self._version], 1)
+            for service, metrics in self.services.items():
+                for labels, value in _samples(metric, metrics, self._scraped_s):
+                    _add(family, [service, *labels], value)
+            yield family
+
+
+class _Scrape(Collector):
+    """What the registry asks at a scrape."""
+
+    def __init__(self, exporter: Exporter) -> None:
+        self._exporter = exporter
+
+    def collect(self) -> Iterator[Family]:
+        return self._exporter.families()
+
+
+Value = float | FixedHistogram
+_FAMILY_OF: dict[str, Any] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
+_OUTCOME_OF: dict[type[End], Outcome] = {
+    Complete: "completed",
+    Shed: "shed",
+    Reject: "rejected",
+    Fail: "failed",
+    Discard: "cancelled",
+}
+
+
+def _samples(
+    metric: names.Metric, metrics: ServiceMetrics, now_s: float
+) -> list[tuple[tuple[str, ...], Value]]:
+    """Values of one metric for one service, by the labels after `service`."""
+    counts = metrics.summary.counts
+    states: dict[str, int] = defaultdict(int, dict.fromkeys(REPLICA_STATES, 0))
+    for state, _ in metrics.replicas.values():
+        states[state] += 1
+    table: dict[names.Metric, list[tuple[tuple[str, ...], Value]]] = {
+        names.REQUESTS: [((outcome,), getattr(counts, outcome)) for outcome in OUTCOMES],
+        names.REFUSED: [(key, value) for key, value in metrics.refused.items()],
+        names.LATE: [((), counts.late)],
+        names.VIOLATIONS: [((), counts.violations)],
+        names.ROWS: [((), counts.rows)],
+        names.ANSWERS: [((variant,), value) for variant, value in metrics.answers.items()],
+        names.LATENCY: [((), metrics.latency)],
+        names.QUEUEING: [((), metrics.queueing)],
+        names.SERVICE_TIME: [((), metrics.service_time)],
+        names.HTTP: [((str(code),), value) for code, value in metrics.http.items()],
+        names.SLO: [((), metrics.slo_s)],
+        names.REPLICAS: [((state,), value) for state, value in states.items()],
+        names.CORES: [((), metrics.core_seconds.cores)],
+        names.CORE_SECONDS: [((), metrics.core_seconds.total(now_s=now_s))],
+    }
+    return table.get(metric, [])
+
+
+def _add(family: Any, labels: list[str], value: Value) -> None:
+    if not isinstance(value, FixedHistogram):
+        family.add_metric(labels, value)
+        return
+    total = 0
+    buckets: list[tuple[str, float]] = []
+    for bound, count in zip((*map(str, value.bounds_s), "+Inf"), value.counts, strict=True):
+        total += count
+        buckets.append((bound, total))
+    family.add_metric(labels, buckets=buckets, sum_value=value.sum_s)

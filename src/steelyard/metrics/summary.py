@@ -1,0 +1,250 @@
+"""Accounting and latency quantiles of one service: the same sums live, in reports and in simulations.
+
+Rules of this file:
+- Accounting is exact: `requests = completed + shed + rejected + failed + cancelled`, late requests are part
+  of the completed ones, `violations = late + shed + rejected + failed`, and the violation ratio is over
+  requests that were not cancelled (docs/glossary.md).
+- Quantiles come from counts in logarithmic buckets (a plain form of HdrHistogram), so memory is bounded and
+  sums of histograms are histograms. A quantile is at most `RESOLUTION` too high and never too low; the
+  maximum is exact.
+"""
+
+import math
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from steelyard.core.types import Frozen
+from steelyard.metrics.names import BUCKETS_S
+
+Outcome = Literal["completed", "shed", "rejected", "failed", "cancelled"]
+OUTCOMES: tuple[Outcome, ...] = ("completed", "shed", "rejected", "failed", "cancelled")
+
+RESOLUTION = 0.01
+SHORTEST_S, LONGEST_S = 1e-5, 1e4
+_STEP = math.log1p(RESOLUTION)
+_BUCKETS = math.ceil(math.log(LONGEST_S / SHORTEST_S) / _STEP) + 1
+
+
+class Counts:
+    """Ends of requests by outcome."""
+
+    __slots__ = ("cancelled", "completed", "failed", "late", "rejected", "rows", "shed")
+
+    def __init__(self) -> None:
+        self.completed = self.shed = self.rejected = self.failed = self.cancelled = 0
+        self.late = 0
+        self.rows = 0
+
+    def add(self, outcome: Outcome, *, late: bool = False, rows: int = 1) -> None:
+        """Count one end."""
+        assert not late or outcome == "completed"
+        setattr(self, outcome, getattr(self, outcome) + 1)
+        self.late += late
+        self.rows += rows
+
+    @property
+    def requests(self) -> int:
+        """All that ended."""
+        return self.completed + self.shed + self.rejected + self.failed + self.cancelled
+
+    @property
+    def violations(self) -> int:
+        """Requests that did not get what the SLO promises."""
+        return self.late + self.shed + self.rejected + self.failed
+
+    @property
+    def violation_ratio(self) -> float:
+        """Violations over requests that were not cancelled; 0 without any."""
+        counted = self.requests - self.cancelled
+        return self.violations / counted if counted else 0.0
+
+    def as_dict(self) -> dict[str, int]:
+        """The words of the accounting, for reports."""
+        names = ("requests", "completed", "late", "shed", "rejected", "failed", "cancelled", "violations")
+        return {name: getattr(self, name) for name in names}
+
+
+class LatencyHistogram:
+    """Latencies in logarithmic buckets from 10 us to 10,000 s; what lies outside counts in the outermost."""
+
+    __slots__ = ("bucket_counts", "count", "max_s")
+
+    def __init__(self) -> None:
+        self.bucket_counts = np.zeros(_BUCKETS, dtype=np.int64)
+        self.count = 0
+        self.max_s = 0.0
+
+    def add(self, latency_s: float) -> None:
+        """Count one latency, seconds >= 0. O(1)."""
+        self.bucket_counts[_bucket(latency_s)] += 1
+        self.count += 1
+        self.max_s = max(self.max_s, latency_s)
+
+    def merge(self, other: "LatencyHistogram") -> None:
+        """Add all of another's counts."""
+        self.bucket_counts += other.bucket_counts
+        self.count += other.count
+        self.max_s = max(self.max_s, other.max_s)
+
+    def quantile_s(self, quantile: float) -> float | None:
+        """Smallest bucket bound with at least `quantile` of the counts up to it; None without counts."""
+        if not self.count:
+            return None
+        rank = max(1, math.ceil(quantile * self.count))
+        index = int(np.searchsorted(np.cumsum(self.bucket_counts), rank))
+        return min(SHORTEST_S * math.exp(index * _STEP), self.max_s)
+
+
+def _bucket(latency_s: float) -> int:
+    """Index of the bucket with bounds (SHORTEST_S·(1+r)^(i-1), SHORTEST_S·(1+r)^i]."""
+    if latency_s <= SHORTEST_S:
+        return 0
+    return min(_BUCKETS - 1, math.ceil(math.log(latency_s / SHORTEST_S) / _STEP - 1e-9))
+
+
+class FixedHistogram:
+    """Counts below the given bounds, and the sum: what Prometheus takes."""
+
+    __slots__ = ("bounds_s", "counts", "sum_s")
+
+    def __init__(self, bounds_s: Sequence[float] = BUCKETS_S) -> None:
+        self.bounds_s = tuple(bounds_s)
+        self.counts = [0] * (len(bounds_s) + 1)
+        """Per bucket, not cumulated; the last is above all bounds."""
+        self.sum_s = 0.0
+
+    def add(self, value_s: float) -> None:
+        """Count one value, seconds."""
+        self.counts[bisect_left(self.bounds_s, value_s)] += 1
+        self.sum_s += value_s
+
+
+class View(Frozen, frozen=True):
+    """The last seconds of a service; latencies of completed requests, None where none completed."""
+
+    span_s: float
+    count: int
+    rate_rps: float
+    goodput_rps: float
+    violations: int
+    violation_ratio: float
+    p50_s: float | None
+    p90_s: float | None
+    p99_s: float | None
+    max_s: float | None
+
+
+class _Slice:
+    """What ended in one slice of the sliding window."""
+
+    __slots__ = ("counts", "index", "latency")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.counts = Counts()
+        self.latency = LatencyHistogram()
+
+
+class ServiceSummary:
+    """Everything about one service's ended requests: since the start, and over a sliding window.
+
+    The window moves by slices, so it spans between `window_s - slice_s` and `window_s` seconds. Memory: a
+    histogram of 17 KB a slice.
+
+    Args:
+        window_s: span of the sliding window.
+        slice_s: its grain.
+    """
+
+    def __init__(self, *, window_s: float = 10.0, slice_s: float = 1.0) -> None:
+        assert 0 < slice_s <= window_s
+        self.counts = Counts()
+        self.latency = LatencyHistogram()
+        self._slice_s = slice_s
+        self._slices: deque[_Slice] = deque(maxlen=round(window_s / slice_s))
+        self._started_s: float | None = None
+
+    def observe(
+        self,
+        outcome: Outcome,
+        *,
+        now_s: float,
+        latency_s: float | None = None,
+        late: bool = False,
+        rows: int = 1,
+    ) -> None:
+        """Count a request's end; `latency_s` of completed requests only. Times never go back."""
+        current = self._slice(now_s)
+        self.counts.add(outcome, late=late, rows=rows)
+        current.counts.add(outcome, late=late, rows=rows)
+        if latency_s is not None:
+            self.latency.add(latency_s)
+            current.latency.add(latency_s)
+
+    def view(self, *, now_s: float) -> View:
+        """The sliding window as it is at `now_s`."""
+        self._slice(now_s)
+        total, latency = Counts(), LatencyHistogram()
+        completed_in_time = 0
+        for piece in self._slices:
+            for outcome in OUTCOMES:
+                setattr(total, outcome, getattr(total, outcome) + getattr(piece.counts, outcome))
+            total.late += piece.counts.late
+            completed_in_time += piece.counts.completed - piece.counts.late
+            latency.merge(piece.latency)
+        assert self._started_s is not None
+        oldest_s = max(self._slices[0].index * self._slice_s, self._started_s)
+        span_s = max(now_s - oldest_s, 0.0)
+        return View(
+            span_s=span_s,
+            count=total.requests,
+            rate_rps=total.requests / span_s if span_s else 0.0,
+            goodput_rps=completed_in_time / span_s if span_s else 0.0,
+            violations=total.violations,
+            violation_ratio=total.violation_ratio,
+            p50_s=latency.quantile_s(0.5),
+            p90_s=latency.quantile_s(0.9),
+            p99_s=latency.quantile_s(0.99),
+            max_s=latency.max_s if latency.count else None,
+        )
+
+    def _slice(self, now_s: float) -> _Slice:
+        """The slice of `now_s`, opened if need be; slices that fell out of the window go."""
+        if self._started_s is None:
+            self._started_s = now_s
+        index = math.floor(now_s / self._slice_s)
+        if not self._slices or index > self._slices[-1].index:
+            self._slices.append(_Slice(index))
+            oldest = index - (self._slices.maxlen or 1)
+            while self._slices[0].index <= oldest:
+                self._slices.popleft()
+        return self._slices[-1]
+
+
+class CoreSeconds:
+    """Integral of reserved cores over time, a step function.
+
+    Args:
+        now_s: when counting begins, with no cores.
+    """
+
+    __slots__ = ("_at_s", "_sum", "cores")
+
+    def __init__(self, *, now_s: float) -> None:
+        self.cores = 0.0
+        self._sum = 0.0
+        self._at_s = now_s
+
+    def set(self, cores: float, *, now_s: float) -> None:
+        """From `now_s` on, `cores` are reserved."""
+        self._sum = self.total(now_s=now_s)
+        self._at_s = max(self._at_s, now_s)
+        self.cores = cores
+
+    def total(self, *, now_s: float) -> float:
+        """Core-seconds up to `now_s`."""
+        return self._sum + self.cores * max(0.0, now_s - self._at_s)
