@@ -87,7 +87,7 @@ def _references(service: ServiceSpec) -> Iterator[tuple[Path, str]]:
 
 
 def _check_reference(service: ServiceSpec, reference: str, source: Source, path: Path) -> None:
-    if "when" in path[4:]:
+    if path[4:] == ("when",):
         condition = _CONDITION.fullmatch(reference)
         if condition is None:
             raise source.error(path, f"want a condition such as 'crop.legible > 0.5', got {shown(reference)}")
@@ -106,7 +106,7 @@ def _check_items(spec: Spec, service: ServiceSpec, source: Source, path: Path) -
     """The means of `items` are by variants of the stage that makes them, or of a stage before it."""
     for reference, items in service.items.items():
         before, known = [tensor_of(reference)[0]], dict[str, object]()
-        for stage_name in before:
+        for stage_name in before:  # grows while it is walked
             stage = service.pipeline.get(stage_name, StageSpec(model=""))
             known.update(spec.models[stage.model].variants if stage.model else {})
             before += [name for name in _upstream(stage) if name not in before]
@@ -114,7 +114,7 @@ def _check_items(spec: Spec, service: ServiceSpec, source: Source, path: Path) -
             if variant and variant not in known:
                 at = (*path, "items", reference, "mean", variant)
                 raise source.error(
-                    at, _unknown(f"variant of {before[0]} and what it depends on", variant, known)
+                    at, _unknown(f"variant of {before[0]} or a stage before it:", variant, known)
                 )
 
 

@@ -4,7 +4,7 @@ This is the last place where a mistake in the spec can be told before anything i
 in a process of their own (`runtime.inspect`), all of them at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,16 @@ CORES_DEFAULT = 8
 """Most cores of a replica where the spec sets no bound: a session for each width costs memory."""
 
 
+Ask = Callable[[Sequence[VariantSpec]], list[Signature | str]]
+
+
 def resolve(
-    loaded: LoadedSpec, *, cores_available: int, cores: int | None = None, policy: str | None = None
+    loaded: LoadedSpec,
+    *,
+    cores_available: int,
+    cores: int | None = None,
+    policy: str | None = None,
+    ask: Ask = inspect,
 ) -> Deployment:
     """Make a deployment of a spec.
 
@@ -42,6 +50,7 @@ def resolve(
         cores_available: cores this process may use; bounds beyond them are errors.
         cores: overrides the spec's `cluster.cores`.
         policy: overrides the spec's `policy`: a policy's or a configuration's name.
+        ask: says what models take and give, or why they do not load.
 
     Raises:
         SpecError: one line that names file, line and key.
@@ -50,7 +59,7 @@ def resolve(
     _check_cluster(loaded, cores_available)
     cores = cores or spec.cluster.cores
     entries = {name: _only_stage(loaded, name, service) for name, service in spec.services.items()}
-    members = _inspect(loaded, entries, cores_max=min(cores or cores_available, CORES_DEFAULT))
+    members = _members(loaded, entries, ask, cores_max=min(cores or cores_available, CORES_DEFAULT))
     services: dict[str, DeployedService] = {}
     for name, service in spec.services.items():
         if service.cores.min > (cores or cores_available):
@@ -127,8 +136,8 @@ def _only_stage(loaded: LoadedSpec, name: str, service: ServiceSpec) -> tuple[st
     return stage_name, stage
 
 
-def _inspect(
-    loaded: LoadedSpec, stages: Mapping[str, tuple[str, StageSpec]], *, cores_max: int
+def _members(
+    loaded: LoadedSpec, stages: Mapping[str, tuple[str, StageSpec]], ask: Ask, *, cores_max: int
 ) -> dict[str, Members]:
     """Each service's variants with what their models say, every model loaded once."""
     variants = {name: _variants(loaded, name, *stage) for name, stage in stages.items()}
@@ -136,7 +145,7 @@ def _inspect(
     for found in variants.values():
         for path, variant_name, entry in found:
             specs[path] = _variant_spec(loaded, path, variant_name, entry, cores_max)
-    answers = dict(zip(specs, inspect(list(specs.values())), strict=True))
+    answers = dict(zip(specs, ask(list(specs.values())), strict=True))
     members: dict[str, Members] = {}
     for name, found in variants.items():
         members[name] = []

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from steelyard.config.problems import unknown_key, unwanted
-from steelyard.config.units import duration_or_zero_s, duration_s, size_bytes
+from steelyard.config.units import duration_or_zero_s, duration_s, shown, size_bytes
 
 Duration = Annotated[float, BeforeValidator(duration_s)]
 DurationOrZero = Annotated[float, BeforeValidator(duration_or_zero_s)]
@@ -67,6 +67,8 @@ class NodeSpec(SpecModel):
 
 
 def _cores_or_auto(value: object) -> object:
+    if isinstance(value, str) and value != "auto":
+        raise unwanted(f"want auto or a whole number, got {shown(value)}")
     return None if value == "auto" else value
 
 

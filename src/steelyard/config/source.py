@@ -46,10 +46,10 @@ def parse(text: str, label: str) -> Source:
     Raises:
         SpecError: the text is not YAML, holds a key twice, a key that is not text, or nests too deeply.
     """
-    loader = yaml.SafeLoader(text)
+    lines: dict[Path, int] = {}
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
-        lines: dict[Path, int] = {}
         if node is not None:
             _note_lines(node, (), lines, label)
         data = None if node is None else loader.construct_document(node)
@@ -59,8 +59,8 @@ def parse(text: str, label: str) -> Source:
         raise SpecError(f"{where}: not valid YAML: {error.problem or error.context}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise SpecError(f"{label}: not valid YAML: {' '.join(str(error).split())}") from None
-    finally:
-        loader.dispose()
+    except RecursionError:  # the composer recurses before there is a node whose depth could be judged
+        raise SpecError(f"{label}: nested more than {DEPTH_MAX} levels deep") from None
     return Source(label, data, lines)
 
 
@@ -82,8 +82,9 @@ def nearest(word: object, known: Sequence[str]) -> str:
 
     For example "; did you mean latency? (known: latency, quantile)".
     """
-    close = get_close_matches(str(word), known, n=1, cutoff=0.5)
-    guess = f"; did you mean {close[0]}?" if close else ""
+    by_folded = {name.casefold(): name for name in known}
+    close = get_close_matches(str(word).casefold(), by_folded, n=1, cutoff=0.5)
+    guess = f"; did you mean {by_folded[close[0]]}?" if close else ""
     others = f" (known: {', '.join(known)})" if known and not (close and len(known) > LISTED_MAX) else ""
     return guess + others
 

@@ -1,0 +1,339 @@
+"""From a spec to a deployment; models are stood in for by their signatures, except in the slow tests."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from steelyard.config.load import LoadedSpec, read_spec, spec_for_onnx
+from steelyard.config.resolve import (
+    BATCH_ROWS_DEFAULT,
+    CORES_DEFAULT,
+    chosen_policy,
+    notices,
+    resolve,
+)
+from steelyard.core.errors import SpecError
+from steelyard.runtime.base import Signature, TensorSpec, VariantSpec
+from steelyard.serve.base import Deployment
+
+Ask = Callable[[Sequence[VariantSpec]], list[Signature | str]]
+
+X = TensorSpec("x", "FP32", (-1, 4))
+Y = TensorSpec("y", "FP32", (-1, 2))
+PLAIN = Signature((X,), (Y,), batchable=True)
+
+
+def answering(*answers: Signature | str) -> Ask:
+    """A stand-in for asking models: the given answers, one a variant, the last for all further ones."""
+
+    def ask(specs: Sequence[VariantSpec]) -> list[Signature | str]:
+        return [answers[min(index, len(answers) - 1)] for index in range(len(specs))]
+
+    return ask
+
+
+def spec(variants: str, service: str = "", folder: Path = Path(), top: str = "") -> LoadedSpec:
+    text = (
+        f"models: {{m: {{variants: {variants}}}}}\n"
+        f"services: {{s: {{slo: {{latency: 50ms}}, pipeline: {{a: {{model: m}}}}{service}}}}}\n"
+        f"policy: static\n{top}"
+    )
+    return read_spec(text, "spec.yaml", folder)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("v.onnx", "w.onnx"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def resolved(loaded: LoadedSpec, *answers: Signature | str, cores_available: int = 4) -> Deployment:
+    return resolve(loaded, cores_available=cores_available, ask=answering(*(answers or (PLAIN,))))
+
+
+def refusal(loaded: LoadedSpec, *answers: Signature | str) -> str:
+    with pytest.raises(SpecError) as raised:
+        resolved(loaded, *answers)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_everything_a_server_needs_is_there(folder: Path) -> None:
+    service = ", cores: {min: 1, max: 3}, weight: 2, limits: {request_rows: 8, queue_rows: 9, retries: 0}"
+    deployment = resolved(spec("{v: {onnx: v.onnx, accuracy: 0.9, cold_start: 2s}}", service, folder))
+    deployed = deployment.services["s"]
+    promised = deployed.served.service
+    assert (promised.slo_s, promised.quantile, promised.weight) == (0.05, 0.99, 2.0)
+    assert (promised.cores_min, promised.cores_max) == (1.0, 3.0)
+    assert (promised.request_rows_max, promised.queue_rows_max, promised.retries_max) == (8, 9, 0)
+    (variant,) = promised.stages[0].variants
+    assert (variant.name, variant.accuracy, variant.cold_start_s) == ("v", 0.9, 2.0)
+    (made,) = deployed.stages["a"].specs
+    assert (made.kind, made.target) == ("onnx", str((folder / "v.onnx").resolve()))
+    assert (deployment.policy, deployment.cores, deployment.source) == ("static", None, "spec.yaml")
+    assert deployed.served.signature == PLAIN
+
+
+def test_bounds_default_to_what_the_machine_has(folder: Path) -> None:
+    loaded = spec("{v: {onnx: v.onnx}}", folder=folder)
+    for available, cores_max in ((2, 2), (64, CORES_DEFAULT)):
+        (variant,) = (
+            resolved(loaded, cores_available=available).services["s"].served.service.stages[0].variants
+        )
+        assert (variant.batch_rows_max, variant.cores_max) == (BATCH_ROWS_DEFAULT, cores_max)
+
+
+def test_a_model_without_a_dynamic_leading_axis_runs_one_row(folder: Path) -> None:
+    fixed = Signature((TensorSpec("x", "FP32", (1, 4)),), (TensorSpec("y", "FP32", (1, 2)),), batchable=False)
+    deployment = resolved(spec("{v: {onnx: v.onnx}}", folder=folder), fixed)
+    assert deployment.services["s"].served.service.stages[0].variants[0].batch_rows_max == 1
+    assert refusal(spec("{v: {onnx: v.onnx, batch_max: 4}}", folder=folder), fixed) == (
+        "spec.yaml:1: models.m.variants.v.batch_max: want 1: the model has no dynamic leading axis, got 4"
+    )
+
+
+def test_a_model_that_does_not_load_is_named(folder: Path) -> None:
+    loaded = spec("{v: {onnx: v.onnx}, w: {onnx: w.onnx}}", folder=folder)
+    assert refusal(loaded, PLAIN, "w.onnx: not an ONNX model") == (
+        "spec.yaml:1: models.m.variants.w: w.onnx: not an ONNX model"
+    )
+
+
+def test_a_missing_file_is_named(folder: Path) -> None:
+    message = refusal(spec("{v: {onnx: gone.onnx}}", folder=folder))
+    assert message == f"spec.yaml:1: models.m.variants.v.onnx: no such file: {folder}/gone.onnx"
+
+
+def test_variants_of_a_stage_agree(folder: Path) -> None:
+    loaded = spec("{v: {onnx: v.onnx}, w: {onnx: w.onnx}}", folder=folder)
+    other_name = Signature((TensorSpec("z", "FP32", (-1, 4)),), (Y,), batchable=True)
+    assert refusal(loaded, PLAIN, other_name) == (
+        "spec.yaml:1: models.m.variants.w: inputs are z, those of variant v are x"
+    )
+    other_dtype = Signature((X,), (TensorSpec("y", "FP16", (-1, 2)),), batchable=True)
+    assert refusal(loaded, PLAIN, other_dtype) == (
+        "spec.yaml:1: models.m.variants.w: output y is FP16 [-1, 2], that of variant v is FP32 [-1, 2]"
+    )
+    other_rank = Signature((TensorSpec("x", "FP32", (-1, 2, 2)),), (Y,), batchable=True)
+    assert "input x is FP32 [-1, 2, 2], that of variant v is FP32 [-1, 4]" in refusal(
+        loaded, PLAIN, other_rank
+    )
+
+
+def test_a_dimension_on_which_variants_differ_is_dynamic(folder: Path) -> None:
+    wider = Signature((X,), (TensorSpec("y", "FP32", (-1, 3)),), batchable=False)
+    loaded = spec("{v: {onnx: v.onnx}, w: {onnx: w.onnx, example: {x: {shape: [1, 4]}}}}", folder=folder)
+    signature = resolved(loaded, PLAIN, wider).services["s"].served.signature
+    assert signature.outputs == (TensorSpec("y", "FP32", (-1, -1)),)
+    assert not signature.batchable
+
+
+def test_dynamic_dimensions_need_an_example(folder: Path) -> None:
+    dynamic = Signature((TensorSpec("x", "FP32", (-1, 3, -1)),), (Y,), batchable=True)
+    assert "input x has dynamic dimensions" in refusal(spec("{v: {onnx: v.onnx}}", folder=folder), dynamic)
+    fitting = spec("{v: {onnx: v.onnx, example: {x: {shape: [3, 320]}}}}", folder=folder)
+    assert resolved(fitting, dynamic).services["s"].stages["a"].specs[0].example == {"x": (3, 320)}
+    wrong = spec("{v: {onnx: v.onnx, example: {x: {shape: [4, 320]}}}}", folder=folder)
+    assert "example of input x has shape [4, 320]" in refusal(wrong, dynamic)
+    unknown = spec("{v: {onnx: v.onnx, example: {xx: {shape: [3, 320]}}}}", folder=folder)
+    assert "example.xx: not an input of the model; did you mean x?" in refusal(unknown, dynamic)
+
+
+def test_buckets_belong_to_an_input_and_are_shared(folder: Path) -> None:
+    one = spec("{v: {onnx: v.onnx, buckets: {x: {dim: 1, sizes: [2, 4]}}}}", folder=folder)
+    assert resolved(one).services["s"].served.buckets == {"x": (1, (2, 4))}
+    missing = spec("{v: {onnx: v.onnx, buckets: {q: {dim: 1, sizes: [2]}}}}", folder=folder)
+    assert "buckets.q: not an input of the model (known: x)" in refusal(missing)
+    deep = spec("{v: {onnx: v.onnx, buckets: {x: {dim: 2, sizes: [2]}}}}", folder=folder)
+    assert "buckets.x.dim: want less than 2, got 2" in refusal(deep)
+    different = spec(
+        "{v: {onnx: v.onnx, buckets: {x: {dim: 1, sizes: [2]}}}, "
+        "w: {onnx: w.onnx, buckets: {x: {dim: 1, sizes: [3]}}}}",
+        folder=folder,
+    )
+    assert "the variants of a model share their buckets" in refusal(different)
+
+
+def test_declared_inputs_narrow_the_models(folder: Path) -> None:
+    service = ", inputs: {x: {dtype: FP32, shape: [-1, 4]}}"
+    assert resolved(spec("{v: {onnx: v.onnx}}", service, folder)).services["s"].served.signature.inputs == (
+        X,
+    )
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ("{x: {dtype: FP64, shape: [-1, 4]}}", "inputs.x.dtype: want FP32 as the model has, got FP64"),
+        (
+            "{x: {dtype: FP32, shape: [-1, 5]}}",
+            "inputs.x.shape: want a shape that fits the model's [-1, 4], got [-1, 5]",
+        ),
+        (
+            "{x: {dtype: FP32, shape: [4]}}",
+            "inputs.x.shape: want a shape that fits the model's [-1, 4], got [4]",
+        ),
+        ("{q: {dtype: FP32, shape: [4]}}", "inputs.q: not an input of the model (known: x)"),
+    ],
+)
+def test_declared_inputs_that_are_not_the_models_are_refused(folder: Path, inputs: str, message: str) -> None:
+    assert message in refusal(spec("{v: {onnx: v.onnx}}", f", inputs: {inputs}", folder))
+
+
+def test_every_input_is_declared_or_none(folder: Path) -> None:
+    two = Signature((X, TensorSpec("mask", "BOOL", (-1, 4))), (Y,), batchable=True)
+    service = ", inputs: {x: {dtype: FP32, shape: [-1, 4]}}"
+    assert "inputs: the model also takes mask" in refusal(spec("{v: {onnx: v.onnx}}", service, folder), two)
+
+
+def test_a_class_that_does_not_say_what_it_takes_is_described_by_the_spec(folder: Path) -> None:
+    silent = Signature((), (), batchable=True, platform="python")
+    variants = "{v: {python: 'a:B'}}"
+    assert "give inputs: {name: {dtype, shape}}" in refusal(spec(variants, folder=folder), silent)
+    service = ", inputs: {x: {dtype: FP32, shape: [-1, 4]}}"
+    assert resolved(spec(variants, service, folder), silent).services["s"].served.signature.inputs == (X,)
+
+
+def test_python_targets_are_modules_or_files_beside_the_spec(folder: Path) -> None:
+    (folder / "glue.py").touch()
+    targets = {
+        "a.b:C": "a.b:C",
+        "glue.py:C": f"{(folder / 'glue.py').resolve()}:C",
+    }
+    for written, target in targets.items():
+        deployment = resolved(spec(f"{{v: {{python: '{written}'}}}}", folder=folder))
+        assert deployment.services["s"].stages["a"].specs[0].target == target
+    assert "python: no such file" in refusal(spec("{v: {python: 'gone.py:C'}}", folder=folder))
+    assert "want module:Class or file.py:Class, got a.b" in refusal(spec("{v: {python: a.b}}", folder=folder))
+
+
+def test_glue_alone_is_a_service_of_one_variant(folder: Path) -> None:
+    text = "services: {s: {slo: {latency: 1s}, pipeline: {a: {python: 'a:f'}}}}\npolicy: static\n"
+    deployment = resolved(read_spec(text, "spec.yaml", folder))
+    stage = deployment.services["s"].stages["a"]
+    assert (stage.model, [made.kind for made in stage.specs]) == ("a", ["python"])
+
+
+def test_a_sleeping_variant_sleeps_what_it_declares(folder: Path) -> None:
+    loaded = spec("{v: {runtime: sleep, latency: {alpha_ms: 3, zeta_ms: 1}}}", folder=folder)
+    stage = resolved(loaded).services["s"].stages["a"]
+    assert stage.specs[0].options == {"alpha_ms": 3.0, "beta_ms": 0.0, "gamma_ms": 0.0, "zeta_ms": 1.0}
+    assert stage.declared["v"].coefficients_ms == (3.0, 0.0, 0.0, 1.0)
+
+
+def test_a_variant_that_only_declares_its_latency_cannot_be_served(folder: Path) -> None:
+    assert "it can be planned, not served" in refusal(spec("{v: {latency: {alpha_ms: 3}}}", folder=folder))
+
+
+def test_an_unknown_runtime_names_the_nearest(folder: Path) -> None:
+    message = refusal(spec("{v: {runtime: onxx, target: v.onnx}}", folder=folder))
+    assert message.startswith(
+        "spec.yaml:1: models.m.variants.v.runtime: unknown runtime onxx; did you mean onnx?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("service", "message"),
+    [
+        (
+            "pipeline: {a: {model: m}, b: {model: m, after: [a]}}",
+            "serve runs pipelines of one stage so far, this one has 2",
+        ),
+        (
+            "pipeline: {a: {model: m, when: 'request.x > 1'}}",
+            "pipeline.a.when: needs a pipeline of more than one stage",
+        ),
+        (
+            "pipeline: {a: {model: m, inputs: {x: request.image}}}",
+            "want request.x: serve does not rename tensors so far",
+        ),
+        (
+            "pipeline: {a: {model: m}}, outputs: {z: a.y}",
+            "outputs.z: want a.z: serve does not rename tensors so far",
+        ),
+    ],
+)
+def test_what_serve_does_not_do_yet_is_refused(folder: Path, service: str, message: str) -> None:
+    models = "models: {m: {variants: {v: {onnx: v.onnx}}}}\n"
+    text = f"{models}services: {{s: {{slo: {{latency: 1s}}, {service}}}}}\n"
+    assert message in refusal(read_spec(text, "spec.yaml", folder))
+
+
+@pytest.mark.parametrize(
+    ("top", "message"),
+    [
+        ("cluster: {backend: ray}", "cluster.backend: serve runs on local so far, not on ray"),
+        ("cluster: {nodes: [{name: a, cores: 2}]}", "cluster.nodes: serve runs on this machine's cores"),
+        ("cluster: {cores: 5}", "cluster.cores: want at most the 4 cores this process may use, got 5"),
+    ],
+)
+def test_clusters_that_serve_cannot_use_are_refused(folder: Path, top: str, message: str) -> None:
+    assert message in refusal(spec("{v: {onnx: v.onnx}}", folder=folder, top=top))
+
+
+def test_a_service_cannot_have_more_cores_than_there_are(folder: Path) -> None:
+    message = refusal(spec("{v: {onnx: v.onnx}}", ", cores: {min: 5}", folder))
+    assert message == "spec.yaml:2: services.s.cores.min: want at most the 4 cores available, got 5"
+
+
+def test_a_policy_is_named_configured_or_overridden(folder: Path) -> None:
+    top = "policies: {mine: {name: static, replicas: 2, cores: 1}}"
+    loaded = spec("{v: {onnx: v.onnx}}", folder=folder, top=top)
+    assert chosen_policy(loaded.spec).name == "static"
+    mine = chosen_policy(loaded.spec, "mine")
+    assert (mine.name, mine.options) == ("static", {"replicas": 2, "cores": 1})
+    assert chosen_policy(loaded.spec, "mine+ours").name == "static+ours"
+
+
+def test_options_beside_a_configurations_name_win() -> None:
+    text = (
+        "models: {m: {variants: {v: {onnx: v.onnx}}}}\n"
+        "services: {s: {slo: {latency: 1s}, pipeline: {a: {model: m}}}}\n"
+        "policies: {mine: {name: static, replicas: 2, cores: 1}}\npolicy: {name: mine, replicas: 3}\n"
+    )
+    policy = chosen_policy(read_spec(text, "spec.yaml", Path()).spec)
+    assert (policy.name, policy.options) == ("static", {"replicas": 3, "cores": 1})
+
+
+def test_an_unknown_policy_names_the_nearest(folder: Path) -> None:
+    loaded = spec("{v: {onnx: v.onnx}}", folder=folder)
+    with pytest.raises(SpecError, match=r"^--policy: unknown policy statik; did you mean static\?"):
+        resolve(loaded, cores_available=2, policy="statik", ask=answering(PLAIN))
+
+
+def test_what_is_checked_but_not_applied_is_said(folder: Path) -> None:
+    service = (
+        ", objective: {accuracy_floor: 0.9}, classes: {gold: {latency: 20ms, weight: 4}, lead: {latency: 1s}}"
+    )
+    loaded = spec("{v: {onnx: v.onnx}}", service, folder)
+    assert notices(loaded.spec) == (
+        "services.s.objective is checked, but serve does not apply it yet",
+        "services.s.classes.gold.weight is checked, but serve does not apply it yet",
+    )
+    assert resolved(loaded).services["s"].served.classes == {"gold": 0.02, "lead": 1.0}
+
+
+@pytest.mark.slow
+def test_a_real_model_is_asked_what_it_takes(tmp_path: Path) -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 4])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "relu", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "relu.onnx")
+    loaded = spec_for_onnx(tmp_path / "relu.onnx", 0.05)
+    deployment = resolve(loaded, cores_available=2, policy="static")
+    signature = deployment.services["relu"].served.signature
+    assert signature.inputs == (TensorSpec("x", "FP32", (-1, 4)),)
+    assert signature.batchable
+
+
+@pytest.mark.slow
+def test_a_corrupt_model_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"not a model")
+    with pytest.raises(SpecError, match=r"broken\.onnx") as raised:
+        resolve(spec_for_onnx(tmp_path / "broken.onnx", 0.05), cores_available=2, policy="static")
+    assert "\n" not in str(raised.value)
