@@ -1,0 +1,246 @@
+"""A backend without processes: replicas and batches take the seconds they are told to, on any loop's clock.
+
+For tests on virtual time and for parity between drivers. It keeps the contract of `base.Backend` to the
+letter (the shared suite holds it to that), but nothing is enforced: cores only go into the service time.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+from steelyard.backend.base import BackendEvent, Sink
+from steelyard.core.commands import (
+    LoadVariant,
+    ReleaseOutputs,
+    ResizeReplica,
+    RunBatch,
+    StartReplica,
+    StopReplica,
+    UnloadVariant,
+)
+from steelyard.core.errors import SteelyardError
+from steelyard.core.events import (
+    BatchCompleted,
+    BatchFailed,
+    NodeJoined,
+    ReplicaGone,
+    ReplicaReady,
+    ReplicaResized,
+    ResizeRefused,
+    VariantLoaded,
+    VariantUnloaded,
+)
+from steelyard.core.snapshot import CoreShare
+from steelyard.core.types import Request, Tensor, TensorRef
+from steelyard.runtime.base import Array, Signature
+from steelyard.worker import messages as m
+from steelyard.worker import tensors
+from steelyard.worker.arena import Arena
+
+ServiceTime = Callable[[RunBatch, float], float]
+"""(batch, cores) -> seconds."""
+Compute = Callable[[RunBatch, Mapping[str, Array]], Mapping[str, Array]]
+"""(batch, inputs) -> outputs; a `SteelyardError` fails the batch."""
+
+_SIGNATURE = Signature((), (), batchable=True)
+
+
+class _Replica:
+    """What is known of one replica; `timers` are what it still has coming."""
+
+    def __init__(self, command: StartReplica) -> None:
+        self.command = command
+        self.shares = command.shares
+        self.is_ready = False
+        self.is_stopping = False
+        self.batch: int | None = None
+        self.timers: set[asyncio.TimerHandle] = set()
+        self.outputs: dict[int, tuple[Tensor, ...]] = {}
+
+
+class MemoryBackend:
+    """See `steelyard.backend.base.Backend`.
+
+    Args:
+        core_ids: cores this node offers.
+        sink: takes the events, on the loop.
+        service_time_s: how long a batch takes.
+        cold_start_s: seconds from `start` to ready; also what `load` takes.
+        compute: what a batch answers, from the inputs in `arena`; None answers without outputs.
+        arena: the front end's, needed by `compute`.
+        loop: its clock is the backend's.
+    """
+
+    mechanism = "none: replicas in memory"
+
+    def __init__(
+        self,
+        core_ids: Sequence[int],
+        sink: Sink,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        service_time_s: ServiceTime,
+        cold_start_s: float = 0.1,
+        compute: Compute | None = None,
+        arena: Arena | None = None,
+    ) -> None:
+        self._core_ids = tuple(core_ids)
+        self._sink = sink
+        self._loop = loop
+        self._service_time_s = service_time_s
+        self._cold_start_s = cold_start_s
+        self._compute = compute
+        self._front = arena
+        self._arena = Arena("memory", 64 << 20) if compute else None
+        self._replicas: dict[int, _Replica] = {}
+
+    def node(self) -> NodeJoined:
+        """A node that takes fractions of a core for granted."""
+        return NodeJoined("local", self._core_ids, fractional=True)
+
+    def start(self, command: StartReplica) -> None:
+        """Ready after `cold_start_s`."""
+        assert command.replica_id not in self._replicas, command
+        if not command.shares:
+            self._soon(ReplicaGone(command.replica_id, expected=False, reason="no cores"))
+            return
+        replica = self._replicas[command.replica_id] = _Replica(command)
+        self._later(replica, self._cold_start_s, self._ready, replica)
+
+    def resize(self, command: ResizeReplica) -> None:
+        """At once; one that starts is resized when it is ready."""
+        replica = self._replicas.get(command.replica_id)
+        if replica is None or replica.is_stopping:
+            self._soon(ResizeRefused(command.replica_id, (), "no such replica"))
+            return
+        replica.shares = command.shares
+        if replica.is_ready:
+            self._soon(ReplicaResized(command.replica_id, _cores(command.shares)))
+
+    def stop(self, command: StopReplica) -> None:
+        """A batch at hand is finished first; a start is cancelled."""
+        replica = self._replicas.get(command.replica_id)
+        if replica is None or replica.is_stopping:
+            return
+        replica.is_stopping = True
+        if replica.batch is None:
+            self._end(command.replica_id, expected=True, reason="")
+
+    def load(self, command: LoadVariant) -> None:
+        """Resident after `cold_start_s`."""
+        replica = self._replicas.get(command.replica_id)
+        if replica is not None:
+            event = VariantLoaded(command.replica_id, command.variant)
+            self._later(replica, self._cold_start_s, self._sink, event)
+
+    def unload(self, command: UnloadVariant) -> None:
+        """At once."""
+        if command.replica_id in self._replicas:
+            self._soon(VariantUnloaded(command.replica_id, command.variant))
+
+    def run(self, command: RunBatch, requests: Sequence[Request]) -> None:
+        """Done after `service_time_s` on the present cores; a resize counts from the next batch on."""
+        replica = self._replicas.get(command.replica_id)
+        if replica is None:
+            return  # its ReplicaGone is on the way
+        assert replica.is_ready, command
+        assert replica.batch is None, command
+        replica.batch = command.batch_id
+        duration_s = self._service_time_s(command, _cores(replica.shares))
+        started_s = self._loop.time()
+        self._later(replica, duration_s, self._finish, replica, command, tuple(requests), started_s)
+
+    def release(self, command: ReleaseOutputs) -> None:
+        """Free the outputs."""
+        replica = self._replicas.get(command.replica_id)
+        if replica is not None and self._arena is not None:
+            tensors.free(replica.outputs.pop(command.batch_id, ()), self._arena)
+
+    def read(self, ref: TensorRef) -> memoryview:
+        """The bytes of an output; only with `compute`.
+
+        Raises:
+            StaleRefError: they were released, or their replica has ended.
+        """
+        assert self._arena is not None, "this backend computes nothing"
+        return self._arena.view(ref)
+
+    async def close(self) -> None:
+        """End every replica; a batch at hand is lost."""
+        for replica_id in tuple(self._replicas):
+            self._end(replica_id, expected=True, reason="")
+        await asyncio.sleep(0)  # the ends are delivered
+        if self._arena is not None:
+            self._arena.close()
+
+    def lose(self, replica_id: int) -> None:
+        """What SIGKILL does to a worker: it is gone with its batch and its outputs."""
+        self._end(replica_id, expected=False, reason="killed by SIGKILL")
+
+    def _ready(self, replica: _Replica) -> None:
+        replica.is_ready = True
+        asked = replica.command
+        self._sink(
+            ReplicaReady(
+                asked.replica_id,
+                asked.stage,
+                asked.node,
+                _cores(asked.shares),
+                asked.variants,
+                asked.service,
+                self._cold_start_s,
+            )
+        )
+        if replica.shares != asked.shares:
+            self._sink(ReplicaResized(asked.replica_id, _cores(replica.shares)))
+
+    def _finish(
+        self, replica: _Replica, command: RunBatch, requests: tuple[Request, ...], started_s: float
+    ) -> None:
+        replica.batch = None
+        event: BackendEvent
+        try:
+            outputs = replica.outputs[command.batch_id] = self._answer(command, requests)
+            event = BatchCompleted(
+                command.batch_id, command.replica_id, started_s, self._loop.time(), outputs
+            )
+        except SteelyardError as error:
+            event = BatchFailed(command.batch_id, command.replica_id, str(error))
+        self._sink(event)
+        if replica.is_stopping:
+            self._end(command.replica_id, expected=True, reason="")
+
+    def _answer(self, command: RunBatch, requests: tuple[Request, ...]) -> tuple[Tensor, ...]:
+        if self._compute is None or self._arena is None or self._front is None:
+            return ()
+        parts = [
+            m.Part(part.row_start, part.rows, request.rows, request.tensors)
+            for part, request in zip(command.slices, requests, strict=True)
+        ]
+        inputs = tensors.Gatherer().gather(parts, self._front.view)
+        return tensors.store(self._compute(command, inputs), _SIGNATURE, self._arena)
+
+    def _end(self, replica_id: int, *, expected: bool, reason: str) -> None:
+        replica = self._replicas.pop(replica_id, None)
+        if replica is None:
+            return
+        for timer in replica.timers:
+            timer.cancel()
+        for outputs in replica.outputs.values():
+            if self._arena is not None:
+                tensors.free(outputs, self._arena)
+        self._soon(ReplicaGone(replica_id, expected, reason))
+
+    def _later(self, replica: _Replica, delay_s: float, callback: Callable[..., None], *args: object) -> None:
+        def fire() -> None:
+            replica.timers.discard(timer)
+            callback(*args)
+
+        timer = self._loop.call_later(delay_s, fire)
+        replica.timers.add(timer)
+
+    def _soon(self, event: BackendEvent) -> None:
+        self._loop.call_soon(self._sink, event)
+
+
+def _cores(shares: Sequence[CoreShare]) -> float:
+    return sum(share.fraction for share in shares)
