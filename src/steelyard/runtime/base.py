@@ -43,9 +43,9 @@ class VariantSpec(Frozen, frozen=True):
         session_options: extra ONNX Runtime config entries, by key.
         example: shape by input name, for dynamic dimensions (without the leading one), to warm up
             and to profile with.
-        eager: make the sessions of all widths before the variant counts as loaded: the profiler measures at
-            once what a server would rather build behind its first requests.
         options: the runtime's own (for `sleep`: its latency coefficients; for `python`: passed to `setup`).
+        eager: make the sessions of all widths before the variant counts as loaded: the profiler measures at
+            once what a server would rather build behind its first requests, so it waits in `set_cores`.
     """
 
     name: str
@@ -56,8 +56,8 @@ class VariantSpec(Frozen, frozen=True):
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     session_options: dict[str, str] = msgspec.field(default_factory=dict)
     example: dict[str, tuple[int, ...]] = msgspec.field(default_factory=dict)
-    eager: bool = False
     options: dict[str, Any] = msgspec.field(default_factory=dict)
+    eager: bool = False
 
 
 class WidthRule(Frozen, frozen=True):

@@ -19,6 +19,7 @@ from steelyard.runtime.example import example_inputs
 from steelyard.runtime.sessions import Sessions, one_line
 from steelyard.runtime.widths import needs_threads, slices, thread_counts, width_cores, width_for
 
+EAGER_S_MAX = 60.0
 _ONNX_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
 
@@ -46,8 +47,6 @@ class OnnxRuntime:
         self._text = any(t.dtype == "BYTES" for t in (*self.signature.inputs, *self.signature.outputs))
         self._bf16 = frozenset(t.name for t in self.signature.inputs if t.dtype == "BF16")
         self._by_value = bool(self._bf16) or any(t.dtype == "BF16" for t in self.signature.outputs)
-        if spec.eager:
-            self._sessions.build_now(self._counts)
 
     @property
     def sessions(self) -> Sessions:
@@ -121,6 +120,8 @@ class OnnxRuntime:
         order = [self._threads(), 1, *self._counts]
         useful = (count for count in order if count == 1 or needs_threads(self._rules, count))
         self._sessions.want(dict.fromkeys(useful))
+        if self._spec.eager:
+            self._sessions.wait(EAGER_S_MAX)
 
     def _warm_up(self, session: ort.InferenceSession) -> None:
         """The first run of a session plans its memory: do that before a request meets it."""

@@ -125,16 +125,6 @@ class Sessions:
             builder.join(timeout_s)
         return self._builder is None
 
-    def build_now(self, counts: Iterable[int]) -> None:
-        """Build these before returning, those that are missing.
-
-        Raises:
-            ModelError: one cannot be built.
-        """
-        for count in counts:
-            if count not in self._built:
-                self._built[count] = build(self._spec, count)
-
     def close(self) -> None:
         """Build no more, and forget every session."""
         with self._lock:
