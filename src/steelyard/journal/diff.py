@@ -12,8 +12,9 @@ from steelyard.journal.replay import Difference
 def describe(difference: Difference) -> Iterator[str]:
     """Lines for a person: which record, which event, and the commands as recorded (-) and as now (+)."""
     record = difference.record
-    yield f"{record.machine}, record {record.sequence} at {record.now_s:.6f} s:
-    {encode(record.event).decode()}" yield from diff_commands(record.commands, difference.commands)
+    event = encode(record.event).decode()
+    yield f"{record.machine}, record {record.sequence} at {record.now_s:.6f} s: {event}"
+    yield from diff_commands(record.commands, difference.commands)
 
 
 def diff_commands(recorded: Sequence[Command], now: Sequence[Command]) -> Iterator[str]:

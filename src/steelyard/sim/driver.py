@@ -1,5 +1,4 @@
-"""The heap-clock driver of one service: the very machine that serves, with a service-time sampler for
-workers.
+"""The heap-clock driver of one service: the very machine that serves, with sampled service times.
 
 It carries commands out in the order given, as the live driver does: a batch ends after its sampled time, a
 later
