@@ -13,7 +13,7 @@ End = Complete | Reject | Shed | Fail | Discard
 OnEnd = Callable[[End], None]
 
 
-class ServedService(Frozen):
+class ServedService(Frozen, frozen=True):
     """A service as its clients see it.
 
     Attributes:
@@ -29,7 +29,7 @@ class ServedService(Frozen):
     classes: dict[str, float] = {}
 
 
-class DeployedStage(Frozen):
+class DeployedStage(Frozen, frozen=True):
     """What it takes to make a stage's replicas: its variants' specs in the spec file's order."""
 
     model: str
@@ -38,14 +38,14 @@ class DeployedStage(Frozen):
     declared: dict[str, DeclaredLatency] = {}
 
 
-class DeployedService(Frozen):
+class DeployedService(Frozen, frozen=True):
     """A service ready to be served: limits and SLO, what its clients see, and its stages."""
 
     served: ServedService
     stages: dict[str, DeployedStage]
 
 
-class Deployment(Frozen):
+class Deployment(Frozen, frozen=True):
     """A spec file, checked and resolved: every path exists, every model loads, every name is known.
 
     Attributes:

@@ -322,7 +322,7 @@ def header_bound_s(value: bytes | None) -> float:
 
 
 def _json_input(spec: TensorSpec, shape: tuple[int, ...], data: memoryview) -> Input:
-    if not data:
+    if not data or data == b"null":
         raise InputError(f"input '{spec.name}' has neither data nor binary_data_size")
     packed = from_json(spec.name, spec.dtype, shape, data)
     return Input(spec.name, spec.dtype, shape, len(packed), (memoryview(packed),))
@@ -362,7 +362,7 @@ def _raw_element(spec: TensorSpec, shape: list[int], unknown: list[int], body: B
 
 def _fits(shape: Sequence[int], spec: Sequence[int]) -> bool:
     return len(shape) == len(spec) and all(
-        size == wanted or (wanted < 0 <= size) for size, wanted in zip(shape, spec, strict=True)
+        size >= 0 and wanted in (size, -1) for size, wanted in zip(shape, spec, strict=True)
     )
 
 

@@ -1,0 +1,80 @@
+"""What a running server shows of itself: Prometheus text for machines, a status JSON for people's tools.
+
+Both are read from the same numbers (`metrics.Exporter`), at the time somebody asks.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from steelyard import __version__
+from steelyard.core.types import Request, Service
+from steelyard.metrics.app import PagesApp
+from steelyard.metrics.exporter import CONTENT_TYPE, Exporter, ServiceMetrics
+from steelyard.serve.base import End
+
+STATUS_PATH = "/v2/steelyard/status"
+
+
+class Account:
+    """Hears of every request's end and of every change of a replica.
+
+    Attributes:
+        app: the ASGI application of the metrics port.
+        queue_rows: by service, told by each sensing window.
+    """
+
+    def __init__(self, services: Mapping[str, Service], *, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._started_s = clock()
+        slo_s = {name: service.slo_s for name, service in services.items()}
+        self._exporter = Exporter(slo_s, version=__version__, now_s=self._started_s)
+        self.queue_rows = dict.fromkeys(services, 0)
+        self.app = PagesApp(
+            {
+                "/metrics": (CONTENT_TYPE, lambda: self._exporter.render(now_s=self._clock())),
+                STATUS_PATH: ("application/json", lambda: msgspec.json.encode(self.status())),
+            }
+        )
+
+    def on_end(self, request: Request, end: End) -> None:
+        """A request has ended."""
+        self._exporter.observe_end(request.service, request, end, now_s=self._clock())
+
+    def on_status(self, service: str, status: int) -> None:
+        """An HTTP answer was sent."""
+        self._exporter.observe_http(service, status)
+
+    def on_replica(self, service: str, replica_id: int, state: str, cores: float) -> None:
+        """A replica has this state and these reserved cores from now on."""
+        self._exporter.set_replica(service, replica_id, state, cores, now_s=self._clock())
+
+    def status(self) -> dict[str, Any]:
+        """Replicas, cores, core-seconds, counters and the last seconds' rate and latency, by service."""
+        now_s = self._clock()
+        return {
+            "now_s": now_s,
+            "uptime_s": now_s - self._started_s,
+            "services": {
+                name: self._service(name, metrics, now_s) for name, metrics in self._exporter.services.items()
+            },
+        }
+
+    def _service(self, name: str, metrics: ServiceMetrics, now_s: float) -> dict[str, Any]:
+        view = metrics.summary.view(now_s=now_s)
+        replicas = [
+            {"id": replica_id, "state": state, "cores": cores}
+            for replica_id, (state, cores) in sorted(metrics.replicas.items())
+        ]
+        return {
+            "slo_ms": metrics.slo_s * 1e3,
+            "replicas": replicas,
+            "cores": metrics.core_seconds.cores,
+            "core_seconds": metrics.core_seconds.total(now_s=now_s),
+            "counters": metrics.summary.counts.as_dict(),
+            "queue_rows": self.queue_rows[name],
+            "rate_rps": view.rate_rps,
+            "p50_ms": None if view.p50_s is None else view.p50_s * 1e3,
+            "p99_ms": None if view.p99_s is None else view.p99_s * 1e3,
+        }

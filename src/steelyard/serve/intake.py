@@ -1,0 +1,55 @@
+"""The server as its edges see it: services by name, one arena, one clock; see `serve.base.Intake`."""
+
+from collections.abc import Callable, Mapping
+
+from steelyard.backend.base import Backend
+from steelyard.core.service import ServiceMachine
+from steelyard.core.types import Request, RequestId, TensorRef
+from steelyard.serve.base import OnEnd, ServedService
+from steelyard.serve.service_driver import ServiceDriver
+from steelyard.worker.arena import Arena
+
+
+class LiveIntake:
+    """Hands requests to the service drivers; implements `serve.base.Intake`."""
+
+    def __init__(
+        self,
+        arena: Arena,
+        services: Mapping[str, ServedService],
+        machines: Mapping[str, ServiceMachine],
+        drivers: Mapping[str, ServiceDriver],
+        backend: Backend,
+        clock: Callable[[], float],
+        *,
+        front_end: int = 0,
+    ) -> None:
+        self.front_end = front_end
+        self.arena = arena
+        self.services = services
+        self.stopping = False
+        self._machines = machines
+        self._drivers = drivers
+        self._backend = backend
+        self._clock = clock
+
+    def now_s(self) -> float:
+        """The monotonic clock that deadlines are on."""
+        return self._clock()
+
+    def is_ready(self, service: str) -> bool:
+        """Whether each stage has a ready replica, and the server is not stopping."""
+        return not self.stopping and self._machines[service].is_ready
+
+    def submit(self, request: Request, on_end: OnEnd) -> None:
+        """Hand a request to its service."""
+        self._drivers[request.service].submit(request, on_end)
+
+    def cancel(self, request_id: RequestId) -> None:
+        """Tell every service: only one knows the request, and a client that leaves is rare."""
+        for driver in self._drivers.values():
+            driver.cancel(request_id)
+
+    def read(self, ref: TensorRef) -> memoryview:
+        """The bytes of an output."""
+        return self._backend.read(ref)

@@ -1,0 +1,296 @@
+"""One server process: everything assembled, started in order, and stopped in the opposite one.
+
+Start: tune the allocator, open the arena and the journals, exec the zygote (inside the backend), build the
+machines and drivers, listen, offer the node to the control machine (its first decision starts the replicas).
+Stop, on SIGTERM or SIGINT: accept no connection and no request, answer what was admitted, end the replicas,
+close the journals.
+"""
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+
+from steelyard import __version__
+from steelyard.backend.base import Backend
+from steelyard.backend.cpu import usable_core_ids
+from steelyard.backend.local import LocalBackend
+from steelyard.control.machine import ControlMachine
+from steelyard.core.commands import RecordDecision
+from steelyard.core.events import ServiceDraining, WindowReported
+from steelyard.core.service import ServiceMachine
+from steelyard.core.types import Request, Service
+from steelyard.journal.records import CONTROL, VERSION, Header, machine_name
+from steelyard.profile.tables import StageTimes, service_times
+from steelyard.runtime.base import WidthRule
+from steelyard.serve.account import Account
+from steelyard.serve.base import Deployment
+from steelyard.serve.control_driver import ControlDriver
+from steelyard.serve.edge.http import EdgeSettings, make_app
+from steelyard.serve.edge.listen import HttpListener, serve_http
+from steelyard.serve.edge.logs import EventLog
+from steelyard.serve.edge.malloc import keep_large_blocks
+from steelyard.serve.intake import LiveIntake
+from steelyard.serve.planner import PlannerProcess, PlannerTask, make_task_policy
+from steelyard.serve.recorder import JournalFile, Recorder
+from steelyard.serve.service_driver import MachinePump, ServiceDriver
+from steelyard.serve.settings import ServeSettings
+from steelyard.worker.arena import Arena
+
+DECISIONS_BYTES_MAX = 64 << 20
+"""Size at which the decisions file ends: about 100,000 decisions."""
+
+Say = Callable[[str], None]
+
+
+def run(
+    deployment: Deployment,
+    times: Sequence[StageTimes],
+    widths: Mapping[tuple[str, str, str], tuple[WidthRule, ...]],
+    settings: ServeSettings,
+    *,
+    say: Say = lambda line: print(line, file=sys.stderr, flush=True),  # noqa: T201
+) -> int:
+    """Serve until SIGTERM or SIGINT, then drain; the exit status.
+
+    Args:
+        deployment: what to serve.
+        times: service times of every stage.
+        widths: by (service, stage, variant), how to use several cores, as profiled.
+        settings: ports, limits, files.
+        say: told what a person at the terminal wants to know.
+    """
+    keep_large_blocks()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Server(deployment, times, widths, settings, say).run())
+
+
+class Server:
+    """The parts of one running server; `run` is its whole life."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        times: Sequence[StageTimes],
+        widths: Mapping[tuple[str, str, str], tuple[WidthRule, ...]],
+        settings: ServeSettings,
+        say: Say,
+    ) -> None:
+        self._deployment = deployment
+        self._times = tuple(times)
+        self._widths = widths
+        self._settings = settings
+        self._say = say
+        self._services = {name: deployed.served.service for name, deployed in deployment.services.items()}
+        self._log = EventLog()
+        self._listeners: list[HttpListener] = []
+        self._stop = asyncio.Event()
+        self._drained: dict[str, asyncio.Event] = {name: asyncio.Event() for name in self._services}
+
+    async def run(self) -> int:
+        """Start, serve until told to stop, drain; 0 when every admitted request was answered."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        task = PlannerTask(
+            self._deployment.policy, dict(self._deployment.policy_options), self._services, self._times
+        )
+        policy = make_task_policy(task)  # a wrong option is an error before anything is started
+        recorder = self._open_journals()
+        arena = Arena("fe0", self._settings.arena_bytes)
+        account = Account(self._services, clock=time.monotonic)
+        planner = PlannerProcess(task)
+        control: list[ControlDriver] = []
+        backend = LocalBackend(
+            usable_core_ids()[: self._deployment.cores],
+            {
+                (name, stage): deployed.stages[stage].specs
+                for name, deployed in self._deployment.services.items()
+                for stage in deployed.stages
+            },
+            self._widths,
+            arena,
+            lambda event: control[0].on_backend(event),  # noqa: PLW0108 - control does not exist yet
+            loop=loop,
+        )
+        pump = self._pumps(loop, recorder)
+        machines = {name: self._machine(service) for name, service in self._services.items()}
+        drivers = {
+            name: self._service_driver(
+                name, pump(machine_name(name), machine), backend, arena, account, control
+            )
+            for name, machine in machines.items()
+        }
+        control.append(
+            ControlDriver(
+                pump(CONTROL, ControlMachine(self._services, policy, window_s=self._settings.window_s)),
+                backend,
+                drivers,
+                planner=planner,
+                watch=account,
+                on_decision=self._log_decision,
+            )
+        )
+        intake = LiveIntake(
+            arena,
+            {name: deployed.served for name, deployed in self._deployment.services.items()},
+            machines,
+            drivers,
+            backend,
+            time.monotonic,
+        )
+        try:
+            await self._listen(intake, account)
+            control[0].handle(backend.node())
+            ticking = loop.create_task(self._tick(control[0]))
+            await self._announce(intake, backend)
+            await self._stop.wait()
+            intake.stopping = True
+            status = await self._drain(drivers)
+            ticking.cancel()
+        finally:
+            await self._close(backend, planner, recorder, arena)
+        return status
+
+    def _machine(self, service: Service) -> ServiceMachine:
+        times = {stage.stage: service_times(stage) for stage in self._times if stage.service == service.name}
+        return ServiceMachine(service, times)
+
+    def _pumps(self, loop: asyncio.AbstractEventLoop, recorder: Recorder) -> Callable[..., MachinePump]:
+        def call_at(at_s: float, function: Callable[[], None]) -> asyncio.TimerHandle:
+            # The loop's clock is coarse and counts from elsewhere, so timers are set by their distance.
+            return loop.call_later(max(0.0, at_s - time.monotonic()), function)
+
+        return lambda name, machine: MachinePump(
+            name, machine, clock=time.monotonic, call_at=call_at, record=recorder.record
+        )
+
+    def _service_driver(
+        self,
+        name: str,
+        pump: MachinePump,
+        backend: Backend,
+        arena: Arena,
+        account: Account,
+        control: list[ControlDriver],
+    ) -> ServiceDriver:
+        def free(request: Request) -> None:
+            for tensor in request.tensors:
+                arena.free(tensor.ref)
+
+        def report(event: WindowReported) -> None:
+            account.queue_rows[name] = sum(stage.queue_rows for stage in event.window.stages)
+            control[0].handle(event)
+
+        return ServiceDriver(
+            pump,
+            backend,
+            free=free,
+            report=report,
+            on_end=account.on_end,
+            on_drained=self._drained[name].set,
+        )
+
+    def _open_journals(self) -> Recorder:
+        times: dict[str, dict[str, Any]] = {}
+        for stage in self._times:
+            times.setdefault(stage.service, {})[stage.stage] = msgspec.to_builtins(stage)
+        header = Header(
+            version=VERSION,
+            services=self._services,
+            service_times=times,
+            policy=self._deployment.policy,
+            policy_options=self._deployment.policy_options,
+            window_s=self._settings.window_s,
+            software=f"steelyard {__version__}",
+            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        journal, decisions = self._settings.journal, self._settings.decisions
+        return Recorder(
+            JournalFile(journal, header) if journal else None,
+            JournalFile(decisions, header, bytes_max=DECISIONS_BYTES_MAX) if decisions else None,
+        )
+
+    async def _listen(self, intake: LiveIntake, account: Account) -> None:
+        settings = self._settings
+        if settings.http_port != 0:
+            edge = EdgeSettings(
+                body_bytes_max=settings.body_bytes_max,
+                overload_status=429 if settings.overload_status == 429 else 503,
+                log_requests=settings.log_requests,
+            )
+            app = make_app(intake, settings=edge, log=self._log, on_status=account.on_status)
+            self._listeners.append(
+                await serve_http(
+                    app, settings.host, settings.http_port or 0, log=self._log, grace_s=settings.drain_s_max
+                )
+            )
+            self._say(
+                f"listening: http://{settings.host}:{self._listeners[0].port} (Open Inference Protocol)"
+            )
+        if settings.metrics_port != 0:
+            listener = await serve_http(account.app, settings.host, settings.metrics_port or 0, log=self._log)
+            self._listeners.append(listener)
+            self._say(f"listening: http://{settings.host}:{listener.port} (metrics, status)")
+
+    async def _tick(self, control: ControlDriver) -> None:
+        next_s = time.monotonic()
+        while True:
+            next_s = max(
+                next_s + self._settings.window_s, time.monotonic()
+            )  # a late window is not made up for
+            await asyncio.sleep(next_s - time.monotonic())
+            control.close_window()
+
+    async def _announce(self, intake: LiveIntake, backend: Backend) -> None:
+        self._say(f"cores: {len(backend.node().core_ids)}; {backend.mechanism}")
+        self._log.event(
+            "started", version=__version__, policy=self._deployment.policy, mechanism=backend.mechanism
+        )
+        waiting = set(self._services)
+        while waiting and not self._stop.is_set():
+            for name in [name for name in waiting if intake.is_ready(name)]:
+                waiting.remove(name)
+                self._say(f"ready: {name} (SLO {self._services[name].slo_s * 1000:g} ms)")
+                self._log.event("ready", service=name)
+            if waiting:
+                await asyncio.sleep(0.02)
+
+    async def _drain(self, drivers: Mapping[str, ServiceDriver]) -> int:
+        self._say("stopping: answering what was admitted")
+        for driver in drivers.values():
+            driver.handle(ServiceDraining())
+        try:
+            async with asyncio.timeout(self._settings.drain_s_max):
+                await asyncio.gather(*(drained.wait() for drained in self._drained.values()))
+        except TimeoutError:
+            self._log.event("drain_timeout", level="error", seconds=self._settings.drain_s_max)
+            return 1
+        return 0
+
+    async def _close(
+        self, backend: Backend, planner: PlannerProcess, recorder: Recorder, arena: Arena
+    ) -> None:
+        for listener in self._listeners:
+            await listener.stop()
+        await planner.close()
+        await backend.close()
+        recorder.close()
+        arena.close()
+        self._log.event("stopped", journal_dropped=recorder.dropped)
+        self._log.close()
+
+    def _log_decision(self, command: RecordDecision) -> None:
+        self._log.event("decision", kind=command.kind, policy=command.policy, reason=command.reason)
+
+
+def default_decisions(state_home: Path, port: int) -> Path:
+    """Where decisions go unless told otherwise: one file a port, rewritten at every start."""
+    return state_home / "steelyard" / f"decisions-{port}.jsonl"

@@ -1,0 +1,192 @@
+"""The live driver of one service: the world becomes events, the machine's commands become calls.
+
+It decides nothing. Events are handled one at a time, in the order in which they came: one that arises while
+commands are carried out waits until they are done, so the machine never sees itself half-way. Time and timers
+come in as functions, so the same driver runs on a wall clock and on a virtual one (tests/parity).
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from steelyard.backend.base import Backend
+from steelyard.core.commands import (
+    Command,
+    Complete,
+    Discard,
+    Fail,
+    Reject,
+    Release,
+    ReleaseOutputs,
+    ReportWindow,
+    RunBatch,
+    ServiceDrained,
+    Shed,
+    StopReplica,
+    WakeAt,
+)
+from steelyard.core.events import (
+    Event,
+    RequestArrived,
+    RequestCancelled,
+    ServiceEvent,
+    WindowReported,
+    Woken,
+)
+from steelyard.core.types import Request, RequestId
+from steelyard.serve.base import End, OnEnd
+
+
+class Timer(Protocol):
+    """What a loop's `call_at` returns."""
+
+    def cancel(self) -> None:
+        """Never call it."""
+        ...
+
+
+class Machine(Protocol):
+    """A pure state machine: events in, commands out, time as an argument."""
+
+    def handle(self, event: Any, *, now_s: float) -> list[Command]:
+        """Mutate, and say what is to be done."""
+        ...
+
+
+CallAt = Callable[[float, Callable[[], None]], Timer]
+Record = Callable[[str, float, Event, list[Command]], None]
+
+
+class MachinePump:
+    """Feeds one machine: stamps the time, records, and carries out commands by a table of their types.
+
+    Args:
+        name: of the machine in the journal, such as `service/ocr`.
+        machine: the pure state machine.
+        clock: seconds, monotonic; the clock of every deadline.
+        call_at: runs a function at a time of that clock.
+        record: writes down (name, now_s, event, commands); called before the commands are carried out.
+    """
+
+    def __init__(
+        self, name: str, machine: Machine, *, clock: Callable[[], float], call_at: CallAt, record: Record
+    ) -> None:
+        self.name = name
+        self._machine = machine
+        self._clock = clock
+        self._call_at = call_at
+        self._record = record
+        self._pending: deque[Event] = deque()
+        self._busy = False
+        self._timer: Timer | None = None
+        self.actions: dict[type[Any], Callable[[Any], None]] = {WakeAt: self._wake_at}
+
+    def handle(self, event: Event) -> None:
+        """Take one event; returns when it and everything that followed from it at once is done."""
+        self._pending.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._pending:
+                self._step(self._pending.popleft())
+        finally:
+            self._busy = False
+
+    def stop_timer(self) -> None:
+        """Forget the machine's wish to be woken."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _step(self, event: Event) -> None:
+        now_s = self._clock()
+        commands = self._machine.handle(event, now_s=now_s)
+        self._record(self.name, now_s, event, commands)
+        for command in commands:
+            self.actions[type(command)](command)
+
+    def _wake_at(self, command: WakeAt) -> None:
+        self.stop_timer()
+        self._timer = self._call_at(command.at_s, self._woken)
+
+    def _woken(self) -> None:
+        self._timer = None
+        self.handle(Woken())
+
+
+class ServiceDriver:
+    """Drives one `ServiceMachine`: requests from the edges, batches to the backend, windows to control.
+
+    Args:
+        pump: feeds the machine.
+        backend: runs batches and ends replicas.
+        free: gives a request's place in the arena back.
+        report: takes the sensing windows.
+        on_end: told of every request that ends, with its `End`, for metrics.
+        on_drained: called once, when a draining service has answered its last request.
+    """
+
+    def __init__(
+        self,
+        pump: MachinePump,
+        backend: Backend,
+        *,
+        free: Callable[[Request], None],
+        report: Callable[[WindowReported], None],
+        on_end: Callable[[Request, End], None],
+        on_drained: Callable[[], None],
+    ) -> None:
+        self._pump = pump
+        self._backend = backend
+        self._free = free
+        self._report = report
+        self._on_end = on_end
+        self._on_drained = on_drained
+        self._open: dict[RequestId, tuple[Request, OnEnd]] = {}
+        pump.actions |= {
+            RunBatch: self._run_batch,
+            Complete: self._end,
+            Reject: self._end,
+            Shed: self._end,
+            Fail: self._end,
+            Discard: self._end,
+            Release: self._release,
+            ReleaseOutputs: backend.release,
+            ReportWindow: self._report_window,
+            StopReplica: backend.stop,
+            ServiceDrained: self._drained,
+        }
+
+    def submit(self, request: Request, on_end: OnEnd) -> None:
+        """Take a request; `on_end` is called exactly once, perhaps before this returns."""
+        self._open[request.id] = (request, on_end)
+        self._pump.handle(RequestArrived(request))
+
+    def cancel(self, request_id: RequestId) -> None:
+        """The client has gone; nothing happens if the request has ended already."""
+        if request_id in self._open:
+            self._pump.handle(RequestCancelled(request_id))
+
+    def handle(self, event: ServiceEvent) -> None:
+        """Take an event from the backend or the control plane."""
+        self._pump.handle(event)
+
+    def _run_batch(self, command: RunBatch) -> None:
+        self._backend.run(command, [self._open[part.request_id][0] for part in command.slices])
+
+    def _end(self, command: End) -> None:
+        request, on_end = self._open[command.request_id]
+        self._on_end(request, command)
+        on_end(command)
+
+    def _release(self, command: Release) -> None:
+        request, _ = self._open.pop(command.request_id)
+        self._free(request)
+
+    def _report_window(self, command: ReportWindow) -> None:
+        self._report(WindowReported(command.window))
+
+    def _drained(self, command: ServiceDrained) -> None:
+        del command
+        self._on_drained()

@@ -1,0 +1,37 @@
+"""How a server runs, apart from what it serves: ports, limits, files. Set by the CLI, constant afterwards."""
+
+from pathlib import Path
+
+from steelyard.core.types import Frozen
+
+
+class ServeSettings(Frozen, frozen=True):
+    """Settings of one server process.
+
+    Attributes:
+        host: address to listen on.
+        http_port: Open Inference Protocol over HTTP; 0 turns it off; None picks a free port (for tests).
+        grpc_port: accepted for later; nothing listens there yet.
+        metrics_port: Prometheus and status; 0 turns it off; None picks a free port.
+        journal: file for events and commands of every request; None records decisions only.
+        decisions: file for decisions, rewritten at start and limited in size; None keeps them in the log.
+        body_bytes_max: largest HTTP body, also after decompression.
+        arena_bytes: place for the tensors of all open requests.
+        window_s: sensing window.
+        drain_s_max: how long SIGTERM waits for queued requests.
+        overload_status: HTTP status of a refusal under overload, 503 or 429.
+        log_requests: log every request, not only the failed ones.
+    """
+
+    host: str = "127.0.0.1"
+    http_port: int | None = 8080
+    grpc_port: int | None = 8081
+    metrics_port: int | None = 8082
+    journal: Path | None = None
+    decisions: Path | None = None
+    body_bytes_max: int = 64 << 20
+    arena_bytes: int = 512 << 20
+    window_s: float = 0.1
+    drain_s_max: float = 30.0
+    overload_status: int = 503
+    log_requests: bool = False
