@@ -5,11 +5,10 @@ the first difference names the decision that changed; everything after it is a c
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from steelyard.core.commands import Command
 from steelyard.core.errors import JournalError
-from steelyard.core.events import Event
 from steelyard.journal.codec import encode
 from steelyard.journal.records import Record
 
@@ -17,7 +16,7 @@ from steelyard.journal.records import Record
 class Machine(Protocol):
     """Anything that answers events with commands; `event` is one that this machine knows."""
 
-    def handle(self, event: Event, *, now_s: float) -> Sequence[Command]:
+    def handle(self, event: Any, *, now_s: float) -> Sequence[Command]:
         """Take in one fact."""
         ...
 

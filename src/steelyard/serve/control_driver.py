@@ -98,6 +98,7 @@ class ControlDriver:
         self._watch = watch
         self._service_of: dict[int, str] = {}
         self._cores_of: dict[int, float] = {}
+        self._is_stopped = False
         pump.actions |= {
             StartReplica: self._start,
             ResizeReplica: self._resize,
@@ -116,9 +117,15 @@ class ControlDriver:
         for driver in self._services.values():
             driver.handle(WindowClosed())
 
+    def stop(self) -> None:
+        """Decide nothing more: the server is going down, and replicas that end are not to be replaced."""
+        self._is_stopped = True
+        self._pump.stop_timer()
+
     def handle(self, event: object) -> None:
         """Take a window, a decision or a node."""
-        self._pump.handle(event)  # type: ignore[arg-type]
+        if not self._is_stopped:
+            self._pump.handle(event)  # type: ignore[arg-type]
 
     def on_backend(self, event: BackendEvent) -> None:
         """The backend's sink: to the replica's service, then to the control machine."""
@@ -129,7 +136,7 @@ class ControlDriver:
             self._note(service, event)
             self._services[service].handle(event)
         if isinstance(event, _TO_CONTROL):
-            self._pump.handle(event)
+            self.handle(event)
 
     def _note(self, service: str, event: BackendEvent) -> None:
         match event:
@@ -181,4 +188,4 @@ class ControlDriver:
         self._services[command.service].handle(CapacityChanged(command.cores_grantable))
 
     def _solve(self, command: Solve) -> None:
-        self._planner.solve(command, self._pump.handle)
+        self._planner.solve(command, self.handle)

@@ -1,7 +1,7 @@
 """Writes journals beside the serving loop: a bounded buffer, a thread, and a count of what did not fit.
 
 The loop never waits for a disk: it appends frozen records to a queue of `records_max`, and what does not fit
-is dropped and counted. A gap shows in the records' sequence numbers, so a replay can say that it is incomplete
+is dropped and counted. A gap shows in the sequence numbers, so a replay can say that it is incomplete
 instead of finding a difference. Files are bounded in size.
 """
 

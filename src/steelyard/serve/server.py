@@ -155,6 +155,7 @@ class Server:
             intake.stopping = True
             status = await self._drain(drivers)
             ticking.cancel()
+            control[0].stop()
         finally:
             await self._close(backend, planner, recorder, arena)
         return status

@@ -1,7 +1,7 @@
 """An asyncio loop on virtual time: waiting costs nothing, and a run is the same every time.
 
-The loop's selector never sleeps. When nothing is ready, the clock jumps to the next timer; when no timer is left
-either, waiting on would be for ever, and that is an error. Real sockets may be polled, but not waited for.
+The loop's selector never sleeps. When nothing is ready, the clock jumps to the next timer; when none is left
+either, waiting would be for ever, and that is an error. Real sockets may be polled, but not waited for.
 """
 
 import asyncio
