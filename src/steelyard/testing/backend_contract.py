@@ -4,7 +4,7 @@
         def make(self, arena, sink, loop): return MyBackend(...)
 
 The backend must serve service `svc`, stage `st`, with variants `double` (y = 2 x; any NaN in x fails the
-batch) and `triple` (y = 3 x), for input `x` and output `y`, FP32 of shape [-1, 2], and offer at least one core.
+batch) and `triple` (y = 3 x), for input `x` and output `y`, FP32 of shape [-1, 2], and offer a core at least.
 """
 
 # ruff: noqa: D102  a case's name says what must hold

@@ -1,0 +1,377 @@
+"""Workers that die, hang, do not start or answer nonsense, a zygote that dies, a server that is killed."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steelyard.backend.cpu import usable_core_ids
+from steelyard.backend.local import LocalBackend, LocalLimits
+from steelyard.core.commands import LoadVariant, StopReplica
+from steelyard.core.events import BatchCompleted, BatchFailed, ReplicaGone, ReplicaReady, VariantUnloaded
+from steelyard.runtime.base import VariantSpec
+from steelyard.testing.backend_contract import Rig, rows
+
+pytestmark = pytest.mark.slow
+
+MODEL = """
+import os, subprocess, sys, threading
+import numpy as np
+
+class Model:
+    signature = {"inputs": {"x": ("FP32", [-1, 2])}, "outputs": {"y": ("FP32", [-1, 2])}}
+
+    def setup(self, options):
+        self.options = options
+        if options.get("hang"):
+            threading.Event().wait()
+        if "child" in options:
+            child = subprocess.Popen(["sleep", "1000"], start_new_session=bool(options["session"]))
+            open(options["child"], "w").write(str(child.pid))
+
+    def predict(self, batch):
+        x = batch["x"]
+        match int(x[0, 0]):
+            case -1: threading.Event().wait()
+            case -2: sys.exit("enough")
+            case -3: os._exit(3)
+            case -4: return {"y": np.zeros((len(x), 1 << 20), np.float32)}
+            case -5: return {"y": x[1:]}
+            case -6: return {"y": np.array([str(os.getppid())] * len(x))}
+        return {"y": 2 * x}
+"""
+HANG, EXIT, CRASH, HUGE, FEWER = (rows(-n) for n in (1, 2, 3, 4, 5))
+FAST = LocalLimits(stop_s_max=0.2, arena_bytes_max=1 << 20)
+Scenario = Callable[[Rig, LocalBackend], Coroutine[Any, Any, None]]
+
+
+def play(
+    scenario: Scenario, folder: Path, limits: LocalLimits = FAST, in_thread: bool = False, **options: object
+) -> None:
+    path = folder / "model.py"
+    path.write_text(MODEL)
+    onnx = VariantSpec("broken", "onnx", str(folder / "missing.onnx"))
+    spec = VariantSpec("double", "python", f"{path}:Model", batch_rows_max=4, options=options)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        stages = {("svc", "st"): (spec, onnx)}
+        made: list[LocalBackend] = []
+
+        def make(*arguments: Any) -> LocalBackend:
+            arena, sink, loop = arguments
+            made.append(LocalBackend(usable_core_ids(), stages, {}, arena, sink, loop=loop, limits=limits))
+            return made[0]
+
+        def make_in_thread(*arguments: Any) -> LocalBackend:
+            with ThreadPoolExecutor(1) as thread:  # has ended when this returns
+                return thread.submit(make, *arguments).result()
+
+        del loop
+        rig = Rig(make_in_thread if in_thread else make)
+        try:
+            await scenario(rig, made[0])
+        finally:
+            await rig.close()
+
+    asyncio.run(main())
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_gone(pids: list[int], seconds_max: float = 5.0) -> list[int]:
+    """Pids that still run after at most `seconds_max`."""
+    until_s = time.monotonic() + seconds_max
+    while (left := [pid for pid in pids if is_alive(pid)]) and time.monotonic() < until_s:
+        time.sleep(0.005)
+    return left
+
+
+def worker_pid(backend: LocalBackend, replica_id: int = 1) -> int:
+    pid = backend.pid(replica_id)
+    assert pid is not None
+    return pid
+
+
+def open_fds() -> set[str]:
+    return {f"{fd.name}:{os.readlink(fd)}" for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()}
+
+
+def test_a_worker_killed_in_mid_batch_is_gone_with_its_batch_and_its_memory(tmp_path: Path) -> None:
+    async def scenario(rig: Rig, backend: LocalBackend) -> None:
+        await rig.ready(2)
+        before = len(open_fds())
+        await rig.ready(1)
+        rig.run(5, 1, [rig.request(1, HANG)])
+        assert "memfd:steelyard-replica-1" in Path("/proc/self/maps").read_text()
+        os.kill(worker_pid(backend), signal.SIGKILL)
+        gone = await rig.event(ReplicaGone, replica_id=1)
+        assert (gone.expected, gone.reason) == (False, "killed by SIGKILL")
+        assert not [event for event in rig.events if isinstance(event, BatchCompleted)]
+        assert "memfd:steelyard-replica-1" not in Path("/proc/self/maps").read_text()
+        assert len(open_fds()) == before
+        assert np.array_equal(await rig.answer(6, 2, rows(1)), 2 * rows(1))  # the other one does not notice
+
+    play(scenario, tmp_path)
+
+
+def test_what_was_finished_before_the_end_is_delivered_before_it(tmp_path: Path) -> None:
+    async def scenario(rig: Rig, backend: LocalBackend) -> None:
+        await rig.ready(1)
+        rig.run(1, 1, [rig.request(1, rows(1))])
+        rig.run(2, 1, [rig.request(2, CRASH)])  # sent behind it, so the first is answered before the crash
+        gone = await rig.event(ReplicaGone, replica_id=1)
+        assert (gone.expected, gone.reason) == (False, "ended with status 3")
+        await rig.event(BatchCompleted, batch_id=1)
+
+    play(scenario, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (EXIT, "SystemExit: enough"),
+        # One row of 2^20 FP32 is 4 MiB; the arena has 1 MiB.
+        (HUGE, "output y of 4194304 bytes does not fit: the worker's arena has 0 of 1048576 bytes in use"),
+        (np.concatenate([FEWER, FEWER]), "variant double: output y has shape [1, 2] for 2 rows"),
+    ],
+)
+def test_nonsense_fails_the_batch_and_not_the_worker(tmp_path: Path, x: Any, message: str) -> None:
+    async def scenario(rig: Rig, backend: LocalBackend) -> None:
+        await rig.ready(1)
+        rig.run(1, 1, [rig.request(1, x)])
+        assert (await rig.event(BatchFailed, batch_id=1)).message == message
+        assert np.array_equal(await rig.answer(2, 1, rows(1)), 2 * rows(1))
+
+    play(scenario, tmp_path)
+
+
+def test_a_variant_that_does_not_load_says_why(tmp_path: Path) -> None:
+    async def scenario(rig: Rig, backend: LocalBackend) -> None:
+        rig.start(1, ("broken",))
+        gone = await rig.event(ReplicaGone, replica_id=1)
+        assert not gone.expected
+        assert "missing.onnx" in gone.reason
+        assert "\n" not in gone.reason
+        await rig.ready(2)
+        backend.load(LoadVariant(2, "broken"))
+        await rig.event(VariantUnloaded, replica_id=2, variant="broken")
+        assert np.array_equal(await rig.answer(2, 2, rows(1)), 2 * rows(1))
+
+    play(scenario, tmp_path)
+
+
+def test_a_stage_nobody_deployed_and_cores_not_offered_are_refused(tmp_path: Path) -> None:
+    async def scenario(rig: Rig, backend: LocalBackend) -> None:
+        rig.start(1, stage="other")
+        gone = await rig.event(ReplicaGone, replica_id=1)
+        assert gone.reason == "no stage 'other' of service 'svc' is deployed"
+        rig.core_id = 4096
+        rig.start(2)
+        gone = await rig.event(ReplicaGone, replica_id=2)
+        assert gone.reason.startswith("cores [4096] are not among those offered")
+
+    play(scenario, tmp_path)
+
+
+def test_a_start_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+    async def scenario(rig: Rig, backend: LocalBackend) -> None:
+        rig.start(1)
+        gone = await rig.event(ReplicaGone, replica_id=1)
+        assert (gone.expected, gone.reason) == (False, "not ready after 1 s")
+
+    play(scenario, tmp_path, LocalLimits(start_s_max=1.0), hang=True)
+
+
+def test_a_worker_that_hangs_is_stopped_all_the_same(tmp_path: Path) -> None:
+    async def scenario(rig: Rig, backend: LocalBackend) -> None:
+        await rig.ready(1)
+        rig.run(1, 1, [rig.request(1, HANG)])
+        rig.backend.stop(StopReplica(1))
+        assert (await rig.event(ReplicaGone, replica_id=1)).expected
+
+    play(scenario, tmp_path)
+
+
+@pytest.mark.parametrize("session", [False, True])
+def test_processes_a_user_class_started_end_with_its_worker(tmp_path: Path, session: bool) -> None:
+    child = tmp_path / "child.pid"
+
+    async def scenario(rig: Rig, backend: LocalBackend) -> None:
+        await rig.ready(1)
+        os.kill(worker_pid(backend), signal.SIGKILL)
+        await rig.event(ReplicaGone, replica_id=1)
+        if not session or backend.node().fractional:  # one with its own session is found by its cgroup
+            assert wait_gone([int(child.read_text())]) == []
+
+    play(scenario, tmp_path, child=str(child), session=session)
+
+
+def test_the_terminal_and_the_service_manager_do_not_end_workers(tmp_path: Path) -> None:
+    async def scenario(rig: Rig, backend: LocalBackend) -> None:
+        await rig.ready(1)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(worker_pid(backend), number)
+            os.kill(backend.zygote_pid, number)
+        assert os.getsid(worker_pid(backend)) != os.getsid(0)
+        assert np.array_equal(await rig.answer(1, 1, rows(1)), 2 * rows(1))
+
+    play(scenario, tmp_path)
+
+
+def test_workers_inherit_nothing_but_their_own(tmp_path: Path) -> None:
+    async def scenario(rig: Rig, backend: LocalBackend) -> None:
+        read_end, write_end = os.pipe()
+        os.set_inheritable(write_end, True)
+        for replica_id in (1, 2, 3):
+            await rig.ready(replica_id)
+        fds = Path(f"/proc/{worker_pid(backend, 3)}/fd")
+        held = sorted(os.readlink(fd).split(":")[0] for fd in fds.iterdir() if int(fd.name) > 2)
+        # its doorbell, and its own arena: once as made, once held by the mapping
+        assert [name for name in held if name != "/memfd"] == ["socket"]
+        memfds = {os.readlink(fd) for fd in fds.iterdir()} & {
+            f"/memfd:steelyard-replica-{n} (deleted)" for n in (1, 2)
+        }
+        assert not memfds
+        os.close(read_end)
+        os.close(write_end)
+
+    play(scenario, tmp_path)
+
+
+def test_a_dead_zygote_takes_its_workers_along_and_is_replaced(tmp_path: Path) -> None:
+    async def scenario(rig: Rig, backend: LocalBackend) -> None:
+        await rig.ready(1)
+        await rig.ready(2)
+        pids, first = [worker_pid(backend, n) for n in (1, 2)], backend.zygote_pid
+        os.kill(first, signal.SIGKILL)
+        for replica_id in (1, 2):
+            gone = await rig.event(ReplicaGone, replica_id=replica_id)
+            assert (gone.expected, gone.reason) == (False, "the process that makes workers ended")
+        assert wait_gone([*pids, first]) == []
+        await rig.ready(3)
+        assert backend.zygote_pid != first
+        assert np.array_equal(await rig.answer(1, 3, rows(1)), 2 * rows(1))
+
+    play(scenario, tmp_path)
+
+
+def test_a_zygote_that_keeps_dying_is_given_up(tmp_path: Path) -> None:
+    async def scenario(rig: Rig, backend: LocalBackend) -> None:
+        seen: set[int] = set()
+        for replica_id in range(1, 20):
+            if backend.zygote_pid in seen:
+                break
+            seen.add(backend.zygote_pid)
+            rig.start(replica_id)
+            os.kill(backend.zygote_pid, signal.SIGKILL)
+            gone = await rig.event(ReplicaGone, replica_id=replica_id)
+            assert not gone.expected
+        rig.start(99)
+        gone = await rig.event(ReplicaGone, replica_id=99)
+        assert gone.reason == "the process that makes workers died 6 times in 60 s"
+
+    play(scenario, tmp_path)
+
+
+def test_the_thread_that_made_the_backend_may_end(tmp_path: Path) -> None:
+    """The kernel's parent-death signal is about threads; ours must be about processes."""
+
+    async def scenario(rig: Rig, backend: LocalBackend) -> None:
+        await rig.ready(1)
+        assert np.array_equal(await rig.answer(1, 1, rows(1)), 2 * rows(1))
+
+    play(scenario, tmp_path, in_thread=True)
+
+
+SERVER = """
+import asyncio, json, os, signal, sys
+from steelyard.backend.cpu import usable_core_ids
+from steelyard.backend.local import LocalBackend
+from steelyard.core.commands import StartReplica
+from steelyard.core.events import ReplicaReady
+from steelyard.core.snapshot import CoreShare
+from steelyard.runtime.base import VariantSpec
+from steelyard.worker.arena import Arena
+
+async def main():
+    queue = asyncio.Queue()
+    spec = VariantSpec("double", "python", sys.argv[1] + ":Model", batch_rows_max=4)
+    arena = Arena(sys.argv[2], 1 << 20)
+    cores = usable_core_ids()
+    backend = LocalBackend(cores, {("svc", "st"): (spec,)}, {}, arena, queue.put_nowait,
+                           loop=asyncio.get_running_loop())
+    for n in (1, 2):
+        backend.start(StartReplica(n, "svc", "st", "local", (CoreShare(cores[0], 1.0),), ("double",), 0.0))
+    for n in (1, 2):
+        assert isinstance(await queue.get(), ReplicaReady)
+    heir = os.fork() if sys.argv[3] == "heir" else 0  # a process that holds copies of all our sockets
+    if sys.argv[3] == "heir" and heir == 0:
+        signal.pause()
+    print(json.dumps({"zygote": backend.zygote_pid, "workers": [backend.pid(1), backend.pid(2)], "heir": heir}),
+          flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("heir", ["alone", "heir"])
+def test_a_killed_server_leaves_nothing_behind(tmp_path: Path, heir: str) -> None:
+    model, script, arena = tmp_path / "model.py", tmp_path / "server.py", f"front-{os.getpid()}-{heir}"
+    model.write_text(MODEL)
+    script.write_text(SERVER)
+    command = [sys.executable, str(script), str(model), arena, heir]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        pids = json.loads(server.stdout.readline())
+        made = [pids["zygote"], *pids["workers"]]
+        assert all(is_alive(pid) for pid in made)
+        os.kill(server.pid, signal.SIGKILL)
+        server.wait()
+        assert wait_gone(made, seconds_max=1.0) == []
+        if pids["heir"]:
+            os.kill(pids["heir"], signal.SIGKILL)
+            assert wait_gone([pids["heir"]]) == []
+        assert mappings_of(arena) == []
+        assert list(Path("/sys/fs/cgroup").glob(f"**/steelyard-{server.pid}-*")) == []
+
+
+def mappings_of(arena: str) -> list[str]:
+    """Processes that still map or hold an arena."""
+    holders = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"steelyard-{arena}" in (process / "maps").read_text():
+                holders.append(process.name)
+        except OSError:
+            continue  # ended meanwhile
+    return holders
+
+
+def test_readiness_is_not_announced_after_a_stop(tmp_path: Path) -> None:
+    async def scenario(rig: Rig, backend: LocalBackend) -> None:
+        for replica_id in range(1, 6):
+            rig.start(replica_id)
+        for replica_id in range(1, 6):
+            rig.backend.stop(StopReplica(replica_id))
+        for replica_id in range(1, 6):
+            assert (await rig.event(ReplicaGone, replica_id=replica_id)).expected
+        assert not [event for event in rig.events if isinstance(event, ReplicaReady)]
+
+    play(scenario, tmp_path)
