@@ -9,12 +9,22 @@ from importlib.metadata import entry_points
 from steelyard.core.errors import SpecError
 from steelyard.policies.base import Policy, PolicyContext, PolicyEntry
 from steelyard.policies.options import nearest_first
+from steelyard.policies.per_service import PerService
 from steelyard.policies.static import StaticPolicy
+from steelyard.policies.steelyard.policy import SteelyardPolicy
+from steelyard.policies.themis import ThemisPolicy
 
 ENTRY_POINT_GROUP = "steelyard.policies"
 OURS = "+ours"
 
+
+def _themis(context: PolicyContext) -> Policy:
+    return PerService(ThemisPolicy, context)
+
+
 _BUILT_IN: dict[str, PolicyEntry] = {
+    "steelyard": PolicyEntry(SteelyardPolicy, "cores within a window, replicas behind them, jointly planned"),
+    "themis": PolicyEntry(_themis, "cores at once, one-core replicas when calm (Themis, 2024)"),
     "static": PolicyEntry(StaticPolicy, "a fixed allocation, decided once"),
 }
 

@@ -1,0 +1,187 @@
+"""What is done within one sensing window, from capacities alone: microseconds, no queueing formula.
+
+A service is in need when the rows that wait would take more than a part of the latency that is left to
+them. It is given what carries its present rate and drains the backlog in half of that, at once: first cores
+for its live replicas, from what is free, then from services that have more than they need. Where the burst
+is beyond doubt and cores of live replicas do not carry it, replicas are started in parallel; and given up
+while they still start if the demand that the slow path plans for is met without them.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from typing import NamedTuple
+
+from steelyard.core.plan import Grant, GrantCancel, GrantCores, GrantStart, ReplicaPlan
+from steelyard.core.snapshot import ClusterSnapshot, ReplicaView, ServiceView
+from steelyard.core.types import Service
+from steelyard.policies.sensing import latest_stage, live_replicas, rows_in_last
+from steelyard.policies.steelyard.demand import arrival_demand_rps
+from steelyard.policies.steelyard.sizing import StageSizing, observed_ratio
+
+TRIGGER = 0.35
+"""A queue that takes this part of the available latency is a need."""
+FAST_S = 0.3
+KEEP_S = 1.0
+UTILISATION = 0.9
+"""Capacity is granted until the rate is this part of it."""
+CALM_UTILISATION = 0.7
+GAIN_MIN = 1.02
+"""A further step of cores must give a replica this much more throughput."""
+RATIO_WINDOWS = 10
+
+
+class StageNeed(NamedTuple):
+    """One stage in need: rows a second to carry, and whether the rate alone proves a burst."""
+
+    view: ServiceView
+    sizing: StageSizing
+    ratio: float
+    need_rps: float
+    burst: bool
+
+
+class Reaction:
+    """One window's grants; `cores` holds what each replica is to have, grants of this window included."""
+
+    def __init__(self, snapshot: ClusterSnapshot, services: Mapping[str, Service], step: float) -> None:
+        self._snapshot = snapshot
+        self._services = services
+        self._step = step
+        self._node = snapshot.nodes[0]
+        self.free = self._node.cores_free
+        self.cores = {r.replica_id: r.cores_desired for view in snapshot.services for r in view.replicas}
+        self.starts: list[Grant] = []
+        self.cancels: list[Grant] = []
+        self.reasons: list[str] = []
+        self._starting: dict[str, float] = {}
+
+    def grants(self) -> tuple[Grant, ...]:
+        """Shrinks first, so that what they free can be granted."""
+        before = {r.replica_id: r.cores_desired for view in self._snapshot.services for r in view.replicas}
+        changed = [(self.cores[r] - before[r], r) for r in before if abs(self.cores[r] - before[r]) > 1e-9]
+        resizes = [GrantCores(replica_id, self.cores[replica_id]) for _, replica_id in sorted(changed)]
+        return (*self.cancels, *resizes, *self.starts)
+
+    def need(self, view: ServiceView, sizing: StageSizing) -> StageNeed | None:
+        """Whether a stage is in need at the end of this window."""
+        stage = latest_stage(view, sizing.stage.name)
+        ready = _ready(view, sizing.stage.name)
+        if stage is None or not ready or stage.queue_rows == 0:
+            return None
+        service = self._services[view.service]
+        ratio = observed_ratio(view, sizing, RATIO_WINDOWS)
+        capacity = self._capacity(ready, sizing, ratio)
+        rows, covered_s = rows_in_last(view, FAST_S, now_s=self._snapshot.now_s)
+        rate = rows / covered_s if covered_s else 0.0
+        left_s = max(1e-3, service.slo_s - service.reply_s - sizing.fastest_s * ratio)
+        growth = max(0.0, rate - capacity) * self._snapshot.window_s
+        waiting_s = (stage.queue_rows + growth) / max(capacity, 1e-9)
+        late = stage.head_slack_s is not None and stage.head_slack_s < sizing.fastest_s * ratio
+        if waiting_s <= TRIGGER * left_s and not late:
+            return None
+        noise = sqrt(rows) / covered_s if covered_s else 0.0
+        need_rps = rate + noise + stage.queue_rows / (left_s / 2)
+        return StageNeed(view, sizing, ratio, need_rps / UTILISATION, rate - noise > capacity)
+
+    def serve(self, need: StageNeed) -> None:
+        """Grant one stage what it needs, as far as there is something to grant."""
+        view, sizing = need.view, need.sizing
+        ready = _ready(view, sizing.stage.name)
+        before = self._capacity(ready, sizing, need.ratio)
+        taken = self._grow(need, ready)
+        capacity = self._capacity(ready, sizing, need.ratio)
+        starting = [r for r in live_replicas(view, sizing.stage.name) if r.state == "starting"]
+        coming = self._capacity(starting, sizing, need.ratio)
+        one = sizing.rate_rps(1.0) / need.ratio
+        calm_capacity = len(ready) * one
+        while (
+            need.burst and min(capacity, calm_capacity) + coming < need.need_rps and self._may_take(view, 1.0)
+        ):
+            plan = ReplicaPlan(1.0, (sizing.variant.name,), self._node.name)
+            self.starts.append(GrantStart(view.service, sizing.stage.name, plan))
+            self._starting[view.service] = self._starting.get(view.service, 0.0) + 1.0
+            self.free -= 1.0
+            coming += one
+        if taken or self.starts:
+            self.reasons.append(
+                f"{view.service}.{sizing.stage.name}: {need.need_rps:.1f} rows/s to carry, capacity "
+                f"{before:.1f} -> {capacity:.1f}" + (f", {len(self.starts)} starting" if self.starts else "")
+            )
+
+    def collect(self, needs: Sequence[StageNeed], sizings: Mapping[tuple[str, str], StageSizing]) -> None:
+        """Where nothing is free, take from services that have more than they need."""
+        needy = {need.view.service for need in needs}
+        for view in self._snapshot.services:
+            if view.service in needy or self.free >= self._step:
+                continue
+            for stage in self._services[view.service].stages:
+                self._collect_from(view, sizings[view.service, stage.name])
+
+    def cancel(self, view: ServiceView, sizing: StageSizing) -> None:
+        """Give up replicas that still start if the planned demand is met without them."""
+        live = live_replicas(view, sizing.stage.name)
+        starting = [r for r in live if r.state == "starting"]
+        ready = _ready(view, sizing.stage.name)
+        stage = latest_stage(view, sizing.stage.name)
+        if not starting or not ready or stage is None or stage.queue_rows:
+            return
+        ratio = observed_ratio(view, sizing, RATIO_WINDOWS)
+        demand = arrival_demand_rps(view, now_s=self._snapshot.now_s)
+        if demand < CALM_UTILISATION * self._capacity(ready, sizing, ratio):
+            self.cancels += [GrantCancel(r.replica_id) for r in starting]
+            self.reasons.append(f"{view.service}.{sizing.stage.name}: the burst ended before it was ready")
+
+    def _grow(self, need: StageNeed, ready: list[ReplicaView]) -> bool:
+        """Grow the smallest replica by one step, again and again, until the need is met; whether any grew."""
+        grew = False
+        while self._capacity(ready, need.sizing, need.ratio) < need.need_rps:
+            useful = [r for r in ready if self._gains(need.sizing, self.cores[r.replica_id])]
+            if not useful or not self._may_take(need.view, self._step):
+                break
+            smallest = min(useful, key=lambda r: (self.cores[r.replica_id], r.replica_id))
+            self.cores[smallest.replica_id] += self._step
+            self.free -= self._step
+            grew = True
+        return grew
+
+    def _gains(self, sizing: StageSizing, cores: float) -> bool:
+        larger = cores + self._step
+        if larger > sizing.variant.cores_max:
+            return False
+        return cores <= 0 or sizing.rate_rps(larger) > GAIN_MIN * sizing.rate_rps(cores)
+
+    def _collect_from(self, view: ServiceView, sizing: StageSizing) -> None:
+        live = live_replicas(view, sizing.stage.name)
+        ready = _ready(view, sizing.stage.name)
+        if not ready or len(live) != len(ready):
+            return
+        ratio = observed_ratio(view, sizing, RATIO_WINDOWS)
+        rows, covered_s = rows_in_last(view, KEEP_S, now_s=self._snapshot.now_s)
+        stage = latest_stage(view, sizing.stage.name)
+        rate = (rows + sqrt(rows)) / covered_s if covered_s else 0.0
+        keep_rps = (rate + (stage.queue_rows / KEEP_S if stage else 0.0)) / CALM_UTILISATION
+        least = self._services[view.service].cores_min
+        while True:
+            largest = max(ready, key=lambda r: (self.cores[r.replica_id], -r.replica_id))
+            held = sum(self.cores[r.replica_id] for r in ready)
+            smaller = self.cores[largest.replica_id] - self._step
+            if smaller < self._step - 1e-9 or held - self._step < least - 1e-9:
+                return
+            self.cores[largest.replica_id] = smaller
+            if self._capacity(ready, sizing, ratio) < keep_rps:
+                self.cores[largest.replica_id] += self._step
+                return
+            self.free += self._step
+            self.reasons.append(f"{view.service} lends {self._step:g} cores")
+
+    def _capacity(self, replicas: list[ReplicaView], sizing: StageSizing, ratio: float) -> float:
+        return sum(sizing.rate_rps(self.cores[r.replica_id]) for r in replicas) / ratio
+
+    def _may_take(self, view: ServiceView, cores: float) -> bool:
+        limit = self._services[view.service].cores_max
+        held = sum(self.cores[r.replica_id] for r in view.replicas) + self._starting.get(view.service, 0.0)
+        return self.free >= cores - 1e-9 and (limit is None or held + cores <= limit + 1e-9)
+
+
+def _ready(view: ServiceView, stage: str) -> list[ReplicaView]:
+    return [r for r in live_replicas(view, stage) if r.state == "ready"]
