@@ -47,7 +47,6 @@ class Model:
             case -3: os._exit(3)
             case -4: return {"y": np.zeros((len(x), 1 << 20), np.float32)}
             case -5: return {"y": x[1:]}
-            case -6: return {"y": np.array([str(os.getppid())] * len(x))}
         return {"y": 2 * x}
 """
 HANG, EXIT, CRASH, HUGE, FEWER = (rows(-n) for n in (1, 2, 3, 4, 5))
@@ -64,7 +63,6 @@ def play(
     spec = VariantSpec("double", "python", f"{path}:Model", batch_rows_max=4, options=options)
 
     async def main() -> None:
-        loop = asyncio.get_running_loop()
         stages = {("svc", "st"): (spec, onnx)}
         made: list[LocalBackend] = []
 
@@ -77,7 +75,6 @@ def play(
             with ThreadPoolExecutor(1) as thread:  # has ended when this returns
                 return thread.submit(make, *arguments).result()
 
-        del loop
         rig = Rig(make_in_thread if in_thread else make)
         try:
             await scenario(rig, made[0])
@@ -108,14 +105,17 @@ def worker_pid(backend: LocalBackend, replica_id: int = 1) -> int:
     return pid
 
 
-def open_fds() -> set[str]:
-    return {f"{fd.name}:{os.readlink(fd)}" for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()}
+def open_fds(pid: int) -> list[str]:
+    """What a process's descriptors above standard error are open on."""
+    return sorted(
+        str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir() if int(fd.name) > 2 and fd.is_symlink()
+    )
 
 
 def test_a_worker_killed_in_mid_batch_is_gone_with_its_batch_and_its_memory(tmp_path: Path) -> None:
     async def scenario(rig: Rig, backend: LocalBackend) -> None:
         await rig.ready(2)
-        before = len(open_fds())
+        before = open_fds(os.getpid())
         await rig.ready(1)
         rig.run(5, 1, [rig.request(1, HANG)])
         assert "memfd:steelyard-replica-1" in Path("/proc/self/maps").read_text()
@@ -124,7 +124,7 @@ def test_a_worker_killed_in_mid_batch_is_gone_with_its_batch_and_its_memory(tmp_
         assert (gone.expected, gone.reason) == (False, "killed by SIGKILL")
         assert not [event for event in rig.events if isinstance(event, BatchCompleted)]
         assert "memfd:steelyard-replica-1" not in Path("/proc/self/maps").read_text()
-        assert len(open_fds()) == before
+        assert open_fds(os.getpid()) == before
         assert np.array_equal(await rig.answer(6, 2, rows(1)), 2 * rows(1))  # the other one does not notice
 
     play(scenario, tmp_path)
@@ -240,14 +240,13 @@ def test_workers_inherit_nothing_but_their_own(tmp_path: Path) -> None:
         os.set_inheritable(write_end, True)
         for replica_id in (1, 2, 3):
             await rig.ready(replica_id)
-        fds = Path(f"/proc/{worker_pid(backend, 3)}/fd")
-        held = sorted(os.readlink(fd).split(":")[0] for fd in fds.iterdir() if int(fd.name) > 2)
-        # its doorbell, and its own arena: once as made, once held by the mapping
-        assert [name for name in held if name != "/memfd"] == ["socket"]
-        memfds = {os.readlink(fd) for fd in fds.iterdir()} & {
-            f"/memfd:steelyard-replica-{n} (deleted)" for n in (1, 2)
-        }
-        assert not memfds
+        held = open_fds(worker_pid(backend, 3))
+        # A mapping holds a descriptor of its own: the front end's arena by that alone, its own arena twice.
+        assert held[:3] == [
+            "/memfd:steelyard-front-0 (deleted)",
+            *["/memfd:steelyard-replica-3 (deleted)"] * 2,
+        ]
+        assert [name.split(":")[0] for name in held[3:]] == ["socket"]  # its doorbell
         os.close(read_end)
         os.close(write_end)
 
@@ -323,8 +322,8 @@ async def main():
     heir = os.fork() if sys.argv[3] == "heir" else 0  # a process that holds copies of all our sockets
     if sys.argv[3] == "heir" and heir == 0:
         signal.pause()
-    print(json.dumps({"zygote": backend.zygote_pid, "workers": [backend.pid(1), backend.pid(2)], "heir": heir}),
-          flush=True)
+    workers = [backend.pid(1), backend.pid(2)]
+    print(json.dumps({"zygote": backend.zygote_pid, "workers": workers, "heir": heir}), flush=True)
     await asyncio.Event().wait()
 
 asyncio.run(main())

@@ -163,6 +163,11 @@ class LoopDoorbell(Generic[M]):
         self._is_open = True
         loop.add_reader(sock.fileno(), self._readable)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the socket is full and packets wait for it."""
+        return bool(self._waiting)
+
     def send(self, *messages: Any, fds: Sequence[int] = ()) -> None:
         """Send now, together with what `send_later` held back. Takes `fds` over and closes them once sent."""
         if not self._is_open:
