@@ -2,9 +2,12 @@
 
 `open`      none but those that exceed the queue's limit.
 `feasible`  also those that could not be finished in time even if the grantable cores came now and the
-            starting replicas came when expected (`Capacity.shortfall_s`). A stage without any replica, ready
-            or starting, refuses nothing that is not yet due: one may be started at any moment, and what does
-            not make it is shed when it is due.
+            starting replicas came when expected: no replica could finish a batch of it in time, or all of
+            them together could not finish what goes before it and itself,
+            `sum of rate * (due - free) < rows_before + rows`. What goes before it does not include those who
+            would be shed for its sake (`early`: due before a best batch can be finished, while it is not).
+            A stage without any replica, ready or starting, refuses nothing that is not yet due: one may be
+            started at any moment, and what does not make it is shed when it is due.
 
 A refusal says when to try again: seconds until as much would be feasible, None if never.
 """
@@ -12,12 +15,16 @@ A refusal says when to try again: seconds until as much would be feasible, None 
 from collections.abc import Callable
 from typing import NamedTuple
 
+from steelyard.core.capacity import Outlook
 from steelyard.core.commands import RejectReason
 from steelyard.core.plan import Admission
 from steelyard.core.stage import StageState
 from steelyard.core.types import Request
 
 RETRY_S_MIN = 0.001
+
+ROWS_TOLERANCE = 1e-6
+"""Rounding must not refuse a request that fits exactly."""
 
 
 class Refusal(NamedTuple):
@@ -46,18 +53,27 @@ def _feasible(stage: StageState, request: Request, due_s: float, now_s: float) -
     refusal = _open(stage, request, due_s, now_s)
     if refusal is not None:
         return refusal
-    shortfall_s = stage.capacity.shortfall_s(
-        request.rows,
-        request.bucket,
-        due_s=due_s,
-        rows_before=stage.rows_before(request, due_s),
-        now_s=now_s,
-    )
-    if shortfall_s is None:
+    if not stage.capacity.possible():
+        return Refusal("deadline", None) if now_s > due_s else None
+    outlook = stage.capacity.outlook(request.rows, request.bucket, due_s=due_s, now_s=now_s)
+    if now_s + outlook.service_s_least > due_s:
         return Refusal("deadline", None)
-    if shortfall_s > 0:
-        return Refusal("deadline", max(shortfall_s, RETRY_S_MIN))
-    return None
+    rows_before = _rows_before(stage, request, due_s, outlook)
+    rows_short = rows_before + request.rows - outlook.rows_possible - ROWS_TOLERANCE
+    shortfall_s = max(outlook.earliest_s - due_s, rows_short / outlook.rate_rps)
+    return Refusal("deadline", max(shortfall_s, RETRY_S_MIN)) if shortfall_s > 0 else None
+
+
+def _rows_before(stage: StageState, request: Request, due_s: float, outlook: Outlook) -> float:
+    """Rows that wait and would be served before a new request."""
+    if not stage.queue.entries:
+        return 0.0
+    if stage.plan.rules.order == "fifo":
+        return stage.queue.rows_before(request.arrived_s)
+    rows = stage.queue.rows_before(due_s)
+    if stage.plan.rules.drop == "early" and due_s >= outlook.full_s:
+        rows -= stage.queue.rows_before(outlook.full_s)
+    return rows
 
 
 ADMISSION_RULES: dict[Admission, AdmissionRule] = {"open": _open, "feasible": _feasible}

@@ -17,8 +17,6 @@ from steelyard.core.queue import Entry
 ROUNDS_MAX = 64
 """Rounds of batches that the overload check looks through one by one; longer queues in larger steps."""
 
-ROWS_TOLERANCE = 1e-6
-
 
 class Possible(NamedTuple):
     """A replica with the cores it could have: alone with all that is grantable, or beside the others."""
@@ -34,6 +32,24 @@ class Possible(NamedTuple):
             return max(now_s, self.replica.expected_ready_s)
         batch = self.replica.batch
         return now_s if batch is None else max(now_s, batch.expected_s)
+
+
+class Outlook(NamedTuple):
+    """What the possible replicas can do for a new request.
+
+    Attributes:
+        earliest_s: when a batch of it could be finished on the first replica that is free; absolute.
+        full_s: when the first best batch could be finished; absolute.
+        service_s_least: seconds that a batch of it takes at least.
+        rows_possible: rows that can be finished until it is due, at the best batch sizes.
+        rate_rps: rows a second of all of them.
+    """
+
+    earliest_s: float
+    full_s: float
+    service_s_least: float
+    rows_possible: float
+    rate_rps: float
 
 
 class Capacity:
@@ -101,48 +117,31 @@ class Capacity:
                     latest_s = max(latest_s, start_s)
         return latest_s
 
-    def shortfall_s(
-        self, rows: int, bucket: int, *, due_s: float, rows_before: float, now_s: float
-    ) -> float | None:
-        """How many seconds too late a new request comes; <= 0 if it is feasible, None if it never would be.
-
-        Feasible: some replica could finish a batch of it in time after the one it runs now, and all of them
-        together, each at its best batch size, could finish what is before it and itself:
-        `sum of rate * (due - free)  >=  rows_before + rows`. Without any replica it is feasible until it is
-        due.
-        """
-        possible = self.possible()
-        if not possible:
-            return now_s - due_s
-        earliest_s = service_s_least = float("inf")
+    def outlook(self, rows: int, bucket: int, *, due_s: float, now_s: float) -> Outlook:
+        """What can be done for a new request of `rows` rows by `due_s`; there must be a possible replica."""
+        earliest_s = full_s = service_s_least = float("inf")
         rows_possible = rate_total = 0.0
-        for entry in possible:
+        for entry in self.possible():
             free_s = entry.free_s(now_s)
             rate = 0.0
             for variant in entry.variants:
                 rows_max = self._estimator.rows_max(variant, self._rows_max)
-                cores = entry.cores_shared
-                best = self._estimator.sizes(variant, bucket, cores, rows_max)[-1]
-                rate = max(rate, best / self._estimator.service_s(variant, bucket, best, cores))
-                own = min(rows, rows_max)
-                service_s = self._estimator.service_s(variant, bucket, own, entry.cores_alone)
-                service_s_least = min(service_s_least, service_s)
-                earliest_s = min(earliest_s, free_s + service_s)
+                best, best_s = self._best(variant, bucket, entry.cores_shared)
+                rate = max(rate, best / best_s)
+                full_s = min(full_s, free_s + best_s)
+                own_s = self._estimator.service_s(variant, bucket, min(rows, rows_max), entry.cores_alone)
+                service_s_least = min(service_s_least, own_s)
+                earliest_s = min(earliest_s, free_s + own_s)
             rows_possible += rate * max(due_s - free_s, 0.0)
             rate_total += rate
-        if now_s + service_s_least > due_s:
-            return None
-        rows_short = rows_before + rows - rows_possible - ROWS_TOLERANCE
-        return max(earliest_s - due_s, rows_short / rate_total)
+        return Outlook(earliest_s, full_s, service_s_least, rows_possible, rate_total)
 
     def rate_rps(self, bucket: int) -> float:
         """Rows a second of all possible replicas at their best batch sizes; 0 without any."""
         total = 0.0
         for entry in self.possible():
-            variant = entry.variants[0]
-            rows_max = self._estimator.rows_max(variant, self._rows_max)
-            best = self._estimator.sizes(variant, bucket, entry.cores_shared, rows_max)[-1]
-            total += best / self._estimator.service_s(variant, bucket, best, entry.cores_shared)
+            best, best_s = self._best(entry.variants[0], bucket, entry.cores_shared)
+            total += best / best_s
         return total
 
     def is_overloaded(
@@ -194,11 +193,14 @@ class Capacity:
             cores = entry.replica.cores
             if cores <= 0:
                 continue
-            variant = entry.variants[0]
-            best = self._estimator.sizes(
-                variant, bucket, cores, self._estimator.rows_max(variant, self._rows_max)
-            )[-1]
+            best, best_s = self._best(entry.variants[0], bucket, cores)
             free_s = now_s + busy_s if entry.replica is replica else entry.free_s(now_s)
-            servers.append((free_s, order, best, self._estimator.service_s(variant, bucket, best, cores)))
+            servers.append((free_s, order, best, best_s))
         heapify(servers)
         return servers
+
+    def _best(self, variant: str, bucket: int, cores: float) -> tuple[int, float]:
+        """The batch size of most rows a second, and how long it takes."""
+        rows_max = self._estimator.rows_max(variant, self._rows_max)
+        best = self._estimator.sizes(variant, bucket, cores, rows_max)[-1]
+        return best, self._estimator.service_s(variant, bucket, best, cores)

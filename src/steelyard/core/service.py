@@ -271,10 +271,12 @@ class ServiceMachine:
         replica.kept[batch.batch_id] = batch
         self.stage.pool.free(replica)
         self._dispatch()
+        batch.holders = 1  # this loop: the outputs stay until the last of its answers is out
         offset = 0
         for piece in batch.pieces:
             self._finish(piece, batch, offset, event)
             offset += piece.rows
+        batch.holders -= 1
         self._release_outputs(batch)
 
     def _finish(self, piece: Piece, batch: Batch, offset: int, event: BatchCompleted) -> None:

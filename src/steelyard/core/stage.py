@@ -1,14 +1,12 @@
 """The state of one stage that its rules look at: the queue, the replicas, what they can do, and the plan."""
 
-from collections.abc import Iterable
-
 from steelyard.core.capacity import Capacity
 from steelyard.core.estimate import Estimator
 from steelyard.core.lifecycle import ReplicaPool
 from steelyard.core.mix import VariantMix
 from steelyard.core.plan import StagePlan, VariantShare
 from steelyard.core.queue import StageQueue
-from steelyard.core.types import Request, ServiceTimes, Stage
+from steelyard.core.types import ServiceTimes, Stage
 from steelyard.core.work import Batch, OpenRequest, Piece
 
 
@@ -79,12 +77,6 @@ class StageState:
             piece = rest
         self.queue.add(piece)
 
-    def rows_before(self, request: Request, due_s: float) -> float:
-        """Rows that wait and would be served before a new request."""
-        if not self.queue.entries:
-            return 0.0
-        return self.queue.rows_before(due_s if self.plan.rules.order == "edf" else request.arrived_s)
-
     def rows_least(self, piece: Piece) -> int:
         """Rows that the batch of a piece will have at least: its deadline must allow so many."""
         waits_for_full = self.plan.rules.forming == "full" and not self.is_draining and not piece.alone
@@ -101,10 +93,6 @@ class StageState:
         head = self.queue.head()
         latest_s = self.latest_start_s(head)
         return min(head.due_s - now_s, 0.0) if latest_s == float("-inf") else latest_s - now_s
-
-    def running(self) -> Iterable[Batch]:
-        """Batches in flight, in order of their start."""
-        return self.batches.values()
 
     def _next_sequence(self) -> int:
         self._sequence += 1
