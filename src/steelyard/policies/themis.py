@@ -27,6 +27,7 @@ when as old as the SLO, everybody admitted, replicas in turn. One variant a stag
 
 from collections.abc import Sequence
 from math import floor
+from typing import NamedTuple
 
 from steelyard.core.plan import (
     Decision,
@@ -65,6 +66,19 @@ def published_rules(slo_s: float) -> StageRules:
     )
 
 
+class Tick(NamedTuple):
+    """What one tick looks at: what is there as (replicas, cores) a stage, and the three programs' answers."""
+
+    cores: int
+    desired: ServicePlan | None
+    present: Sequence[tuple[int, int]]
+    choices: Sequence[Choice]
+    extra: Sequence[int]
+    now: Sequence[Choice] | None
+    then: Sequence[Choice] | None
+    figures: str
+
+
 class ThemisPolicy:
     """One service; see `per_service` for several. Options: `steady_ticks` (K, 10)."""
 
@@ -88,42 +102,61 @@ class ThemisPolicy:
     def decide(self, snapshot: ClusterSnapshot) -> Decision:
         """One tick of the state machine."""
         next_at_s = snapshot.now_s + TICK_S
-        view = next(v for v in snapshot.services if v.service == self._service.name)
         node = snapshot.nodes[0]
         cores = floor(node.cores + 1e-9)
         if cores < len(self._service.stages):
             stages = len(self._service.stages)
             return Decision(None, next_at_s, f"{node.name} has {cores} cores for {stages} stages")
-        rate = int(rate_over(view, RATE_OVER_S, now_s=snapshot.now_s))
-        ahead = max(rate, int(self._forecast.predict(view.arrival_rows_by_second)))
-        present = [self._present(view, stage) for stage in self._service.stages]
-        problem = [self._problem(stage, cores) for stage in self._service.stages]
-        slo_ms = floor(self._service.slo_s * 1000 + 1e-9)
-        now = horizontal(problem, rate, slo_ms)
-        then = horizontal(problem, ahead, slo_ms)
-        choices, extra = vertical_with_extra(problem, rate, slo_ms, [n for n, _ in present])
-        why = _unsteady(present, choices, extra, now, then)
-        figures = f"rate {rate}, forecast {ahead}"
+        tick = self._look(snapshot, cores)
+        if tick.desired is None:
+            return self._begin(tick, node.name, next_at_s)
+        why = _unsteady(tick)
         if why:
             self._steady = 0
-            kept = [
-                Choice(n + more, max(choice.cores, has), choice.rows, choice.time_ms)
-                for (n, has), choice, more in zip(present, choices, extra, strict=True)
-            ]
-            grows = any(choice.cores > has for choice, (_, has) in zip(kept, present, strict=True))
-            fitted = _fitted(kept, [n for n, _ in present], cores, replicas_first=grows)
-            plan = self._plan(fitted, node.name)
-            runner_up = f"horizontal {_words(now)}: not while {why}" if now else "horizontal: not feasible"
-            return Decision(plan, next_at_s, f"vertical {_words(fitted)} ({figures}): {why}", runner_up)
+            return self._go_vertical(tick, why, node.name, next_at_s)
         self._steady += 1
-        if now is None or self._steady < self._steady_ticks:
-            wait = f"steady for {self._steady} of {self._steady_ticks} ticks"
-            return Decision(None, next_at_s, wait, f"horizontal {_words(now)}" if now else "")
-        fitted = _fitted(now, [1] * len(now), cores, replicas_first=True)
-        if [(c.replicas, c.cores) for c in fitted] != present:
+        if tick.now is None or self._steady < self._steady_ticks:
+            wait = f"steady for {self._steady} of {self._steady_ticks} ticks ({tick.figures})"
+            return Decision(None, next_at_s, wait, f"horizontal {_words(tick.now)}" if tick.now else "")
+        return self._go_horizontal(tick, tick.now, node.name, next_at_s)
+
+    def _look(self, snapshot: ClusterSnapshot, cores: int) -> Tick:
+        view = next(v for v in snapshot.services if v.service == self._service.name)
+        rate = int(rate_over(view, RATE_OVER_S, now_s=snapshot.now_s))
+        ahead = max(rate, int(self._forecast.predict(view.arrival_rows_by_second)))
+        problem = [self._problem(stage, cores) for stage in self._service.stages]
+        slo_ms = floor(self._service.slo_s * 1000 + 1e-9)
+        present = [self._present(view, stage) for stage in self._service.stages]
+        choices, extra = vertical_with_extra(problem, rate, slo_ms, [n for n, _ in present])
+        now, then = (horizontal(problem, r, slo_ms) for r in (rate, ahead))
+        figures = f"rate {rate}, forecast {ahead}"
+        return Tick(cores, view.desired, present, choices, extra, now, then, figures)
+
+    def _begin(self, tick: Tick, node: str, next_at_s: float) -> Decision:
+        """Start with what the forecast wants of one-core replicas; without history, one a stage."""
+        first = tick.then or tick.choices
+        fitted = _fitted(first, [1] * len(first), tick.cores, replicas_first=True)
+        return Decision(self._plan(fitted, node), next_at_s, f"begin with {_words(fitted)} ({tick.figures})")
+
+    def _go_vertical(self, tick: Tick, why: str, node: str, next_at_s: float) -> Decision:
+        """Cores now, never fewer than there are, and the extra replicas."""
+        kept = [
+            Choice(n + more, max(choice.cores, has), choice.rows, choice.time_ms)
+            for (n, has), choice, more in zip(tick.present, tick.choices, tick.extra, strict=True)
+        ]
+        grows = any(choice.cores > has for choice, (_, has) in zip(kept, tick.present, strict=True))
+        fitted = _fitted(kept, [n for n, _ in tick.present], tick.cores, replicas_first=grows)
+        reason = f"vertical {_words(fitted)} ({tick.figures}): {why}"
+        other = f"horizontal {_words(tick.now)}: not while {why}" if tick.now else "horizontal: not feasible"
+        return Decision(self._plan(fitted, node), next_at_s, reason, other)
+
+    def _go_horizontal(self, tick: Tick, now: Sequence[Choice], node: str, next_at_s: float) -> Decision:
+        """One core a replica."""
+        fitted = _fitted(now, [1] * len(now), tick.cores, replicas_first=True)
+        if [(c.replicas, c.cores) for c in fitted] != list(tick.present):
             self._steady = 0
-        reason = f"horizontal {_words(fitted)} ({figures}) after {self._steady_ticks} steady ticks"
-        return Decision(self._plan(fitted, node.name), next_at_s, reason, f"stay {_present_words(present)}")
+        reason = f"horizontal {_words(fitted)} ({tick.figures}) after {self._steady_ticks} steady ticks"
+        return Decision(self._plan(fitted, node), next_at_s, reason, f"stay {_present_words(tick.present)}")
 
     def _present(self, view: ServiceView, stage: Stage) -> tuple[int, int]:
         """Replicas wanted now and the most cores one of them is to have; (1, 1) to begin with.
@@ -160,21 +193,15 @@ class ThemisPolicy:
         return Plan({self._service.name: ServicePlan(self._service.name, stages)})
 
 
-def _unsteady(
-    present: list[tuple[int, int]],
-    choices: tuple[Choice, ...],
-    extra: tuple[int, ...],
-    now: tuple[Choice, ...] | None,
-    then: tuple[Choice, ...] | None,
-) -> str:
+def _unsteady(tick: Tick) -> str:
     """Why the state is not steady; empty if it is."""
-    if any(extra):
-        return f"cores alone do not carry it, {sum(extra)} more replicas are needed"
-    if any(choice.cores > has for choice, (_, has) in zip(choices, present, strict=True)):
+    if any(tick.extra):
+        return f"cores alone do not carry it, {sum(tick.extra)} more replicas are needed"
+    if any(choice.cores > has for choice, (_, has) in zip(tick.choices, tick.present, strict=True)):
         return "a stage needs more cores"
-    if now is not None and then is None:
+    if tick.now is not None and tick.then is None:
         return "the forecast has no horizontal answer"
-    if any(b.replicas > a.replicas for a, b in zip(now or (), then or (), strict=False)):
+    if any(b.replicas > a.replicas for a, b in zip(tick.now or (), tick.then or (), strict=False)):
         return "the forecast wants more replicas"
     return ""
 
@@ -203,9 +230,9 @@ def _fitted(
     return fitted
 
 
-def _words(choices: list[Choice] | tuple[Choice, ...]) -> str:
+def _words(choices: Sequence[Choice]) -> str:
     return ", ".join(f"{c.replicas}x{c.cores} cores batch {c.rows}" for c in choices)
 
 
-def _present_words(present: list[tuple[int, int]]) -> str:
+def _present_words(present: Sequence[tuple[int, int]]) -> str:
     return ", ".join(f"{n}x{c} cores" for n, c in present)
