@@ -322,7 +322,7 @@ def header_bound_s(value: bytes | None) -> float:
 
 
 def _json_input(spec: TensorSpec, shape: tuple[int, ...], data: memoryview) -> Input:
-    if not data or data == b"null":
+    if not data or (len(data) == 4 and bytes(data) == b"null"):
         raise InputError(f"input '{spec.name}' has neither data nor binary_data_size")
     packed = from_json(spec.name, spec.dtype, shape, data)
     return Input(spec.name, spec.dtype, shape, len(packed), (memoryview(packed),))

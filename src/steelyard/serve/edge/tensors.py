@@ -94,7 +94,8 @@ def from_json(name: str, dtype: str, shape: Sequence[int], data: Buffer) -> byte
     if KINDS[dtype].element is None:
         raise InputError(f"input '{name}' is {dtype}, which JSON cannot carry: send it as binary data")
     depth = _depth(data)
-    if depth not in (1, len(shape)) and not (depth == 0 and not shape):
+    levels = shape.index(0) + 1 if 0 in shape else len(shape)  # nothing nests below an empty list
+    if depth not in (1, levels):
         raise InputError(f"input '{name}': data is nested unlike shape {list(shape)}")
     try:
         values = _decoder(dtype, depth).decode(data)
@@ -102,7 +103,7 @@ def from_json(name: str, dtype: str, shape: Sequence[int], data: Buffer) -> byte
         values = _with_non_finite(dtype, depth, data)
         if values is None:
             raise InputError(f"input '{name}': data is not {dtype}: {_first_line(error)}") from None
-    flat: list[Any] = values if depth == 1 else _flatten(name, values, shape, depth)
+    flat: list[Any] = values if depth == 1 else _flatten(name, values, shape[:levels], shape)
     count = math.prod(shape)
     if len(flat) != count:
         raise InputError(f"input '{name}' of shape {list(shape)} takes {count} values; data has {len(flat)}")
@@ -123,12 +124,10 @@ def _with_non_finite(dtype: str, depth: int, data: Buffer) -> Any | None:
         return None
 
 
-def _flatten(name: str, values: Any, shape: Sequence[int], depth: int) -> list[Any]:
-    """Row-major values of nested lists, every list as long as `shape` says."""
-    if depth == 0:
-        return [values]
+def _flatten(name: str, values: Any, sizes: Sequence[int], shape: Sequence[int]) -> list[Any]:
+    """Row-major values of nested lists, every list as long as `sizes` says, outermost first."""
     level: list[Any] = [values]
-    for size in shape:
+    for size in sizes:
         if any(len(part) != size for part in level):
             raise InputError(f"input '{name}': data is nested unlike shape {list(shape)}")
         level = list(chain.from_iterable(level))

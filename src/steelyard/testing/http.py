@@ -1,0 +1,151 @@
+"""Ways to talk to an ASGI application in tests: straight, and through a real server on a real socket."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+import uvloop
+
+from steelyard.serve.edge.listen import HttpListener, serve_http
+from steelyard.serve.edge.logs import EventLog
+
+T = TypeVar("T")
+START_S_MAX = 10.0
+
+
+class HttpAnswer(NamedTuple):
+    """What an application answered; header names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body, decoded."""
+        return msgspec.json.decode(self.body)
+
+
+async def call_app(
+    app: Any,
+    method: str,
+    path: str,
+    chunks: Sequence[bytes] = (b"",),
+    headers: Mapping[str, str] | None = None,
+    *,
+    disconnect_after: int | None = None,
+) -> HttpAnswer | None:
+    """Call an ASGI application without a server.
+
+    Args:
+        app: the application.
+        method: `GET`, `POST` ...
+        path: percent-decoded.
+        chunks: the body, as it comes in.
+        headers: names in any case.
+        disconnect_after: the client leaves after this many chunks; None: when it has its answer.
+
+    Returns:
+        The answer, or None if there was none.
+    """
+    sent: list[dict[str, Any]] = []
+    answered = asyncio.Event()
+    pending = list(chunks)
+    given = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal given
+        if disconnect_after is not None and given >= disconnect_after:
+            return {"type": "http.disconnect"}
+        if pending:
+            given += 1
+            return {"type": "http.request", "body": pending.pop(0), "more_body": bool(pending)}
+        await answered.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            answered.set()
+
+    raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
+    await app({"type": "http", "method": method, "path": path, "headers": raw}, receive, send)
+    if not sent:
+        return None
+    start, *rest = sent
+    return HttpAnswer(
+        start["status"],
+        {name.decode(): value.decode("latin-1") for name, value in start["headers"]},
+        b"".join(message["body"] for message in rest),
+    )
+
+
+def ask_app(
+    app: Any,
+    method: str,
+    path: str,
+    body: Any = b"",
+    headers: Mapping[str, str] | None = None,
+) -> HttpAnswer:
+    """Call an application once, on a loop of its own; a body that is not bytes is sent as JSON."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = asyncio.run(call_app(app, method, path, [data], headers))
+    assert answer is not None, "the application did not answer"
+    return answer
+
+
+class RunningServer:
+    """A server on a thread of its own."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, port: int) -> None:
+        self.port = port
+        self._loop = loop
+
+    def on_loop(self, function: Callable[[], T]) -> T:
+        """Run a function on the serving loop; its result."""
+        done: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(function())
+            except BaseException as error:
+                done.set_exception(error)
+
+        self._loop.call_soon_threadsafe(run)
+        return done.result(START_S_MAX)
+
+
+@contextmanager
+def running_server(app: Any, *, log: EventLog | None = None) -> Iterator[RunningServer]:
+    """Serve an application with uvicorn on uvloop, on a free port of 127.0.0.1, until the block ends."""
+    started: Future[RunningServer] = Future()
+    stop = threading.Event()
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        listener: HttpListener = await serve_http(app, "127.0.0.1", 0, log=log, grace_s=5)
+        started.set_result(RunningServer(loop, listener.port))
+        await loop.run_in_executor(None, stop.wait)
+        await listener.stop()
+
+    def run() -> None:
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(serve())
+        except BaseException as error:
+            if started.done():
+                raise
+            started.set_exception(error)
+
+    thread = threading.Thread(target=run, name="http-server")
+    thread.start()
+    try:
+        yield started.result(START_S_MAX)
+    finally:
+        stop.set()
+        thread.join(START_S_MAX)
+        assert not thread.is_alive(), "the server did not stop"
