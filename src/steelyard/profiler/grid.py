@@ -1,0 +1,91 @@
+"""Which operating points are measured, and for how long.
+
+Service time bends where batches outgrow caches and where cores stop helping, so rows and cores double from
+point to point, and both ends are always in. Points of one (bucket, rows) make a *block*: their rounds are
+interleaved, so that what the machine does meanwhile falls on all of them alike, and they are stored together.
+"""
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+from steelyard.core.types import Frozen
+from steelyard.profile.types import Cell
+from steelyard.runtime.base import Width
+from steelyard.runtime.widths import thread_counts
+
+Form = Literal["full", "quick"]
+
+
+class Effort(Frozen, frozen=True):
+    """How long is measured.
+
+    Attributes:
+        rounds: visits to each point of a block, in a new random order each time; >= 1.
+        visit_runs_max: recorded batches a visit, >= 1; a visit has at least one.
+        visit_s: seconds after which a visit takes no further batch.
+        runs_min: batches that make a cell worth keeping when more are asked for later.
+        cold_starts: replicas started to measure the cold start.
+        total_s: seconds after which no further point is begun; None for no limit.
+    """
+
+    rounds: int
+    visit_runs_max: int
+    visit_s: float
+    runs_min: int
+    cold_starts: int
+    total_s: float | None
+
+
+FULL = Effort(rounds=5, visit_runs_max=10, visit_s=0.1, runs_min=5, cold_starts=5, total_s=None)
+"""0.5 s or 50 batches a point, at least 5."""
+QUICK = Effort(rounds=2, visit_runs_max=8, visit_s=0.1, runs_min=1, cold_starts=1, total_s=6.0)
+"""At most 10 s a variant, starts included."""
+
+
+class Setting(NamedTuple):
+    """One way to run one batch; `cores` whole."""
+
+    bucket: int
+    rows: int
+    cores: int
+    width: Width
+
+
+def rows_grid(batch_rows_max: int, form: Form) -> tuple[int, ...]:
+    """1, 2, 4, 8 ... and the largest batch; in quick form 1, 4 and the largest."""
+    steps = {1, 4} if form == "quick" else {1 << power for power in range(batch_rows_max.bit_length())}
+    return tuple(sorted({rows for rows in steps if rows <= batch_rows_max} | {batch_rows_max}))
+
+
+def cores_grid(cores_max: int, form: Form) -> tuple[int, ...]:
+    """The core counts that get sessions of their own; in quick form 1 and the most."""
+    return tuple(sorted({1, cores_max})) if form == "quick" else thread_counts(cores_max)
+
+
+def blocks(
+    bucket_count: int,
+    rows: Iterable[int],
+    cores: Iterable[int],
+    *,
+    with_lanes: bool,
+    known: Iterable[Cell] = (),
+) -> list[tuple[Setting, ...]]:
+    """The points to measure, block by block, small batches first; cells that are known are left out."""
+    done = {(cell.bucket, cell.rows, cell.cores) for cell in known}
+    cores = tuple(cores)
+    found = []
+    for bucket in range(bucket_count):
+        for row_count in rows:
+            block = tuple(
+                Setting(bucket, row_count, core_count, width)
+                for core_count in cores
+                if (bucket, row_count, core_count) not in done
+                for width in _widths(core_count, with_lanes=with_lanes)
+            )
+            if block:
+                found.append(block)
+    return found
+
+
+def _widths(cores: int, *, with_lanes: bool) -> tuple[Width, ...]:
+    return ("threads", "lanes") if with_lanes and cores > 1 else ("threads",)
