@@ -13,6 +13,7 @@ class Cell(Frozen, frozen=True):
     """One measured operating point; times in seconds, over `runs` batches.
 
     `width` is the faster way to use the cores there: `threads` (one n-thread session) or `lanes` (n slices).
+    `rounds` is how many visits, spread over the measurement, the runs come from.
     """
 
     bucket: int
@@ -22,6 +23,7 @@ class Cell(Frozen, frozen=True):
     p99_s: float
     runs: int
     width: Literal["lanes", "threads"] = "threads"
+    rounds: int = 1
 
 
 class Constants(Frozen, frozen=True):

@@ -23,7 +23,6 @@ class Effort(Frozen, frozen=True):
         rounds: visits to each point of a block, in a new random order each time; >= 1.
         visit_runs_max: recorded batches a visit, >= 1; a visit has at least one.
         visit_s: seconds after which a visit takes no further batch.
-        runs_min: batches that make a cell worth keeping when more are asked for later.
         cold_starts: replicas started to measure the cold start.
         total_s: seconds after which no further point is begun; None for no limit.
     """
@@ -31,14 +30,13 @@ class Effort(Frozen, frozen=True):
     rounds: int
     visit_runs_max: int
     visit_s: float
-    runs_min: int
     cold_starts: int
     total_s: float | None
 
 
-FULL = Effort(rounds=5, visit_runs_max=10, visit_s=0.1, runs_min=5, cold_starts=5, total_s=None)
-"""0.5 s or 50 batches a point, at least 5."""
-QUICK = Effort(rounds=2, visit_runs_max=8, visit_s=0.1, runs_min=1, cold_starts=1, total_s=6.0)
+FULL = Effort(rounds=5, visit_runs_max=10, visit_s=0.1, cold_starts=5, total_s=None)
+"""0.5 s or 50 batches a point, at least 5, spread over five visits."""
+QUICK = Effort(rounds=2, visit_runs_max=8, visit_s=0.1, cold_starts=1, total_s=6.0)
 """At most 10 s a variant, starts included."""
 
 

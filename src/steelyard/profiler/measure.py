@@ -15,6 +15,9 @@ from steelyard.profiler.grid import Effort, Setting
 from steelyard.profiler.station import Batch, Run, Station
 from steelyard.runtime.base import Width
 
+Samples = dict[Setting, list[list[float]]]
+"""Service times in seconds, by visit."""
+
 LANES_GAIN_MIN = 0.03
 """Lanes are chosen only if they are faster than threads by more than noise."""
 
@@ -65,12 +68,12 @@ class Sampler:
         Raises:
             ModelError: the model failed on a batch.
         """
-        samples: dict[Setting, list[float]] = {setting: [] for setting in block}
+        samples: Samples = {setting: [] for setting in block}
         for completed in range(self._effort.rounds):
             for index in self._rng.permutation(len(block)):
                 setting = block[int(index)]
                 if completed == 0 or not self.is_time_up:
-                    samples[setting] += await self._visit(setting, batch)
+                    samples[setting].append(await self._visit(setting, batch))
                 self._on_visit(setting)
         return cells(samples)
 
@@ -97,14 +100,16 @@ class Sampler:
         return await self._station.run(self._replica_id, self._variants[setting.width], batch)
 
 
-def cells(samples: Mapping[Setting, Sequence[float]]) -> list[Cell]:
+def cells(samples: Samples) -> list[Cell]:
     """One cell a (bucket, rows, cores): the faster width's, threads unless lanes gain more than noise."""
     found: dict[tuple[int, int, int], Cell] = {}
     for setting in sorted(samples, key=lambda setting: (setting[:3], setting.width == "lanes")):
-        times_s = samples[setting]
+        times_s = [time_s for visit in samples[setting] for time_s in visit]
         p50_s, p99_s = median(times_s), float(np.quantile(times_s, 0.99))
         place = (setting.bucket, setting.rows, setting.cores)
         threads = found.get(place)
         if threads is None or p50_s < threads.p50_s * (1 - LANES_GAIN_MIN):
-            found[place] = Cell(*place, p50_s, max(p50_s, p99_s), len(times_s), setting.width)
+            found[place] = Cell(
+                *place, p50_s, max(p50_s, p99_s), len(times_s), setting.width, len(samples[setting])
+            )
     return list(found.values())

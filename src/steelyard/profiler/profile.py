@@ -72,8 +72,9 @@ def stored_profile(
 
 def missing(subject: Subject, form: Form, *, cores: int, known: Profile | None) -> list[tuple[Setting, ...]]:
     """The blocks that the form asks for and the profile does not have."""
-    effort = QUICK if form == "quick" else FULL
-    cells = [cell for cell in known.cells if cell.runs >= effort.runs_min] if known else []
+    cells = known.cells if known else ()
+    if form == "full":
+        cells = tuple(cell for cell in cells if cell.rounds >= FULL.rounds)
     return blocks(
         subject.bucket_count,
         rows_grid(subject.batch_rows_max, form),

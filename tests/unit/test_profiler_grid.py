@@ -1,0 +1,87 @@
+from steelyard.profile.types import Cell, Profile
+from steelyard.profiler.grid import Setting, blocks, cores_grid, rows_grid
+from steelyard.profiler.measure import cells
+from steelyard.profiler.profile import merged
+from steelyard.profiler.words import coverage, table_rows
+
+
+def test_rows_double_and_both_ends_are_in() -> None:
+    assert rows_grid(1, "full") == (1,)
+    assert rows_grid(12, "full") == (1, 2, 4, 8, 12)
+    assert rows_grid(16, "full") == (1, 2, 4, 8, 16)
+    assert rows_grid(16, "quick") == (1, 4, 16)
+    assert rows_grid(3, "quick") == (1, 3)
+
+
+def test_cores_are_those_with_sessions() -> None:
+    assert cores_grid(1, "full") == (1,)
+    assert cores_grid(8, "full") == (1, 2, 3, 4, 6, 8)
+    assert cores_grid(8, "quick") == (1, 8)
+
+
+def test_a_block_is_every_way_to_run_the_same_rows() -> None:
+    found = blocks(1, (1, 4), (1, 2), with_lanes=True)
+    assert found[1] == (
+        Setting(0, 4, 1, "threads"),
+        Setting(0, 4, 2, "threads"),
+        Setting(0, 4, 2, "lanes"),
+    )
+    assert len(found) == 2
+
+
+def test_what_is_known_is_not_measured_again() -> None:
+    known = [Cell(0, 1, 1, 0.1, 0.1, 9), Cell(0, 1, 2, 0.1, 0.1, 9), Cell(0, 4, 1.0, 0.1, 0.1, 9)]
+    found = blocks(1, (1, 4), (1, 2), with_lanes=False, known=known)
+    assert found == [(Setting(0, 4, 2, "threads"),)]
+
+
+def test_a_cell_is_that_of_the_faster_width() -> None:
+    threads, lanes = Setting(0, 4, 2, "threads"), Setting(0, 4, 2, "lanes")
+    # medians 10 and 8 ms; the p99 of 6, 8 and 10 ms lies 0.98 of the way from 8 to 10
+    (cell,) = cells({threads: [[0.010], [0.012, 0.008]], lanes: [[0.006, 0.010], [0.008]]})
+    assert cell == Cell(0, 4, 2, 0.008, cell.p99_s, 3, "lanes", 2)
+    assert round(cell.p99_s, 6) == 0.00996
+
+
+def test_lanes_that_gain_only_noise_are_not_chosen() -> None:
+    threads, lanes = Setting(0, 4, 2, "threads"), Setting(0, 4, 2, "lanes")
+    (cell,) = cells({lanes: [[0.0098]], threads: [[0.010]]})
+    assert cell.width == "threads"
+
+
+def test_found_cells_replace_known_ones() -> None:
+    known = (Cell(0, 4, 1, 0.4, 0.4, 2), Cell(0, 1, 1, 0.1, 0.1, 2))
+    found = [Cell(0, 4, 1.0, 0.5, 0.5, 30)]
+    assert merged(known, found) == (known[1], found[0])
+
+
+PROFILE = Profile(
+    "m",
+    "v",
+    "hash",
+    "machine",
+    "runtime",
+    (Cell(0, 1, 1, 0.012, 0.020, 9, "threads", 5), Cell(0, 4, 1, 0.042, 0.050, 9, "threads", 5)),
+    0.13,
+    0.0001,
+)
+
+
+def test_coverage_says_where_it_extrapolates() -> None:
+    assert coverage(PROFILE, batch_rows_max=4, cores_max=1) == (
+        "v: 2 points, 1 to 4 rows on 1 core; the fit errs by 0%, up to x1.00"
+    )
+    line = coverage(PROFILE, batch_rows_max=16, cores_max=2)
+    assert line.endswith("; extrapolated for more than 4 rows and more than 1 core")
+
+
+def test_rows_of_the_json_output_have_the_keys_of_the_contract() -> None:
+    row = table_rows(PROFILE)[1]
+    contract = {"model", "variant", "batch", "cores", "latency_ms", "cold_start_s", "resize_ms"}
+    assert contract <= set(row)
+    assert (row["batch"], row["cores"], row["latency_ms"], row["resize_ms"]) == (
+        4,
+        1,
+        {"p50": 42.0, "p99": 50.0},
+        0.1,
+    )
