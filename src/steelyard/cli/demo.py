@@ -1,0 +1,38 @@
+"""`steelyard demo`: a real model through a surge, against fixed allocations, with a report."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from steelyard.cli.output import JsonOption, write_json
+from steelyard.core.errors import SteelyardError
+
+
+def demo(
+    seconds: Annotated[int, typer.Option(help="Length of each run; there are up to three.")] = 50,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where the report, the spec and the logs go.")
+    ] = Path("out/demo"),
+    seed: Annotated[int, typer.Option(help="Of the lines and their arrivals.")] = 1,
+    profiles: Annotated[Path | None, typer.Option(metavar="DIR", help="Where profiles are stored.")] = None,
+    json: JsonOption = None,
+) -> int:
+    """Serve a text recogniser through a surge, show it hold its SLO, and compare with fixed cores."""
+    from steelyard.backend.cpu import usable_core_ids
+    from steelyard.demo.spec import CORES
+    from steelyard.demo.tour import Settings, tour
+
+    usable = len(usable_core_ids())
+    if usable < CORES:
+        raise SteelyardError(f"the demo moves {CORES} cores; this process may use {usable}")
+    # A demo that is told to end unwinds like one that is interrupted: its processes go with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steelyard" / "demo"
+    settings = Settings(seconds=seconds, out=out, cache=cache, profiles=profiles, seed=seed)
+    outcome = tour(settings, Console(stderr=json == "-"))
+    write_json(json, outcome)
+    return 0 if all(run.completed for run in outcome.runs) else 1
