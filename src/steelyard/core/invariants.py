@@ -70,7 +70,7 @@ def _requests_are_covered(stage: StageState, requests: Mapping[RequestId, OpenRe
         waiting = sum(piece.is_queued for piece in opened.pieces)
         assert len(opened.pieces) == waiting + opened.readers, f"{request_id} has a piece that is nowhere"
         spans = [(piece.row_start, piece.rows) for piece in opened.pieces]
-        spans += [(part.row_start, part.rows) for part in opened.done]
+        spans += [(part.piece.row_start, part.piece.rows) for part in opened.done]
         spans.sort()
         end = 0
         for row_start, rows in spans:

@@ -22,19 +22,10 @@ from steelyard.core import invariants
 from steelyard.core.assembly import Assembly, Shedding
 from steelyard.core.commands import (
     Command,
-    Complete,
-    Discard,
-    Fail,
-    FailReason,
     Reject,
-    Release,
-    ReleaseOutputs,
     ReportWindow,
     RunBatch,
     ServiceDrained,
-    Shed,
-    ShedReason,
-    StopReplica,
     WakeAt,
 )
 from steelyard.core.dispatch import Dispatcher
@@ -58,12 +49,12 @@ from steelyard.core.events import (
     WindowClosed,
     Woken,
 )
-from steelyard.core.lifecycle import Replica
 from steelyard.core.plan import ServicePlan
+from steelyard.core.requests import OpenRequests
 from steelyard.core.stage import StageState
 from steelyard.core.tally import Counts, Tally
-from steelyard.core.types import RequestId, Service, ServiceTimes
-from steelyard.core.work import Batch, OpenRequest, Part, Piece
+from steelyard.core.types import Service, ServiceTimes
+from steelyard.core.work import Batch, OpenRequest, Piece
 
 NEVER = float("inf")
 
@@ -98,13 +89,13 @@ class ServiceMachine:
             queue_rows_max=service.queue_rows_max,
         )
         self._dispatcher = Dispatcher(self.stage)
-        self._open: dict[RequestId, OpenRequest] = {}
+        self._commands: list[Command] = []
+        self._requests = OpenRequests(self.stage, self.tally, self._commands)
         self._now_s = float("-inf")
         self._wake_s = NEVER
         self._batch_count = 0
         self._is_draining = False
         self._is_drained = False
-        self._commands: list[Command] = []
         self._reactions: dict[type, Callable[[Any], None]] = {
             RequestArrived: self._on_arrived,
             RequestCancelled: self._on_cancelled,
@@ -129,17 +120,18 @@ class ServiceMachine:
         if now_s > self._now_s:
             self._now_s = now_s
         self.tally.begin(now_s=self._now_s)
-        commands: list[Command] = []
-        self._commands = commands
+        commands = self._commands
         self._reactions[type(event)](event)
-        if self._is_draining and not self._is_drained and not self._open:
+        if self._is_draining and not self._is_drained and not self._requests.by_id:
             self._is_drained = True
             commands.append(ServiceDrained())
         wake_s = self._dispatcher.wake_s
         if wake_s < self._wake_s:
             self._wake_s = wake_s
             commands.append(WakeAt(wake_s))
-        return commands
+        answer = commands[:]
+        commands.clear()
+        return answer
 
     @property
     def is_ready(self) -> bool:
@@ -149,7 +141,7 @@ class ServiceMachine:
     @property
     def open_requests(self) -> int:
         """Requests that have arrived and not ended."""
-        return len(self._open)
+        return len(self._requests.by_id)
 
     @property
     def counts(self) -> Counts:
@@ -162,69 +154,31 @@ class ServiceMachine:
         Raises:
             AssertionError: one does not hold; its text names the law.
         """
-        invariants.check(self.stage, self._open, self.tally.total)
+        invariants.check(self.stage, self._requests.by_id, self.tally.total)
 
     # Requests.
 
     def _on_arrived(self, event: RequestArrived) -> None:
         request = event.request
-        assert request.id not in self._open, f"request {request.id} arrived twice"
+        assert request.id not in self._requests.by_id, f"request {request.id} arrived twice"
         self.tally.requests += 1
         self.tally.rows += request.rows
         due_s = request.deadline_s - self.service.reply_s
         if self._is_draining:
-            self._reject(Reject(request.id, "draining", None))
+            self._requests.reject(Reject(request.id, "draining", None))
             return
         refusal = self._dispatcher.refusal(request, due_s, now_s=self._now_s)
         if refusal is not None:
-            self._reject(Reject(request.id, refusal.reason, refusal.retry_after_s))
+            self._requests.reject(Reject(request.id, refusal.reason, refusal.retry_after_s))
             return
-        opened = self._open[request.id] = OpenRequest(request, due_s=due_s)
-        self.stage.open(opened)
+        self._requests.admit(request, due_s)
         self._dispatch()
 
-    def _reject(self, command: Reject) -> None:
-        self.tally.rejected += 1
-        self._commands.append(command)
-        self._commands.append(Release(command.request_id))
-
     def _on_cancelled(self, event: RequestCancelled) -> None:
-        opened = self._open.get(event.request_id)
+        opened = self._requests.by_id.get(event.request_id)
         if opened is not None:
-            self.tally.cancelled += 1
-            self._end(opened, Discard(event.request_id))
+            self._requests.cancel(opened)
             self._dispatch()
-
-    def _end(self, opened: OpenRequest, command: Complete | Shed | Fail | Discard) -> None:
-        """Announce a request's end, give up what is left of it, and free what nobody needs any more."""
-        opened.is_ended = True
-        del self._open[opened.request.id]
-        self._commands.append(command)
-        for piece in opened.pieces:
-            if piece.is_queued:
-                self.stage.queue.remove(piece)
-        opened.pieces.clear()
-        done, opened.done = opened.done, []
-        for part in done:
-            part.batch.holders -= 1
-            self._release_outputs(part.batch)
-        if opened.readers == 0:
-            self._commands.append(Release(opened.request.id))
-
-    def _shed(self, opened: OpenRequest, reason: ShedReason) -> None:
-        if not opened.is_ended:
-            self.tally.shed += 1
-            self._end(opened, Shed(opened.request.id, reason))
-
-    def _fail(self, opened: OpenRequest, reason: FailReason, message: str) -> None:
-        self.tally.failed += 1
-        self._end(opened, Fail(opened.request.id, reason, message))
-
-    def _stop_reading(self, opened: OpenRequest) -> None:
-        """A batch in flight reads the request no more."""
-        opened.readers -= 1
-        if opened.is_ended and opened.readers == 0:
-            self._commands.append(Release(opened.request.id))
 
     # Batches.
 
@@ -236,7 +190,7 @@ class ServiceMachine:
                 return
             if isinstance(step, Shedding):
                 for piece in step.pieces:
-                    self._shed(piece.open, step.reason)
+                    self._requests.shed(piece.open, step.reason)
             else:
                 self._run(step)
 
@@ -267,53 +221,9 @@ class ServiceMachine:
             self.stage.estimator.observe(
                 batch.variant, batch.bucket, batch.rows, batch.cores, service_s, now_s=self._now_s
             )
-        batch.outputs = event.outputs
-        replica.kept[batch.batch_id] = batch
         self.stage.pool.free(replica)
         self._dispatch()
-        batch.holders = 1  # this loop: the outputs stay until the last of its answers is out
-        offset = 0
-        for piece in batch.pieces:
-            self._finish(piece, batch, offset, event)
-            offset += piece.rows
-        batch.holders -= 1
-        self._release_outputs(batch)
-
-    def _finish(self, piece: Piece, batch: Batch, offset: int, event: BatchCompleted) -> None:
-        """One piece of a batch is done; if it was the last of its request, answer."""
-        opened = piece.open
-        if not opened.is_ended:
-            opened.pieces.remove(piece)
-            opened.done.append(Part(batch, offset, piece.row_start, piece.rows))
-            batch.holders += 1
-            if not opened.pieces:
-                opened.readers -= 1
-                self._complete(opened, batch, event)
-                return
-        self._stop_reading(opened)
-
-    def _complete(self, opened: OpenRequest, batch: Batch, event: BatchCompleted) -> None:
-        is_late = self._now_s > opened.due_s
-        self.tally.completed += 1
-        self.tally.late += is_late
-        command = Complete(
-            opened.request.id,
-            batch.variant,
-            max(event.started_s - opened.request.arrived_s, 0.0),
-            event.finished_s - event.started_s,
-            is_late,
-            opened.parts(),
-        )
-        self._end(opened, command)
-
-    def _release_outputs(self, batch: Batch) -> None:
-        """Free a batch's outputs if nobody needs them, and let its replica go if it was waiting for that."""
-        replica = self.stage.pool.get(batch.replica_id)
-        if replica is None or batch.holders > 0 or batch.batch_id not in replica.kept:
-            return
-        del replica.kept[batch.batch_id]
-        self._commands.append(ReleaseOutputs(batch.replica_id, batch.batch_id))
-        self._stop_if_done(replica)
+        self._requests.finish(batch, event, replica, now_s=self._now_s)
 
     def _on_batch_failed(self, event: BatchFailed) -> None:
         batch = self.stage.batches.pop(event.batch_id, None)
@@ -324,16 +234,15 @@ class ServiceMachine:
         is_shared = any(piece.open is not batch.pieces[0].open for piece in batch.pieces)
         for piece in batch.pieces:
             opened = piece.open
-            opened.readers -= 1
+            self._requests.stop_reading(opened)
             if opened.is_ended:
-                if opened.readers == 0:
-                    self._commands.append(Release(opened.request.id))
-            elif is_shared:
+                continue
+            if is_shared:
                 self._retry(piece)
             else:
-                self._fail(opened, "model_error", event.message)
+                self._requests.fail(opened, "model_error", event.message)
         self.stage.pool.free(replica)
-        self._stop_if_done(replica)
+        self._requests.stop_if_done(replica)
         self._dispatch()
 
     def _retry(self, piece: Piece) -> None:
@@ -366,18 +275,8 @@ class ServiceMachine:
     def _on_replica_draining(self, event: ReplicaDraining) -> None:
         replica = self.stage.pool.drain(event)
         if replica is not None:
-            self._stop_if_done(replica)
+            self._requests.stop_if_done(replica)
             self._dispatch()
-
-    def _stop_if_done(self, replica: Replica) -> None:
-        if (
-            replica.state == "draining"
-            and replica.batch is None
-            and not replica.kept
-            and not replica.is_stopping
-        ):
-            replica.is_stopping = True
-            self._commands.append(StopReplica(replica.id))
 
     def _on_replica_gone(self, event: ReplicaGone) -> None:
         replica = self.stage.pool.forget(event.replica_id)
@@ -387,7 +286,7 @@ class ServiceMachine:
         if replica.batch is not None:
             del self.stage.batches[replica.batch.batch_id]
             for piece in replica.batch.pieces:
-                self._stop_reading(piece.open)
+                self._requests.stop_reading(piece.open)
                 if not piece.open.is_ended:
                     lost.append(piece.open)
                     self._retry(piece)
@@ -401,14 +300,13 @@ class ServiceMachine:
         """Let what a lost replica had finished of open requests wait again; returns those requests."""
         lost = []
         for piece in batch.pieces:
-            parts = [
-                part for part in piece.open.done if part.batch is batch and part.row_start == piece.row_start
-            ]
-            for part in parts:
-                piece.open.done.remove(part)
-                piece.open.pieces.append(piece)
+            opened = piece.open
+            kept = [part for part in opened.done if part.piece is not piece]
+            if len(kept) < len(opened.done):
+                opened.done = kept
+                opened.pieces.append(piece)
                 self.stage.enqueue(piece)
-                lost.append(piece.open)
+                lost.append(opened)
         return lost
 
     def _try_again(self, opened: OpenRequest, reason: str) -> None:
@@ -420,7 +318,7 @@ class ServiceMachine:
             opened.retries += 1
             return
         why = "no time for another try" if not has_time else f"tried {opened.retries + 1} times"
-        self._fail(opened, "worker_lost", f"worker lost ({reason or 'no reason known'}); {why}")
+        self._requests.fail(opened, "worker_lost", f"worker lost ({reason or 'no reason known'}); {why}")
 
     # The rest.
 

@@ -36,8 +36,8 @@ class OpenRequest:
     def parts(self) -> tuple[OutputPart, ...]:
         """The whole answer, in the order of the request's rows."""
         if len(self.done) > 1:
-            self.done.sort(key=lambda part: part.row_start)
-        return tuple(OutputPart(part.batch.outputs, part.offset, part.rows) for part in self.done)
+            self.done.sort(key=lambda part: part.piece.row_start)
+        return tuple([OutputPart(part.batch.outputs, part.offset, part.piece.rows) for part in self.done])
 
 
 class Piece:
@@ -128,12 +128,11 @@ class Batch:
 
 
 class Part:
-    """A finished piece: rows from `offset` on of its batch, from `row_start` on of its request."""
+    """A finished piece, whose rows begin at `offset` of its batch's outputs."""
 
-    __slots__ = ("batch", "offset", "row_start", "rows")
+    __slots__ = ("batch", "offset", "piece")
 
-    def __init__(self, batch: Batch, offset: int, row_start: int, rows: int) -> None:
+    def __init__(self, batch: Batch, piece: Piece, offset: int) -> None:
         self.batch = batch
+        self.piece = piece
         self.offset = offset
-        self.row_start = row_start
-        self.rows = rows

@@ -1,0 +1,260 @@
+"""Anything may happen to a service, in any order, and the laws hold after every step."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from steelyard.core.commands import Command, StopReplica, WakeAt
+from steelyard.core.events import (
+    BatchCompleted,
+    BatchFailed,
+    CapacityChanged,
+    PlanPublished,
+    ReplicaDraining,
+    ReplicaGone,
+    ReplicaReady,
+    ReplicaResized,
+    ReplicaStarted,
+    RequestArrived,
+    RequestCancelled,
+    ServiceDraining,
+    ServiceEvent,
+    VariantLoaded,
+    VariantUnloaded,
+    WindowClosed,
+    Woken,
+)
+from steelyard.core.plan import StageRules
+from steelyard.core.service import ServiceMachine
+from steelyard.core.types import RequestId, Tensor, TensorRef
+from steelyard.testing.builders import (
+    STAGE,
+    TableTimes,
+    make_plan,
+    make_request,
+    make_service,
+    times_by_stage,
+)
+from steelyard.testing.laws import ServiceLaws
+
+VARIANTS = ("big", "small")
+
+rules = st.builds(
+    StageRules,
+    order=st.sampled_from(["edf", "fifo"]),
+    forming=st.sampled_from(["hold", "hold", "full", "timeout"]),
+    timeout_s=st.sampled_from([0.0, 0.03]),
+    drop=st.sampled_from(["none", "age", "infeasible", "early", "early"]),
+    age_s_max=st.just(0.2),
+    admission=st.sampled_from(["open", "feasible"]),
+    routing=st.sampled_from(["least_finish", "round_robin"]),
+)
+shares = st.sampled_from([{"big": 1.0}, {"big": 0.75, "small": 0.25}, {"small": 1.0}])
+resident = st.sampled_from([("big",), ("small",), ("big", "small")])
+durations_s = st.sampled_from([0.0, 0.001, 0.01, 0.05, 0.3])
+
+
+def named_outputs(batch_id: int) -> tuple[Tensor, ...]:
+    """Outputs that name their batch in the shape, so that `ServiceLaws` can tell whose they are."""
+    return (Tensor("y", "FP32", (batch_id,), TensorRef("a", 0, 4, 1)),)
+
+
+class ServiceLife(RuleBasedStateMachine):
+    """A service under every event there is; workers are whatever Hypothesis says they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 0.0
+        self.request_count = 0
+        self.replica_count = 0
+        self.is_draining = False
+        self.wake_s: float | None = None
+
+    @initialize(rules=rules, shares=shares, rows_max=st.integers(1, 6), reply_s=st.sampled_from([0.0, 0.005]))
+    def build(self, rules: StageRules, shares: dict[str, float], rows_max: int, reply_s: float) -> None:
+        # One row takes 10 ms on a core, six take 20 ms; the small variant takes half of it.
+        times = TableTimes({1: 0.01, 6: 0.02}, tail=1.5, factors={"small": 0.5})
+        self.service = make_service(
+            variants=VARIANTS, batch_rows_max=6, queue_rows_max=20, reply_s=reply_s, retries_max=1
+        )
+        plan = make_plan(self.service, batch_rows_max=rows_max, rules=rules, shares=shares)
+        self.machine = ServiceMachine(self.service, times_by_stage(self.service, times), plan)
+        self.laws = ServiceLaws(self.service, plan.stages[STAGE])
+
+    def tell(self, event: ServiceEvent, *, late_s: float = 0.0) -> list[Command]:
+        commands = self.machine.handle(event, now_s=self.now_s - late_s)
+        if isinstance(event, Woken):
+            self.wake_s = None
+        for command in commands:
+            if isinstance(command, WakeAt):
+                self.wake_s = command.at_s
+        self.laws.check(event, commands, now_s=self.now_s - late_s)
+        for command in commands:
+            if isinstance(command, StopReplica):
+                self.tell(ReplicaGone(command.replica_id, expected=True))
+        return commands
+
+    @rule(rows=st.sampled_from([1, 1, 1, 2, 3, 9, 25]), key=st.sampled_from(["x", "y"]), slo_s=durations_s)
+    def arrive(self, rows: int, key: str, slo_s: float) -> None:
+        self.request_count += 1
+        request = make_request(self.request_count, self.now_s, slo_s=slo_s, rows=rows, batch_key=key)
+        self.tell(RequestArrived(request))
+
+    @precondition(lambda self: self.laws.requests)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.tell(RequestCancelled(data.draw(st.sampled_from(list(self.laws.requests)))))
+
+    @rule()
+    def cancel_a_stranger(self) -> None:
+        assert self.tell(RequestCancelled(RequestId(7, 7))) == []
+
+    @precondition(lambda self: self.laws.running)
+    @rule(data=st.data(), slower=st.sampled_from([0.5, 1.0, 1.0, 3.0]), late_s=durations_s)
+    def complete(self, data: st.DataObject, slower: float, late_s: float) -> None:
+        batch = self.laws.running[data.draw(st.sampled_from(list(self.laws.running)))]
+        started_s = self.now_s
+        self.now_s += slower * batch.expected_s
+        event = BatchCompleted(
+            batch.batch_id, batch.replica_id, started_s, self.now_s, named_outputs(batch.batch_id)
+        )
+        self.tell(event, late_s=late_s)
+
+    @precondition(lambda self: self.laws.running)
+    @rule(data=st.data())
+    def fail(self, data: st.DataObject) -> None:
+        batch = self.laws.running[data.draw(st.sampled_from(list(self.laws.running)))]
+        self.tell(BatchFailed(batch.batch_id, batch.replica_id, "the model raised"))
+
+    @rule()
+    def complete_what_nobody_knows(self) -> None:
+        assert self.tell(BatchCompleted(10**6, 10**6, self.now_s, self.now_s)) == []
+
+    @precondition(lambda self: len(self.laws.replicas) < 4)
+    @rule(cores=st.sampled_from([0.5, 1.0, 2.0]), variants=resident, delay_s=durations_s)
+    def start(self, cores: float, variants: tuple[str, ...], delay_s: float) -> None:
+        self.replica_count += 1
+        self.tell(ReplicaStarted(self.replica_count, STAGE, "local", cores, variants, self.now_s + delay_s))
+
+    @precondition(lambda self: self.laws.replicas)
+    @rule(data=st.data(), cores=st.sampled_from([0.0, 1.0, 1.0, 2.0]), variants=resident)
+    def become_ready(self, data: st.DataObject, cores: float, variants: tuple[str, ...]) -> None:
+        replica_id = data.draw(st.sampled_from(list(self.laws.replicas)))
+        if self.laws.replicas[replica_id].batch_id is None:
+            self.tell(ReplicaReady(replica_id, STAGE, "local", cores, variants))
+
+    @precondition(lambda self: self.laws.replicas)
+    @rule(data=st.data(), cores=st.sampled_from([0.0, 0.5, 1.0, 2.0]))
+    def resize(self, data: st.DataObject, cores: float) -> None:
+        self.tell(ReplicaResized(data.draw(st.sampled_from(list(self.laws.replicas))), cores))
+
+    @precondition(lambda self: self.laws.replicas)
+    @rule(data=st.data())
+    def drain(self, data: st.DataObject) -> None:
+        self.tell(ReplicaDraining(data.draw(st.sampled_from(list(self.laws.replicas)))))
+
+    @precondition(lambda self: self.laws.replicas)
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        self.tell(ReplicaGone(data.draw(st.sampled_from(list(self.laws.replicas))), expected=False))
+
+    @precondition(lambda self: self.laws.replicas)
+    @rule(data=st.data(), variant=st.sampled_from(VARIANTS), is_loaded=st.booleans())
+    def load(self, data: st.DataObject, variant: str, is_loaded: bool) -> None:
+        replica_id = data.draw(st.sampled_from(list(self.laws.replicas)))
+        self.tell(VariantLoaded(replica_id, variant) if is_loaded else VariantUnloaded(replica_id, variant))
+
+    @rule(
+        rules=rules, shares=shares, rows_max=st.integers(1, 6), hold_s_max=st.sampled_from([0.0, 0.0, 0.02])
+    )
+    def publish(self, rules: StageRules, shares: dict[str, float], rows_max: int, hold_s_max: float) -> None:
+        plan = make_plan(
+            self.service, batch_rows_max=rows_max, rules=rules, shares=shares, hold_s_max=hold_s_max
+        )
+        self.tell(PlanPublished(plan))
+
+    @rule(cores=st.sampled_from([0.0, 1.0, 3.0]))
+    def grant(self, cores: float) -> None:
+        self.tell(CapacityChanged(cores))
+
+    @rule(duration_s=durations_s)
+    def let_time_pass(self, duration_s: float) -> None:
+        self.now_s += duration_s
+        self.wake_if_due()
+
+    @precondition(lambda self: self.wake_s is not None)
+    @rule()
+    def wake(self) -> None:
+        assert self.wake_s is not None
+        self.now_s = max(self.now_s, self.wake_s)
+        self.wake_if_due()
+
+    def wake_if_due(self) -> None:
+        while self.wake_s is not None and self.wake_s <= self.now_s:
+            self.tell(Woken())
+
+    @rule()
+    def wake_for_nothing(self) -> None:
+        self.tell(Woken())
+
+    @rule()
+    def close_window(self) -> None:
+        self.tell(WindowClosed())
+
+    @precondition(lambda self: self.laws.open)
+    @rule(chance=st.integers(0, 9))
+    def stop_serving(self, chance: int) -> None:
+        if chance == 0:
+            self.tell(ServiceDraining())
+
+    @invariant()
+    def collections_agree(self) -> None:
+        if hasattr(self, "machine"):
+            self.machine.validate()
+            assert self.machine.open_requests == len(self.laws.open)
+
+    @invariant()
+    def nobody_waits_beside_an_idle_replica(self) -> None:
+        """Without holding, what waits while a replica is idle is what no idle replica could finish in time."""
+        if not hasattr(self, "machine"):
+            return
+        stage = self.machine.stage
+        if stage.plan.rules.forming != "hold" or stage.plan.hold_s_max > 0 or not stage.pool.idle:
+            return
+        sheds_lost = stage.plan.rules.drop in ("infeasible", "early")
+        assert sheds_lost or not stage.queue.entries, "somebody waits beside an idle replica"
+
+    def teardown(self) -> None:
+        """Whatever came before, a service that drains ends every request."""
+        if not hasattr(self, "machine"):
+            return
+        self.tell(ServiceDraining())
+        for replica_id in list(self.laws.replicas):
+            self.tell(ReplicaGone(replica_id, expected=False))
+        self.replica_count += 1
+        self.tell(ReplicaReady(self.replica_count, STAGE, "local", 1.0, VARIANTS))
+        for _ in range(10_000):
+            if not self.laws.open:
+                break
+            if self.laws.running:
+                batch = next(iter(self.laws.running.values()))
+                self.now_s += batch.expected_s
+                self.tell(
+                    BatchCompleted(
+                        batch.batch_id,
+                        batch.replica_id,
+                        self.now_s,
+                        self.now_s,
+                        named_outputs(batch.batch_id),
+                    )
+                )
+            else:
+                assert self.wake_s is not None, "requests are open, nothing runs, and nobody will wake"
+                self.now_s = max(self.now_s, self.wake_s)
+                self.tell(Woken())
+        assert not self.laws.open, f"never ended: {self.laws.open}"
+        assert self.machine.open_requests == 0
+
+
+TestServiceLife = ServiceLife.TestCase
+TestServiceLife.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
