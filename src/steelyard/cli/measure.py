@@ -1,35 +1,152 @@
-"""Service times for every stage of a deployment: declared in the spec, stored, or measured now."""
+"""Service times for every stage of a deployment: declared in the spec, stored, or measured now.
 
-from collections.abc import Mapping, Sequence
+A declared latency is never measured over: the user said so. What was measured is stored at once, so neither a
+restart nor an interrupted run measures twice.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-from steelyard.core.errors import ProfileError
+from msgspec.structs import replace
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from steelyard.cli.output import say
+from steelyard.config.schema import Spec
+from steelyard.core.types import Stage
 from steelyard.profile.tables import StageTimes
+from steelyard.profile.types import Profile
+from steelyard.profiler.grid import Form
+from steelyard.profiler.profile import missing, profile_variant, stored_profile
+from steelyard.profiler.store import ProfileStore, default_directory
+from steelyard.profiler.subject import Subject
 from steelyard.runtime.base import WidthRule
+from steelyard.runtime.widths import width_rules
 from steelyard.serve.base import Deployment
 
+OnProgress = Callable[[int, int, str], None]
 
-def stage_times(deployment: Deployment, profiles: Path | None) -> tuple[StageTimes, ...]:
-    """What is known of each stage's variants.
+
+class Measured(NamedTuple):
+    """A variant in its place in a deployment, with its profile."""
+
+    service: str
+    stage: str
+    subject: Subject
+    profile: Profile
+
+
+def measure(
+    deployment: Deployment, profiles: Path | None, *, core_ids: Sequence[int], form: Form
+) -> tuple[Measured, ...]:
+    """Every variant that declares no latency, with its profile: stored, or measured where that lacks points.
+
+    Args:
+        deployment: what is to be served; a model that stands in two places is measured once.
+        profiles: the store's directory; None for the user's cache.
+        core_ids: cores to measure on; nothing else should run there.
+        form: `quick` or `full`.
 
     Raises:
-        ProfileError: a variant has neither a declared latency nor a stored profile.
+        ModelError: a model fails.
+        ProfileError: the store cannot be written.
     """
-    del profiles
-    times: list[StageTimes] = []
-    for name, service in deployment.services.items():
-        for stage_name, stage in service.stages.items():
+    store = ProfileStore(profiles or default_directory())
+    known: dict[tuple[str, str], Profile] = {}
+    found: list[Measured] = []
+    for service, deployed in deployment.services.items():
+        for stage_name, stage in deployed.stages.items():
             for spec in stage.specs:
-                if spec.name not in stage.declared:
-                    raise ProfileError(
-                        f"service {name}: variant {spec.name} has no profile and no declared latency"
-                    )
-            times.append(StageTimes(name, stage_name, declared=stage.declared))
-    return tuple(times)
+                if spec.name in stage.declared:
+                    continue
+                rows_max, buckets = spec.batch_rows_max or 1, deployed.served.buckets
+                subject = Subject(stage.model, spec, stage.signature, rows_max, buckets)
+                key = (stage.model, spec.name)
+                if key not in known:
+                    known[key] = _measure_one(subject, store, core_ids, form)
+                found.append(Measured(service, stage_name, subject, known[key]))
+    return tuple(found)
 
 
-def widths_of(times: Sequence[StageTimes]) -> Mapping[tuple[str, str, str], tuple[WidthRule, ...]]:
-    """By (service, stage, variant): which width each profile found faster."""
-    return {
-        (stage.service, stage.stage, profile.variant): () for stage in times for profile in stage.profiles
+def stage_times(deployment: Deployment, measured: Sequence[Measured]) -> tuple[StageTimes, ...]:
+    """What is known of each stage's variants: what they declare, and their profiles."""
+    return tuple(
+        StageTimes(
+            service,
+            stage_name,
+            tuple(m.profile for m in measured if (m.service, m.stage) == (service, stage_name)),
+            stage.declared,
+        )
+        for service, deployed in deployment.services.items()
+        for stage_name, stage in deployed.stages.items()
+    )
+
+
+def widths_of(measured: Sequence[Measured]) -> dict[tuple[str, str, str], tuple[WidthRule, ...]]:
+    """By (service, stage, variant): how to spend several cores on one batch, as profiled."""
+    return {(m.service, m.stage, m.subject.spec.name): width_rules(m.profile) for m in measured}
+
+
+def with_cold_starts(deployment: Deployment, measured: Sequence[Measured], spec: Spec) -> Deployment:
+    """The deployment with measured cold starts, except where the spec states one."""
+    cold_starts_s = {
+        (m.service, m.stage, m.subject.spec.name): m.profile.cold_start_s
+        for m in measured
+        if m.subject.model not in spec.models
+        or spec.models[m.subject.model].variants[m.subject.spec.name].cold_start is None
     }
+
+    def timed(service: str, stage: Stage) -> Stage:
+        variants = (
+            replace(v, cold_start_s=cold_starts_s.get((service, stage.name, v.name), v.cold_start_s))
+            for v in stage.variants
+        )
+        return replace(stage, variants=tuple(variants))
+
+    services = {}
+    for name, deployed in deployment.services.items():
+        stages = tuple(timed(name, stage) for stage in deployed.served.service.stages)
+        served = replace(deployed.served, service=replace(deployed.served.service, stages=stages))
+        services[name] = replace(deployed, served=served)
+    return replace(deployment, services=services)
+
+
+def _measure_one(subject: Subject, store: ProfileStore, core_ids: Sequence[int], form: Form) -> Profile:
+    """One variant; says that it is measured only if it is."""
+    name = f"{subject.model}/{subject.spec.name}"
+    known = stored_profile(subject, store, cores=len(core_ids))
+    if known is None or missing(subject, form, cores=len(core_ids), known=known):
+        length = "a few seconds" if form == "quick" else "a while; interrupted, it goes on later"
+        say(f"measuring {name} on this machine ({length})", err=True)
+    with _progress() as on_progress:
+        return asyncio.run(
+            profile_variant(
+                subject,
+                store,
+                core_ids=core_ids,
+                form=form,
+                on_progress=on_progress,
+                on_notice=lambda line: say(line, err=True),
+            )
+        )
+
+
+@contextmanager
+def _progress() -> Iterator[OnProgress]:
+    """A bar on a terminal, from the first step on; nothing elsewhere."""
+    console = Console(stderr=True)
+    columns = (
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} {task.description}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+
+        def show(done: int, total: int, label: str) -> None:
+            progress.update(task, completed=done, total=total, description=label)
+
+        yield show

@@ -5,6 +5,7 @@ are asked what they take, and what has no stored profile is measured; only then 
 """
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -57,7 +58,7 @@ def serve(
         return 0
 
     from steelyard.backend.cpu import usable_core_ids
-    from steelyard.cli.measure import stage_times, widths_of
+    from steelyard.cli.measure import measure, stage_times, widths_of, with_cold_starts
     from steelyard.config.resolve import notices, resolve
     from steelyard.serve.settings import ServeSettings
 
@@ -77,20 +78,21 @@ def serve(
         overload_status=overload_status,
         log_requests=log_requests,
     )
-    available = len(usable_core_ids())
-    if cores is not None and cores > available:
-        raise SpecError(f"--cores: want at most the {available} cores this process may use, got {cores}")
-    let_workers_import_from(loaded.folder)
-    deployment = resolve(loaded, cores_available=available, cores=cores, policy=policy)
+    core_ids = usable_core_ids()
+    if cores is not None and cores > len(core_ids):
+        raise SpecError(f"--cores: want at most the {len(core_ids)} cores this process may use, got {cores}")
+    find_modules_beside(loaded.folder)
+    deployment = resolve(loaded, cores_available=len(core_ids), cores=cores, policy=policy)
     for notice in notices(loaded.spec):
         say(notice, err=True)
     if grpc and (grpc_port or ports):
         say(f"gRPC is not served yet: nothing listens on port {grpc}", err=True)
-    times = stage_times(deployment, profiles)
+    measured = measure(deployment, profiles, core_ids=core_ids, form="quick")
+    deployment = with_cold_starts(deployment, measured, loaded.spec)
 
     from steelyard.serve.server import run
 
-    return run(deployment, times, widths_of(times), settings)
+    return run(deployment, stage_times(deployment, measured), widths_of(measured), settings)
 
 
 def open_spec(path: Path, slo: str | None) -> LoadedSpec:
@@ -108,10 +110,11 @@ def open_spec(path: Path, slo: str | None) -> LoadedSpec:
     return spec_for_onnx(path, duration_option("--slo", slo))
 
 
-def let_workers_import_from(folder: Path) -> None:
-    """Let Python targets be modules beside the spec file: every process started from here on looks there."""
-    known = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder.resolve()), *([known] if known else [])])
+def find_modules_beside(folder: Path) -> None:
+    """Let Python targets be modules beside the spec file, for this process and every one it starts."""
+    place, known = str(folder.resolve()), os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([place, *([known] if known else [])])
+    sys.path.insert(0, place)
 
 
 def _ports(preset: str | None, given: tuple[int | None, ...]) -> tuple[int, int, int]:
