@@ -215,7 +215,7 @@ class ServiceLife(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_beside_an_idle_replica(self) -> None:
-        """Without holding, what waits while a replica is idle is what no idle replica could finish in time."""
+        """Without holding, only what no idle replica could finish in time waits beside one."""
         if not hasattr(self, "machine"):
             return
         stage = self.machine.stage

@@ -53,6 +53,8 @@ def _feasible(stage: StageState, request: Request, due_s: float, now_s: float) -
     refusal = _open(stage, request, due_s, now_s)
     if refusal is not None:
         return refusal
+    if _is_free(stage, request, due_s, now_s):
+        return None
     if not stage.capacity.possible():
         return Refusal("deadline", None) if now_s > due_s else None
     outlook = stage.capacity.outlook(request.rows, request.bucket, due_s=due_s, now_s=now_s)
@@ -62,6 +64,17 @@ def _feasible(stage: StageState, request: Request, due_s: float, now_s: float) -
     rows_short = rows_before + request.rows - outlook.rows_possible - ROWS_TOLERANCE
     shortfall_s = max(outlook.earliest_s - due_s, rows_short / outlook.rate_rps)
     return Refusal("deadline", max(shortfall_s, RETRY_S_MIN)) if shortfall_s > 0 else None
+
+
+def _is_free(stage: StageState, request: Request, due_s: float, now_s: float) -> bool:
+    """The common case, cheaply: nobody waits, and a replica that is idle now finishes it in time."""
+    if stage.queue.entries or request.rows > stage.piece_rows_max:
+        return False
+    for replica in stage.pool.idle.values():
+        variant = stage.mix.usable(replica.variants)[0]
+        if now_s + stage.estimator.service_s(variant, request.bucket, request.rows, replica.cores) <= due_s:
+            return True
+    return False
 
 
 def _rows_before(stage: StageState, request: Request, due_s: float, outlook: Outlook) -> float:

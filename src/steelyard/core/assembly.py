@@ -98,6 +98,8 @@ def _take_best(stage: StageState, bucket: list[Entry], replica: Replica, now_s: 
     choice = _take_feasible(stage, bucket, replica, now_s)
     if not isinstance(choice, Assembly) or choice.is_full or len(stage.pool.idle) > 1:
         return choice
+    if len(choice.pieces) == len(bucket):
+        return choice  # nobody is left behind
     skipped = _skipped_for_window(stage, bucket, choice, now_s)
     if not skipped:
         return choice
@@ -124,7 +126,9 @@ def _fill(
     stage: StageState, bucket: list[Entry], replica: Replica, variant: str, now_s: float
 ) -> Assembly | None:
     """The longest run of pieces from the first one that can be finished in time, all of it in time."""
-    rows_max = stage.estimator.rows_max(variant, stage.plan.batch_rows_max)
+    estimator, cores, floor = stage.estimator, replica.cores, stage.rows_floor
+    rows_max = estimator.rows_max(variant, stage.plan.batch_rows_max)
+    shape = bucket[0][2].open.request.bucket
     pieces: list[Piece] = []
     rows = 0
     service_s = 0.0
@@ -137,17 +141,19 @@ def _fill(
                 continue
             is_full = True
             break
-        wanted_s = stage.estimator.service_s(
-            variant, piece.bucket, max(wanted, stage.rows_least(piece)), replica.cores
-        )
-        if now_s + wanted_s > min(due_s, piece.due_s):
+        counted = floor if wanted < floor and not piece.alone else wanted
+        wanted_s = estimator.service_s(variant, shape, counted, cores)
+        tightest_s = piece.due_s
+        if tightest_s > due_s:
+            tightest_s = due_s
+        if now_s + wanted_s > tightest_s:
             if not pieces:
                 continue
             break
         pieces.append(piece)
         rows = wanted
         service_s = wanted_s
-        due_s = min(due_s, piece.due_s)
+        due_s = tightest_s
     if not pieces:
         return None
     return Assembly(replica, variant, pieces, rows, service_s, is_full or rows >= rows_max)

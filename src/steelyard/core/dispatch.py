@@ -56,10 +56,10 @@ class Dispatcher:
             for replica in self._router.order(stage.pool.idle, stage.queue.head()):
                 for bucket in stage.queue.buckets():
                     choice = self._drop(stage, bucket, replica, now_s)
-                    if choice is None:
+                    if not isinstance(choice, Assembly):
+                        if choice is not None:
+                            return choice
                         continue
-                    if isinstance(choice, Shedding):
-                        return choice
                     leaves_s = self._departure_s(choice)
                     if leaves_s <= now_s:
                         return choice
@@ -69,17 +69,11 @@ class Dispatcher:
     def launch(self, assembly: Assembly, batch_id: int, *, now_s: float) -> Batch:
         """Move the pieces of an assembly from the queue into a batch in flight."""
         stage, replica = self._stage, assembly.replica
-        batch = Batch(
-            batch_id,
-            replica.id,
-            assembly.variant,
-            assembly.pieces,
-            rows=assembly.rows,
-            cores=replica.cores,
-            expected_s=now_s + assembly.service_s,
-        )
-        for piece in assembly.pieces:
-            stage.queue.remove(piece)
+        pieces = assembly.pieces
+        batch = Batch(batch_id, replica.id, assembly.variant, pieces, assembly.rows, replica.cores)
+        batch.expected_s = now_s + assembly.service_s
+        stage.queue.take(pieces)
+        for piece in pieces:
             piece.open.readers += 1
         stage.pool.assign(replica, batch)
         stage.mix.serve(assembly.variant, assembly.rows)

@@ -14,6 +14,17 @@ CACHE_MAX = 8192
 """Operating points remembered; fractional cores could otherwise make ever new ones."""
 
 
+class _Point:
+    """An operating point: its profiled time, and the corrected one as of some version of the corrections."""
+
+    __slots__ = ("profiled_s", "service_s", "version")
+
+    def __init__(self, profiled_s: float) -> None:
+        self.profiled_s = profiled_s
+        self.service_s = profiled_s
+        self.version = -1
+
+
 class Estimator:
     """Service times of one stage as of now.
 
@@ -26,13 +37,19 @@ class Estimator:
         self._times = times
         self._rows_max = {variant.name: variant.batch_rows_max for variant in stage.variants}
         self._cores_max = {variant.name: variant.cores_max for variant in stage.variants}
-        self._medians: dict[tuple[str, int, int, float], float] = {}
+        self._points: dict[tuple[str, int, int, float], _Point] = {}
         self._sizes: dict[tuple[str, int, float, int], tuple[int, ...]] = {}
         self.residuals = Residuals()
 
     def service_s(self, variant: str, bucket: int, rows: int, cores: float) -> float:
-        """Seconds that a batch is expected to take; at least `SERVICE_S_MIN`."""
-        return self._profiled_s(variant, bucket, rows, cores) * self.residuals.ratio(variant, rows, cores)
+        """Seconds that a batch is expected to take; at least `SERVICE_S_MIN` before the correction."""
+        point = self._points.get((variant, bucket, rows, cores))
+        if point is None:
+            point = self._measure(variant, bucket, rows, cores)
+        if point.version != self.residuals.version:
+            point.version = self.residuals.version
+            point.service_s = point.profiled_s * self.residuals.ratio(variant, rows, cores)
+        return point.service_s
 
     def margin_s(self, variant: str, bucket: int, rows: int, cores: float) -> float:
         """Seconds between the expected time and the 0.99 quantile."""
@@ -77,11 +94,13 @@ class Estimator:
         self.residuals.observe(variant, rows, cores, ratio, now_s=now_s)
 
     def _profiled_s(self, variant: str, bucket: int, rows: int, cores: float) -> float:
-        key = (variant, bucket, rows, cores)
-        median_s = self._medians.get(key)
-        if median_s is None:
-            if len(self._medians) >= CACHE_MAX:
-                self._medians.clear()
-            median_s = max(self._times.service_time_s(variant, bucket, rows, cores), SERVICE_S_MIN)
-            self._medians[key] = median_s
-        return median_s
+        point = self._points.get((variant, bucket, rows, cores))
+        return (point or self._measure(variant, bucket, rows, cores)).profiled_s
+
+    def _measure(self, variant: str, bucket: int, rows: int, cores: float) -> _Point:
+        """Ask the profile, and remember its answer."""
+        if len(self._points) >= CACHE_MAX:
+            self._points.clear()
+        profiled_s = max(self._times.service_time_s(variant, bucket, rows, cores), SERVICE_S_MIN)
+        point = self._points[variant, bucket, rows, cores] = _Point(profiled_s)
+        return point

@@ -20,8 +20,6 @@ class VariantMix:
 
     def ranked(self, resident: tuple[str, ...]) -> tuple[str, ...]:
         """Resident variants of the mix, the most lagging first; without any, whatever is resident."""
-        if len(resident) == 1:
-            return resident
         usable = self.usable(resident)
         if len(usable) == 1:
             return usable
@@ -31,6 +29,8 @@ class VariantMix:
 
     def usable(self, resident: tuple[str, ...]) -> tuple[str, ...]:
         """Resident variants of the mix, in the plan's order; without any, whatever is resident."""
+        if len(resident) == 1:
+            return resident
         wanted = tuple(share.variant for share in self.shares if share.variant in resident)
         return wanted or resident[:1]
 

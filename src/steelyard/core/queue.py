@@ -63,6 +63,18 @@ class StageQueue:
         self.rows -= piece.rows
         piece.is_queued = False
 
+    def take(self, pieces: list[Piece]) -> None:
+        """Take out several pieces that wait."""
+        if len(pieces) < len(self.entries):
+            for piece in pieces:
+                self.remove(piece)
+            return
+        for piece in pieces:
+            piece.is_queued = False
+        self.entries.clear()
+        self._buckets.clear()
+        self.rows = 0
+
     def head(self) -> Piece:
         """The most urgent piece; the queue must not be empty."""
         return self.entries[0][2]

@@ -44,18 +44,24 @@ class _Mean:
         self.count = 0.0
 
     def add(self, value: float, memory: float) -> None:
-        self.count = min(self.count + 1.0, memory)
+        if self.count < memory:
+            self.count += 1.0
         self.value += (value - self.value) / self.count
 
 
 class Residuals:
-    """Corrections of one stage's service times; all ratios are observed over profiled, in [1/4, 8]."""
+    """Corrections of one stage's service times; all ratios are observed over profiled, in [1/4, 8].
+
+    Attributes:
+        version: grows with every change.
+    """
 
     def __init__(self) -> None:
         self._variants: dict[str, _Mean] = {}
         self._cells: dict[tuple[str, int, float], _Mean] = {}
         self._recent = _Mean()
         self._faded_s = float("-inf")
+        self.version = 0
 
     @property
     def mean_ratio(self) -> float:
@@ -74,7 +80,8 @@ class Residuals:
 
     def observe(self, variant: str, rows: int, cores: float, ratio: float, *, now_s: float) -> None:
         """Take in one batch that took `ratio` times its profiled time."""
-        value = min(max(log(ratio), _LOG_MIN), _LOG_MAX) if ratio > 0 else _LOG_MIN
+        self.version += 1
+        value = _LOG_MIN if ratio <= RATIO_MIN else log(ratio) if ratio < RATIO_MAX else _LOG_MAX
         key = (variant, rows, cores)
         cell = self._cells.get(key)
         if cell is None:
@@ -93,6 +100,7 @@ class Residuals:
         """Forget what has not been confirmed lately; cheap while batches keep coming."""
         if not self._variants or now_s - self._faded_s < FORGET_S:
             return
+        self.version += 1
         keep = 0.5 ** ((now_s - self._faded_s) / FORGET_S)
         self._cells.clear()
         for mean in (*self._variants.values(), self._recent):

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from steelyard.core import invariants
-from steelyard.core.assembly import Assembly, Shedding
+from steelyard.core.assembly import Assembly
 from steelyard.core.commands import (
     Command,
     Reject,
@@ -92,6 +92,7 @@ class ServiceMachine:
         self._commands: list[Command] = []
         self._requests = OpenRequests(self.stage, self.tally, self._commands)
         self._now_s = float("-inf")
+        self._is_new = True
         self._wake_s = NEVER
         self._batch_count = 0
         self._is_draining = False
@@ -119,7 +120,9 @@ class ServiceMachine:
         """Take in one fact; returns what is to be done, in order."""
         if now_s > self._now_s:
             self._now_s = now_s
-        self.tally.begin(now_s=self._now_s)
+            if self._is_new:
+                self._is_new = False
+                self.tally.begin(now_s=now_s)
         commands = self._commands
         self._reactions[type(event)](event)
         if self._is_draining and not self._is_drained and not self._requests.by_id:
@@ -184,15 +187,12 @@ class ServiceMachine:
 
     def _dispatch(self) -> None:
         """Do all that the stage wants done now."""
-        while True:
-            step = self._dispatcher.step(now_s=self._now_s)
-            if step is None:
-                return
-            if isinstance(step, Shedding):
+        while (step := self._dispatcher.step(now_s=self._now_s)) is not None:
+            if isinstance(step, Assembly):
+                self._run(step)
+            else:
                 for piece in step.pieces:
                     self._requests.shed(piece.open, step.reason)
-            else:
-                self._run(step)
 
     def _run(self, assembly: Assembly) -> None:
         self._batch_count += 1
@@ -347,5 +347,6 @@ class ServiceMachine:
 
     def _on_draining(self, event: ServiceDraining) -> None:
         del event
-        self._is_draining = self.stage.is_draining = True
+        self._is_draining = True
+        self.stage.drain()
         self._dispatch()

@@ -22,7 +22,10 @@ class StageState:
     Attributes:
         plan: its rules and limits; replicas come and go by their own events.
         batches: in flight, by id.
+        piece_rows_max: rows a piece may have: every variant of the mix can run it.
         is_draining: the service is stopping: hold nothing back any more.
+        rows_floor: rows that each batch has at least, where only full batches run; a deadline must allow so
+            many. Pieces that run alone are exempt.
     """
 
     def __init__(
@@ -36,9 +39,10 @@ class StageState:
         self.queue = StageQueue()
         self.batches: dict[int, Batch] = {}
         self.is_draining = False
+        self.rows_floor = 0
         self.mix = VariantMix(())
         self._sequence = 0
-        self._piece_rows_max = 1
+        self.piece_rows_max = 1
         self.adopt(plan or default_plan(stage))
 
     def adopt(self, plan: StagePlan) -> None:
@@ -47,12 +51,18 @@ class StageState:
         if plan.mix != self.mix.shares:
             self.mix = VariantMix(plan.mix)
         limits = (self.estimator.rows_max(share.variant, plan.batch_rows_max) for share in plan.mix)
-        self._piece_rows_max = min(limits, default=plan.batch_rows_max)
+        self.piece_rows_max = min(limits, default=plan.batch_rows_max)
         self.capacity.adopt(self.mix, plan.batch_rows_max)
+        self.rows_floor = plan.batch_rows_max if plan.rules.forming == "full" and not self.is_draining else 0
         waiting = list(self.queue)
         self.queue = StageQueue(plan.rules.order)
         for piece in waiting:
             self.enqueue(piece)
+
+    def drain(self) -> None:
+        """The service is stopping."""
+        self.is_draining = True
+        self.rows_floor = 0
 
     def open(self, request: OpenRequest) -> None:
         """Let a whole request wait."""
@@ -62,14 +72,14 @@ class StageState:
 
     def enqueue(self, piece: Piece) -> None:
         """Let a piece wait, cut into several if it has more rows than a batch may have."""
-        while piece.rows > self._piece_rows_max:
+        while piece.rows > self.piece_rows_max:
             rest = Piece(
                 piece.open,
-                piece.row_start + self._piece_rows_max,
-                piece.rows - self._piece_rows_max,
+                piece.row_start + self.piece_rows_max,
+                piece.rows - self.piece_rows_max,
                 sequence=self._next_sequence(),
             )
-            piece.rows = self._piece_rows_max
+            piece.rows = self.piece_rows_max
             if piece.alone:
                 rest.isolate()
             piece.open.pieces.append(rest)
@@ -77,14 +87,10 @@ class StageState:
             piece = rest
         self.queue.add(piece)
 
-    def rows_least(self, piece: Piece) -> int:
-        """Rows that the batch of a piece will have at least: its deadline must allow so many."""
-        waits_for_full = self.plan.rules.forming == "full" and not self.is_draining and not piece.alone
-        return self.plan.batch_rows_max if waits_for_full else piece.rows
-
     def latest_start_s(self, piece: Piece) -> float:
         """When a piece is lost unless it has started (`Capacity.latest_start_s`)."""
-        return self.capacity.latest_start_s(self.rows_least(piece), piece.bucket, due_s=piece.due_s)
+        rows = piece.rows if piece.alone else max(piece.rows, self.rows_floor)
+        return self.capacity.latest_start_s(rows, piece.open.request.bucket, due_s=piece.due_s)
 
     def slack_s(self, *, now_s: float) -> float | None:
         """Seconds that the most urgent piece can still wait; None if nothing waits, <= 0 if it is lost."""

@@ -38,7 +38,7 @@ class Tally:
         self.failed = 0
         self.cancelled = 0
         self._reported = Counts(0, 0, 0, 0, 0, 0, 0, 0)
-        self._from_s: float | None = None
+        self._from_s = 0.0
         self._busy: dict[tuple[str, str, int, float], list[float]] = {}
 
     @property
@@ -57,8 +57,7 @@ class Tally:
 
     def begin(self, *, now_s: float) -> None:
         """The first event opens the first window."""
-        if self._from_s is None:
-            self._from_s = now_s
+        self._from_s = now_s
 
     def add_batch(self, stage: str, batch: Batch, busy_s: float) -> None:
         """A batch has ended after `busy_s`."""
@@ -71,7 +70,7 @@ class Tally:
         total, last = self.total, self._reported
         window = ServiceWindow(
             service=service,
-            from_s=now_s if self._from_s is None else self._from_s,
+            from_s=self._from_s,
             to_s=now_s,
             arrivals=total.requests - last.requests,
             arrival_rows=total.rows - last.rows,

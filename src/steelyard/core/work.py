@@ -104,24 +104,16 @@ class Batch:
     )  # fmt: skip
 
     def __init__(
-        self,
-        batch_id: int,
-        replica_id: int,
-        variant: str,
-        pieces: list[Piece],
-        *,
-        rows: int,
-        cores: float,
-        expected_s: float,
+        self, batch_id: int, replica_id: int, variant: str, pieces: list[Piece], rows: int, cores: float
     ) -> None:
         self.batch_id = batch_id
         self.replica_id = replica_id
         self.variant = variant
-        self.bucket = pieces[0].bucket
+        self.bucket = pieces[0].open.request.bucket
         self.rows = rows
         self.cores = cores
         self.pieces = pieces
-        self.expected_s = expected_s
+        self.expected_s = 0.0
         self.is_resized = False
         self.outputs: tuple[Tensor, ...] = ()
         self.holders = 0
