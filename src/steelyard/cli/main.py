@@ -6,22 +6,29 @@ exit status 1; only a bug of ours ends in a traceback.
 
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from steelyard.core.errors import SteelyardError
 
+
+class Entry(NamedTuple):
+    """A command: `module:function`, or a `typer.Typer` for one with commands of its own; and what it does."""
+
+    target: str
+    summary: str
+
+
 COMMANDS = {
-    "demo": "steelyard.cli.demo:demo",
-    "serve": "steelyard.cli.serve:serve",
-    "profile": "steelyard.cli.profile:profile",
-    "load": "steelyard.cli.load:load",
-    "explain": "steelyard.cli.explain:explain",
-    "trace": "steelyard.cli.trace:app",
+    "demo": Entry("steelyard.cli.demo:demo", "Watch a real model hold its SLO through a surge."),
+    "serve": Entry("steelyard.cli.serve:serve", "Serve models under a latency objective."),
+    "profile": Entry("steelyard.cli.profile:profile", "Measure models over rows and cores."),
+    "load": Entry("steelyard.cli.load:load", "Offer open-loop load and measure what clients see."),
+    "explain": Entry("steelyard.cli.explain:explain", "Say why each decision was taken."),
+    "trace": Entry("steelyard.cli.trace:app", "Make and describe arrival traces."),
 }
-"""Command -> `module:function`, or a `typer.Typer` for a command with commands of its own."""
 
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
@@ -39,13 +46,19 @@ class LazyGroup(TyperGroup):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        module, _, attribute = COMMANDS[cmd_name].target.partition(":")
         found = getattr(import_module(module), attribute)
         if isinstance(found, typer.Typer):
             return typer.main.get_group(found)
         alone = typer.Typer(add_completion=False, rich_markup_mode=None)
         alone.command(cmd_name)(found)
         return typer.main.get_command(alone)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the commands without importing them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command named first; an unknown one names the nearest."""
@@ -72,6 +85,7 @@ class LazyGroup(TyperGroup):
 
 
 app = typer.Typer(
+    name="steelyard",
     cls=LazyGroup,
     help="An inference server that holds a latency SLO with the fewest cores.",
     add_completion=False,

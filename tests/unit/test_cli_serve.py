@@ -1,0 +1,146 @@
+"""`steelyard serve` up to the server, and, marked slow, the examples served by the installed command."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from steelyard.cli.main import app
+
+runner = CliRunner()
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SLEEPING = """
+models: {m: {variants: {v: {runtime: sleep, latency: {alpha_ms: 2}}}}}
+services: {s: {slo: {latency: 100ms}, pipeline: {a: {model: m}}}}
+policy: static
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    file = tmp_path / "spec.yaml"
+    file.write_text(SLEEPING)
+    return file
+
+
+def test_a_spec_is_printed_as_it_is(spec: Path) -> None:
+    result = runner.invoke(app, ["serve", str(spec), "--print-spec"])
+    assert (result.exit_code, result.stdout) == (0, SLEEPING)
+
+
+def test_a_lone_model_prints_the_spec_it_stands_for(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").touch()
+    result = runner.invoke(app, ["serve", str(tmp_path / "net.onnx"), "--slo", "50ms", "--print-spec"])
+    assert result.exit_code == 0
+    (tmp_path / "spec.yaml").write_text(result.stdout)
+    again = runner.invoke(app, ["serve", str(tmp_path / "spec.yaml"), "--print-spec"])
+    assert again.stdout == result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--slo", "50ms"], "--slo goes with an ONNX file; in a spec file set services.NAME.slo.latency"),
+        (["--ports", "tritn"], "--ports: want triton, got tritn"),
+        (["--http-port", "8082"], "want three different ports, got 8082, 8081 and 8082"),
+        (["--http-port", "-1"], "Invalid value for '--http-port'"),
+        (["--metrics-port", "65536"], "Invalid value for '--metrics-port'"),
+        (["--cores", "0"], "Invalid value for '--cores'"),
+        (["--cores", "100000"], "--cores: want at most the "),
+        (["--overload-status", "500"], "--overload-status: want 503 or 429, got 500"),
+        (["--body-max", "64"], "--body-max: want a size such as 300MB or 64GiB, got 64"),
+        (["--arena", "none"], "--arena: want a size such as 300MB or 64GiB, got none"),
+        (["--drain", "-3s"], "--drain: want a positive duration such as 50ms"),
+        (["--journal", "/nope/journal"], "--journal: cannot write /nope/journal"),
+        (["--decisions", "/"], "--decisions: cannot write /"),
+        (["--nope"], "No such option: --nope"),
+    ],
+)
+def test_a_wrong_option_is_one_line_before_anything_starts(spec: Path, options: list[str], line: str) -> None:
+    result = runner.invoke(app, ["serve", str(spec), *options])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(line)
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("slo", ["-5ms", "0ms", "nan", "50", "nanms"])
+def test_a_wrong_objective_is_one_line(tmp_path: Path, slo: str) -> None:
+    (tmp_path / "net.onnx").touch()
+    result = runner.invoke(app, ["serve", str(tmp_path / "net.onnx"), f"--slo={slo}"])
+    assert result.exit_code == 2
+    assert result.stderr == f"--slo: want a positive duration such as 50ms, 6s or 2m, got {slo}\n"
+
+
+def test_a_model_without_an_objective_asks_for_one(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["serve", str(tmp_path / "net.onnx")])
+    assert result.exit_code == 2
+    assert result.stderr.endswith("an ONNX file needs its latency objective: add --slo 50ms, for example\n")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def serving(arguments: list[str], url: str, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """The installed command as a process, ready; killed at the end if it is still there."""
+    command = [str(Path(sys.executable).parent / "steelyard"), "serve", *arguments]
+    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+        try:
+            deadline_s = time.monotonic() + 40
+            while not is_ready(url):
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline_s, log.read_text()
+                time.sleep(0.05)
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/v2/health/ready", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_the_ranker_example_is_served_and_stops_in_order(tmp_path: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    arguments = [str(EXAMPLES / "ranker" / "spec.yaml"), "--http-port", str(port), "--metrics-port", "0"]
+    arguments += ["--profiles", str(tmp_path / "profiles"), "--decisions", str(tmp_path / "decisions")]
+    log = tmp_path / "log"
+    with serving(arguments, url, log) as process:
+        body = {
+            "inputs": [
+                {"name": "user", "datatype": "FP32", "shape": [1, 64], "data": [1.0] * 64},
+                {"name": "candidates", "datatype": "FP32", "shape": [1, 200, 64], "data": [1.0] * 200 * 64},
+            ]
+        }
+        request = urllib.request.Request(f"{url}/v2/models/rank/infer", data=json.dumps(body).encode())
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            outputs = {output["name"]: output for output in json.loads(answer.read())["outputs"]}
+        # The candidates are the user: every angle is zero, every score the cosine of it.
+        assert outputs["scores"]["shape"] == [1, 200]
+        assert outputs["scores"]["data"] == pytest.approx([1.0] * 200, abs=1e-5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0, log.read_text()
+    assert "measuring ranker/dot on this machine" in log.read_text()
+    result = runner.invoke(app, ["explain", str(tmp_path / "decisions")])
+    assert result.exit_code == 0
+    assert "decide by steelyard: " in result.stdout
+    assert list((tmp_path / "profiles").glob("*.json"))
