@@ -47,6 +47,9 @@ from steelyard.worker.arena import Arena
 DECISIONS_BYTES_MAX = 64 << 20
 """Size at which the decisions file ends: about 100,000 decisions."""
 
+LINGER_S = 0.5
+"""How long an idle client may still use its connection once before the server ends."""
+
 Say = Callable[[str], None]
 
 
@@ -266,6 +269,8 @@ class Server:
 
     async def _drain(self, drivers: Mapping[str, ServiceDriver]) -> int:
         self._say("stopping: answering what was admitted")
+        for listener in self._listeners:
+            listener.stop_accepting()
         for driver in drivers.values():
             driver.handle(ServiceDraining())
         try:
@@ -280,7 +285,7 @@ class Server:
         self, backend: Backend, planner: PlannerProcess, recorder: Recorder, arena: Arena
     ) -> None:
         for listener in self._listeners:
-            await listener.stop()
+            await listener.stop(linger_s=LINGER_S)
         await planner.close()
         await backend.close()
         recorder.close()

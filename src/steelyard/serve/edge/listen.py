@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from steelyard.serve.edge.logs import EventLog, ServerLogHandler
 
 KEEP_ALIVE_S = 75
 BACKLOG = 2048
+_CLOSE = (b"connection", b"close")
 
 
 class ListenError(SteelyardError):
@@ -44,8 +46,28 @@ class HttpListener:
         self._task = task
         self.port = port
 
-    async def stop(self) -> None:
-        """Stop accepting, finish the requests that came in (within the grace period), close."""
+    def stop_accepting(self) -> None:
+        """Take no further connection, and let each open one end with its next answer.
+
+        A connection that the server closes between two requests loses the client's next one if they cross on
+        the way. So clients are told, with an answer, not to come back on this connection.
+        """
+        for listening in self._server.servers:
+            listening.close()
+        state = self._server.server_state
+        state.default_headers.append(_CLOSE)  # also of answers under way, which share the list
+        self._server.config.encoded_headers.append(_CLOSE)  # the server makes that list anew every second
+
+    async def stop(self, *, linger_s: float = 0.0) -> None:
+        """Stop accepting, finish the requests that came in (within the grace period), close.
+
+        Args:
+            linger_s: how long clients that keep an idle connection may still use it once.
+        """
+        self.stop_accepting()
+        give_up_s = time.monotonic() + linger_s
+        while self._server.server_state.connections and time.monotonic() < give_up_s:
+            await asyncio.sleep(0.01)
         self._server.should_exit = True
         await self._task
 
