@@ -1,3 +1,5 @@
+import pytest
+
 from steelyard.profile.types import Cell, Profile
 from steelyard.profiler.grid import Setting, blocks, cores_grid, rows_grid
 from steelyard.profiler.measure import cells
@@ -9,8 +11,9 @@ def test_rows_double_and_both_ends_are_in() -> None:
     assert rows_grid(1, "full") == (1,)
     assert rows_grid(12, "full") == (1, 2, 4, 8, 12)
     assert rows_grid(16, "full") == (1, 2, 4, 8, 16)
-    assert rows_grid(16, "quick") == (1, 4, 16)
+    assert rows_grid(16, "quick") == (1, 16, 4)  # the ends first: time may run out
     assert rows_grid(3, "quick") == (1, 3)
+    assert rows_grid(1, "quick") == (1,)
 
 
 def test_cores_are_those_with_sessions() -> None:
@@ -37,10 +40,18 @@ def test_what_is_known_is_not_measured_again() -> None:
 
 def test_a_cell_is_that_of_the_faster_width() -> None:
     threads, lanes = Setting(0, 4, 2, "threads"), Setting(0, 4, 2, "lanes")
-    # medians 10 and 8 ms; the p99 of 6, 8 and 10 ms lies 0.98 of the way from 8 to 10
-    (cell,) = cells({threads: [[0.010], [0.012, 0.008]], lanes: [[0.006, 0.010], [0.008]]})
-    assert cell == Cell(0, 4, 2, 0.008, cell.p99_s, 3, "lanes", 2)
-    assert round(cell.p99_s, 6) == 0.00996
+    (cell,) = cells({threads: [[0.010], [0.010, 0.010]], lanes: [[0.008] * 20, [0.008] * 20]})
+    assert cell == Cell(0, 4, 2, 0.008, 0.008, 40, "lanes", 2)
+
+
+def test_a_point_with_few_runs_shares_the_tail_of_its_block() -> None:
+    few, many = Setting(0, 4, 1, "threads"), Setting(0, 4, 2, "threads")
+    # 103 ratios to the medians: 101 ones and 2 threes. Their 0.99 quantile lies at 0.99 x 102 = 100.98, between
+    # the last one (index 100) and the first three: 1 + 0.98 x 2 = 2.96.
+    found = cells({few: [[0.020], [0.020]], many: [[0.010] * 99 + [0.030, 0.030]]})
+    assert [round(cell.p50_s, 6) for cell in found] == [0.020, 0.010]
+    assert found[0].p99_s == pytest.approx(0.020 * 2.96)
+    assert found[1].p99_s == 0.030
 
 
 def test_lanes_that_gain_only_noise_are_not_chosen() -> None:

@@ -56,11 +56,11 @@ def service_time_s(command: RunBatch, cores: float) -> float:
 
 
 class Backends:
-    """Makes memory backends, and counts the batches they ran."""
+    """Makes memory backends, and counts the batches they ran; cancels the profiler at one of so many rows."""
 
-    def __init__(self, stop_after: int | None = None) -> None:
+    def __init__(self, stop_at_rows: int | None = None) -> None:
         self.runs = 0
-        self.stop_after = stop_after
+        self.stop_at_rows = stop_at_rows
         self.rules: Mapping[tuple[str, str, str], tuple[WidthRule, ...]] = {}
 
     def __call__(
@@ -82,7 +82,7 @@ class Backends:
 
     def _counted(self, command: RunBatch, cores: float) -> float:
         self.runs += 1
-        if self.runs == self.stop_after:
+        if command.rows == self.stop_at_rows:
             task = asyncio.current_task()
             assert task is not None
             task.cancel()
@@ -139,7 +139,7 @@ def test_an_interrupted_run_keeps_its_blocks_and_is_resumed(subject: Subject, st
     complete = profiled(subject, ProfileStore(store.directory / "whole"), whole)
 
     with pytest.raises(asyncio.CancelledError):
-        profiled(subject, store, Backends(stop_after=whole.runs - 20))
+        profiled(subject, store, Backends(stop_at_rows=4))
     partial = stored_profile(subject, store, cores=2)
     assert partial is not None
     assert partial.quick
@@ -167,7 +167,7 @@ def test_quick_form_stops_when_its_time_is_up_and_says_so(subject: Subject, stor
     large = replace(subject, batch_rows_max=16)
     profile = profiled(large, store, make, form="quick", on_notice=notices.append)
     assert {cell.rows for cell in profile.cells} == {1}
-    assert notices == ["variant v: no time left for 4 rows, 16 rows; extrapolated there"]
+    assert notices == ["variant v: no time left for 16 rows, 4 rows: estimated from the rest"]
 
 
 def test_a_corrupt_profile_is_reported_and_measured_again(subject: Subject, store: ProfileStore) -> None:

@@ -5,7 +5,7 @@ point to point, and both ends are always in. Points of one (bucket, rows) make a
 interleaved, so that what the machine does meanwhile falls on all of them alike, and they are stored together.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from steelyard.core.types import Frozen
@@ -50,9 +50,14 @@ class Setting(NamedTuple):
 
 
 def rows_grid(batch_rows_max: int, form: Form) -> tuple[int, ...]:
-    """1, 2, 4, 8 ... and the largest batch; in quick form 1, 4 and the largest."""
-    steps = {1, 4} if form == "quick" else {1 << power for power in range(batch_rows_max.bit_length())}
-    return tuple(sorted({rows for rows in steps if rows <= batch_rows_max} | {batch_rows_max}))
+    """1, 2, 4, 8 ... and the largest batch, ascending; in quick form 1, the largest and 4.
+
+    The quick form may run out of time: with both ends, what is left out is interpolated, not extrapolated.
+    """
+    if form == "quick":
+        return tuple(dict.fromkeys((1, batch_rows_max, min(4, batch_rows_max))))
+    doubled = (1 << power for power in range(batch_rows_max.bit_length()))
+    return tuple(dict.fromkeys((*doubled, batch_rows_max)))
 
 
 def cores_grid(cores_max: int, form: Form) -> tuple[int, ...]:
@@ -62,15 +67,14 @@ def cores_grid(cores_max: int, form: Form) -> tuple[int, ...]:
 
 def blocks(
     bucket_count: int,
-    rows: Iterable[int],
-    cores: Iterable[int],
+    rows: Sequence[int],
+    cores: Sequence[int],
     *,
     with_lanes: bool,
     known: Iterable[Cell] = (),
 ) -> list[tuple[Setting, ...]]:
-    """The points to measure, block by block, small batches first; cells that are known are left out."""
+    """The points to measure, block by block; cells that are known are left out."""
     done = {(cell.bucket, cell.rows, cell.cores) for cell in known}
-    cores = tuple(cores)
     found = []
     for bucket in range(bucket_count):
         for row_count in rows:

@@ -18,6 +18,8 @@ from steelyard.runtime.base import Width
 Samples = dict[Setting, list[list[float]]]
 """Service times in seconds, by visit."""
 
+RUNS_FOR_TAIL = 30
+"""With fewer runs a point's own p99 is little more than its maximum: its block's spread speaks, too."""
 LANES_GAIN_MIN = 0.03
 """Lanes are chosen only if they are faster than threads by more than noise."""
 
@@ -100,6 +102,16 @@ class Sampler:
         return await self._station.run(self._replica_id, self._variants[setting.width], batch)
 
 
+def _spread(samples: Samples) -> float:
+    """0.99 quantile of time over median, of all points together: >= 1."""
+    ratios: list[float] = []
+    for visits in samples.values():
+        times_s = [time_s for visit in visits for time_s in visit]
+        middle_s = median(times_s)
+        ratios += [time_s / middle_s for time_s in times_s]
+    return max(1.0, float(np.quantile(ratios, 0.99)))
+
+
 def _now_s() -> float:
     """The loop's clock: limits of time hold on virtual time, too."""
     return asyncio.get_running_loop().time()
@@ -107,14 +119,15 @@ def _now_s() -> float:
 
 def cells(samples: Samples) -> list[Cell]:
     """One cell a (bucket, rows, cores): the faster width's, threads unless lanes gain more than noise."""
+    spread = _spread(samples)
     found: dict[tuple[int, int, int], Cell] = {}
     for setting in sorted(samples, key=lambda setting: (setting[:3], setting.width == "lanes")):
         times_s = [time_s for visit in samples[setting] for time_s in visit]
         p50_s, p99_s = median(times_s), float(np.quantile(times_s, 0.99))
+        if len(times_s) < RUNS_FOR_TAIL:
+            p99_s = max(p99_s, p50_s * spread)
         place = (setting.bucket, setting.rows, setting.cores)
         threads = found.get(place)
         if threads is None or p50_s < threads.p50_s * (1 - LANES_GAIN_MIN):
-            found[place] = Cell(
-                *place, p50_s, max(p50_s, p99_s), len(times_s), setting.width, len(samples[setting])
-            )
+            found[place] = Cell(*place, p50_s, p99_s, len(times_s), setting.width, len(samples[setting]))
     return list(found.values())

@@ -1,7 +1,7 @@
 """Measure one variant through real workers, store what is found, and go on where an earlier run stopped.
 
-Order: cold start and neighbours first, since a profile without them is none; then block by block, each stored
-as soon as it is measured. Cancelling at any moment leaves the blocks that are complete. `quick` stays set
+Order: cold start first, since a profile without it is none; then block by block, each stored as soon as it
+is measured; neighbours last. Cancelling at any moment leaves the blocks that are complete. `quick` stays set
 until all of the full form's points are in.
 """
 
@@ -124,7 +124,7 @@ async def profile_variant(
     left_out = missing(subject, form, cores=len(core_ids), known=profile)
     if left_out:
         points = ", ".join(f"{block[0].rows} rows" for block in left_out)
-        on_notice(f"variant {subject.spec.name}: no time left for {points}; extrapolated there")
+        on_notice(f"variant {subject.spec.name}: no time left for {points}: estimated from the rest")
     return profile
 
 
@@ -171,31 +171,27 @@ class _Session:
         station = Station(specs, rules, maker.arena, make_backend)
         try:
             # The first replica waits for the backend itself to come up: its start is not one to measure.
-            ready = await station.start(tuple(variants.values()), self._core_ids)
+            ready = await station.start(tuple(variants.values()), self._core_ids[:1])
+            profile = await self._begun(station, known, constants)
             sampler = Sampler(
                 station, ready.replica_id, self._core_ids, variants, self._effort, self._rng, self._visited
             )
-            profile = await self._around(station, maker, known, constants)
             for block in todo:
                 if sampler.is_time_up and profile.cells:
                     break
                 profile = await self._block(sampler, maker, block, profile)
+            if not sampler.is_time_up:
+                profile = await self._beside_others(station, maker, profile)
             return await self._finished(sampler, profile)
         finally:
             await station.close()
             maker.arena.close()
 
-    async def _around(
-        self, station: Station, maker: BatchMaker, known: Profile | None, constants: Constants
-    ) -> Profile:
-        """What a profile says besides cells."""
+    async def _begun(self, station: Station, known: Profile | None, constants: Constants) -> Profile:
+        """A profile with its cold start, and the cells that were known before."""
         name = self._subject.spec.name
         self._on_progress(self._done, self._total, f"{name}: cold start")
         cold_start_s = await cold_starts_s(station, name, self._core_ids[0], self._effort)
-        self._step(f"{name}: neighbours")
-        batch = maker.make(0, min(NEIGHBOUR_ROWS, self._subject.batch_rows_max))
-        found = await neighbours(station, name, self._all_core_ids, batch, self._effort, constants)
-        maker.free(batch)
         self._step(f"{name}: batches")
         return Profile(
             model=self._subject.model,
@@ -206,9 +202,17 @@ class _Session:
             cells=known.cells if known else (),
             cold_start_s=cold_start_s,
             resize_s=known.resize_s if known else 0.0,
-            constants=found,
+            constants=constants,
             quick=True,
         )
+
+    async def _beside_others(self, station: Station, maker: BatchMaker, profile: Profile) -> Profile:
+        batch = maker.make(0, min(NEIGHBOUR_ROWS, self._subject.batch_rows_max))
+        name = self._subject.spec.name
+        found = await neighbours(station, name, self._all_core_ids, batch, self._effort, profile.constants)
+        maker.free(batch)
+        self._step(f"{name}: neighbours")
+        return replace(profile, constants=found)
 
     async def _block(
         self, sampler: Sampler, maker: BatchMaker, block: Sequence[Setting], profile: Profile
