@@ -222,7 +222,12 @@ class ServiceLife(RuleBasedStateMachine):
         if stage.plan.rules.forming != "hold" or stage.plan.hold_s_max > 0 or not stage.pool.idle:
             return
         sheds_lost = stage.plan.rules.drop in ("infeasible", "early")
-        assert sheds_lost or not stage.queue.entries, "somebody waits beside an idle replica"
+        for piece in stage.queue:
+            for replica in stage.pool.idle.values():
+                for variant in stage.mix.usable(replica.variants):
+                    service_s = stage.estimator.service_s(variant, piece.bucket, piece.rows, replica.cores)
+                    assert sheds_lost, "somebody waits beside an idle replica"
+                    assert self.now_s + service_s > piece.due_s, "an idle replica could still serve somebody"
 
     def teardown(self) -> None:
         """Whatever came before, a service that drains ends every request."""

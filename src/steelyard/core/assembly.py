@@ -134,6 +134,11 @@ def _fill(
     service_s = 0.0
     due_s = float("inf")
     is_full = False
+    if (
+        stage.queue.order == "edf"
+        and now_s + estimator.service_s(variant, shape, 1, cores) > bucket[-1][2].due_s
+    ):
+        return None  # not even the last to be due: do not look at all of them
     for _, _, piece in bucket:
         wanted = rows + piece.rows
         if wanted > rows_max:
@@ -160,14 +165,13 @@ def _fill(
 
 
 def _lost(stage: StageState, bucket: list[Entry], assembly: Assembly | None, now_s: float) -> list[Piece]:
-    """Pieces before the assembly (all, without one) that no replica can finish in time."""
+    """The first pieces that no replica can finish in time, up to the assembly or the first that one could."""
     stop = assembly.pieces[0] if assembly is not None else None
     lost = []
     for _, _, piece in bucket:
-        if piece is stop:
+        if piece is stop or now_s <= stage.latest_start_s(piece):
             break
-        if now_s > stage.latest_start_s(piece):
-            lost.append(piece)
+        lost.append(piece)
     return lost
 
 

@@ -104,7 +104,7 @@ class Capacity:
     def latest_start_s(self, rows: int, bucket: int, *, due_s: float) -> float:
         """When a batch of `rows` can start at the latest: on the best replica, which may be busy.
 
-        `due_s` itself if no replica is known; -inf if none could finish it even if it became free at once.
+        `due_s` itself if no replica is possible; -inf if only replicas are that come too late.
         """
         possible = self.possible()
         if not possible:

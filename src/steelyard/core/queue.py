@@ -24,12 +24,14 @@ class StageQueue:
     """Pieces in order of deadline or arrival.
 
     Attributes:
+        order: `edf` or `fifo`.
         entries: all of them, most urgent first. For reading only.
         rows: rows that wait.
     """
 
     def __init__(self, order: Order = "edf") -> None:
-        self._order = ORDERS[order]
+        self.order = order
+        self._place = ORDERS[order]
         self._buckets: dict[str, list[Entry]] = {}
         self.entries: list[Entry] = []
         self.rows = 0
@@ -39,7 +41,7 @@ class StageQueue:
 
     def add(self, piece: Piece) -> None:
         """Let a piece wait."""
-        piece.order_s = self._order(piece)
+        piece.order_s = self._place(piece)
         piece.is_queued = True
         entry = (piece.order_s, piece.sequence, piece)
         insort(self.entries, entry)

@@ -23,7 +23,7 @@ from steelyard.core.events import BatchCompleted
 from steelyard.core.lifecycle import Replica
 from steelyard.core.stage import StageState
 from steelyard.core.tally import Tally
-from steelyard.core.types import Request, RequestId
+from steelyard.core.types import Request, RequestId, Tensor
 from steelyard.core.work import Batch, OpenRequest, Part, Piece
 
 
@@ -69,9 +69,14 @@ class OpenRequests:
         self._tally.failed += 1
         self._end(opened, Fail(opened.request.id, reason, message))
 
-    def finish(self, batch: Batch, event: BatchCompleted, replica: Replica, *, now_s: float) -> None:
-        """A batch is done: answer those whose last piece it was, and keep its outputs for the others."""
-        batch.outputs = event.outputs
+    def keep(self, batch: Batch, outputs: tuple[Tensor, ...], replica: Replica) -> None:
+        """A batch is done; its outputs stay at least until `finish` has given its answers."""
+        batch.outputs = outputs
+        batch.holders = 1
+        replica.kept[batch.batch_id] = batch
+
+    def finish(self, batch: Batch, event: BatchCompleted, *, now_s: float) -> None:
+        """Answer those whose last piece a batch was; release it unless others need its outputs."""
         offset = 0
         for piece in batch.pieces:
             opened = piece.open
@@ -86,11 +91,8 @@ class OpenRequests:
                 if not opened.pieces:
                     self._complete(opened, piece, offset, batch, event, now_s)
             offset += piece.rows
-        if batch.holders:
-            replica.kept[batch.batch_id] = batch
-        else:
-            self._commands.append(ReleaseOutputs(replica.id, batch.batch_id))
-            self.stop_if_done(replica)
+        batch.holders -= 1
+        self._release_outputs(batch)
 
     def _complete(
         self, opened: OpenRequest, last: Piece, offset: int, batch: Batch, event: BatchCompleted, now_s: float

@@ -102,13 +102,13 @@ class ServiceMachine:
             RequestCancelled: self._on_cancelled,
             BatchCompleted: self._on_batch_completed,
             BatchFailed: self._on_batch_failed,
-            ReplicaStarted: self._on_replica_started,
-            ReplicaReady: self._on_replica_ready,
-            ReplicaResized: self._on_replica_resized,
+            ReplicaStarted: self.stage.pool.start,
+            ReplicaReady: self.stage.pool.ready,
+            ReplicaResized: self.stage.pool.resize,
             ReplicaDraining: self._on_replica_draining,
             ReplicaGone: self._on_replica_gone,
-            VariantLoaded: self._on_variant_loaded,
-            VariantUnloaded: self._on_variant_unloaded,
+            VariantLoaded: self.stage.pool.load,
+            VariantUnloaded: self.stage.pool.unload,
             PlanPublished: self._on_plan_published,
             CapacityChanged: self._on_capacity_changed,
             WindowClosed: self._on_window_closed,
@@ -125,6 +125,7 @@ class ServiceMachine:
                 self.tally.begin(now_s=now_s)
         commands = self._commands
         self._reactions[type(event)](event)
+        self._dispatch()  # whatever happened may have made something possible
         if self._is_draining and not self._is_drained and not self._requests.by_id:
             self._is_drained = True
             commands.append(ServiceDrained())
@@ -175,13 +176,11 @@ class ServiceMachine:
             self._requests.reject(Reject(request.id, refusal.reason, refusal.retry_after_s))
             return
         self._requests.admit(request, due_s)
-        self._dispatch()
 
     def _on_cancelled(self, event: RequestCancelled) -> None:
         opened = self._requests.by_id.get(event.request_id)
         if opened is not None:
             self._requests.cancel(opened)
-            self._dispatch()
 
     # Batches.
 
@@ -222,8 +221,9 @@ class ServiceMachine:
                 batch.variant, batch.bucket, batch.rows, batch.cores, service_s, now_s=self._now_s
             )
         self.stage.pool.free(replica)
+        self._requests.keep(batch, event.outputs, replica)
         self._dispatch()
-        self._requests.finish(batch, event, replica, now_s=self._now_s)
+        self._requests.finish(batch, event, now_s=self._now_s)
 
     def _on_batch_failed(self, event: BatchFailed) -> None:
         batch = self.stage.batches.pop(event.batch_id, None)
@@ -243,7 +243,6 @@ class ServiceMachine:
                 self._requests.fail(opened, "model_error", event.message)
         self.stage.pool.free(replica)
         self._requests.stop_if_done(replica)
-        self._dispatch()
 
     def _retry(self, piece: Piece) -> None:
         """Let a piece whose batch ended badly wait again, for a batch of its own."""
@@ -252,31 +251,10 @@ class ServiceMachine:
 
     # Replicas.
 
-    def _on_replica_started(self, event: ReplicaStarted) -> None:
-        self.stage.pool.start(event)
-        self._dispatch()
-
-    def _on_replica_ready(self, event: ReplicaReady) -> None:
-        self.stage.pool.ready(event)
-        self._dispatch()
-
-    def _on_replica_resized(self, event: ReplicaResized) -> None:
-        self.stage.pool.resize(event)
-        self._dispatch()
-
-    def _on_variant_loaded(self, event: VariantLoaded) -> None:
-        self.stage.pool.load(event)
-        self._dispatch()
-
-    def _on_variant_unloaded(self, event: VariantUnloaded) -> None:
-        self.stage.pool.unload(event)
-        self._dispatch()
-
     def _on_replica_draining(self, event: ReplicaDraining) -> None:
         replica = self.stage.pool.drain(event)
         if replica is not None:
             self._requests.stop_if_done(replica)
-            self._dispatch()
 
     def _on_replica_gone(self, event: ReplicaGone) -> None:
         replica = self.stage.pool.forget(event.replica_id)
@@ -294,7 +272,6 @@ class ServiceMachine:
             lost.extend(self._lose_outputs(batch))
         for opened in dict.fromkeys(lost):
             self._try_again(opened, event.reason)
-        self._dispatch()
 
     def _lose_outputs(self, batch: Batch) -> list[OpenRequest]:
         """Let what a lost replica had finished of open requests wait again; returns those requests."""
@@ -329,11 +306,9 @@ class ServiceMachine:
         plan = event.plan.stages.get(self.stage.name)
         if plan is not None:
             self._dispatcher.publish(plan)
-            self._dispatch()
 
     def _on_capacity_changed(self, event: CapacityChanged) -> None:
         self._dispatcher.grant(event.cores_grantable)
-        self._dispatch()
 
     def _on_window_closed(self, event: WindowClosed) -> None:
         del event
@@ -343,10 +318,8 @@ class ServiceMachine:
     def _on_woken(self, event: Woken) -> None:
         del event
         self._wake_s = NEVER
-        self._dispatch()
 
     def _on_draining(self, event: ServiceDraining) -> None:
         del event
         self._is_draining = True
         self.stage.drain()
-        self._dispatch()

@@ -93,12 +93,20 @@ class StageState:
         return self.capacity.latest_start_s(rows, piece.open.request.bucket, due_s=piece.due_s)
 
     def slack_s(self, *, now_s: float) -> float | None:
-        """Seconds that the most urgent piece can still wait; None if nothing waits, <= 0 if it is lost."""
+        """Seconds that the most urgent piece can still wait, with the cores that replicas have now.
+
+        None if nothing waits. Without a ready replica, the time until it is due.
+        """
         if not self.queue.entries:
             return None
         head = self.queue.head()
-        latest_s = self.latest_start_s(head)
-        return min(head.due_s - now_s, 0.0) if latest_s == float("-inf") else latest_s - now_s
+        services_s = [
+            self.estimator.service_s(variant, head.bucket, head.rows, replica.cores)
+            for replica in self.pool
+            if replica.state == "ready"
+            for variant in self.mix.usable(replica.variants)
+        ]
+        return head.due_s - now_s - min(services_s, default=0.0)
 
     def _next_sequence(self) -> int:
         self._sequence += 1
