@@ -51,7 +51,8 @@ def test_v2_groups_and_files(v2: Path) -> None:
     quotas = Quotas(v2)
     base = v2 / "sys/fs/cgroup/svc"
     # Field 22 of stat is the start time; the fields after the name are 3 (S), 4, 5 ...: so its text is "22".
-    assert quotas.group == base / f"steelyard-{os.getpid()}-22"
+    assert quotas.group.parent == base
+    assert quotas.group.name.startswith(f"steelyard-{os.getpid()}-22-")
     assert (base / "cgroup.subtree_control").read_text() == "+cpu"
     assert (quotas.group / "cgroup.subtree_control").read_text() == "+cpu"
     replica = quotas.path(3)
@@ -94,13 +95,13 @@ def test_no_controller_is_said(tmp_path: Path) -> None:
 def test_groups_of_dead_servers_are_swept_and_those_of_living_ones_kept(v2: Path) -> None:
     base = v2 / "sys/fs/cgroup/svc"
     mine = Quotas(v2).group
-    dead = base / "steelyard-4194304-77"
-    reused = base / f"steelyard-{os.getpid()}-21"  # our number, but another start
-    for group in (dead / "replica-1", reused, base / "steelyard-notes-x", base / "other"):
+    dead = base / "steelyard-4194304-77-1"
+    reused = base / f"steelyard-{os.getpid()}-21-1"  # our number, but another start
+    for group in (dead / "replica-1", reused, base / "steelyard-my-own-notes", base / "other"):
         group.mkdir(parents=True)
     assert set(sweep(base, v2)) == {dead, reused}
     left = {path.name for path in base.iterdir() if path.is_dir()}
-    assert left == {mine.name, "steelyard-notes-x", "other"}
+    assert left == {mine.name, "steelyard-my-own-notes", "other"}
 
 
 def test_this_machine_takes_quotas_where_it_lets_us() -> None:

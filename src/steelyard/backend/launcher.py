@@ -51,6 +51,7 @@ class Launcher:
         self._group = group
         self._loop = loop
         self._starts: list[float] = []
+        self._reaping: set[asyncio.Task[None]] = set()
         self._doorbell: LoopDoorbell[m.FromZygote] | None = None
         self._process = self._start()
 
@@ -79,6 +80,7 @@ class Launcher:
         if self._doorbell is not None:
             self._doorbell.close()
             self._doorbell = None
+        await asyncio.gather(*self._reaping)
         await self._ended(self._process)
 
     def _start(self) -> "subprocess.Popen[bytes]":
@@ -114,7 +116,9 @@ class Launcher:
         self._doorbell = None
         dead = self._process
         dead.kill()
-        self._reaping = self._loop.create_task(self._ended(dead))
+        task = self._loop.create_task(self._ended(dead))
+        self._reaping.add(task)
+        task.add_done_callback(self._reaping.discard)
         recent_s = time.monotonic() - RESTARTS_S
         self._starts = [start_s for start_s in self._starts if start_s > recent_s]
         if len(self._starts) <= RESTARTS_MAX:

@@ -6,6 +6,7 @@ docs/adr/0003.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
@@ -35,6 +36,7 @@ from steelyard.worker.doorbell import pair
 _log = logging.getLogger(__name__)
 
 NODE = "local"
+_CLOSE_S = 1.0  # from a kill to the zygote's word that it is done
 StageKey = tuple[str, str]
 """(service, stage)."""
 VariantKey = tuple[str, str, str]
@@ -208,8 +210,13 @@ class LocalBackend:
         for replica in tuple(self._replicas.values()):
             replica.stop(self._limits.stop_s_max)
         if self._replicas:
-            await self._empty.wait()  # bounded: each is killed after stop_s_max
+            with contextlib.suppress(
+                TimeoutError
+            ):  # each is killed after stop_s_max, unless the zygote hangs
+                await asyncio.wait_for(self._empty.wait(), self._limits.stop_s_max + _CLOSE_S)
         await self._launcher.close()
+        for replica_id in tuple(self._replicas):
+            self._end(replica_id, None, "")
         if self._quotas is not None:
             self._quotas.close()
 

@@ -4,12 +4,13 @@ The period is 10 ms: with the kernel's default of 100 ms, whoever has spent its 
 which added 40-50 ms to p99 (docs/adr/0003). Whole cores carry no quota: affinity confines them without any
 stall.
 
-One group a server, `steelyard-<pid>-<start time>` so that it is never mistaken for another's, and one below
-it a replica. The server sets quotas; the zygote makes and removes groups, since it knows when a worker has
-been reaped. Groups of servers that died with their zygote are swept by the next server.
+One group a backend, `steelyard-<pid>-<start time>-<n>` so that it is never mistaken for another's, and one
+below it a replica. The server sets quotas; the zygote makes and removes groups, since it knows when a worker
+has been reaped. Groups of servers that died with their zygote are swept by the next server.
 """
 
 import contextlib
+import itertools
 import os
 import signal
 from pathlib import Path
@@ -19,6 +20,7 @@ from steelyard.backend.cpu import ROOT, CpuCgroup, cpu_cgroup
 PERIOD_US = 10_000
 QUOTA_US_MIN = 1_000  # the kernel's own
 PREFIX = "steelyard-"
+_numbers = itertools.count(1)  # a process may have several backends: one that profiles, one that serves
 
 
 class QuotaUnavailableError(Exception):
@@ -115,33 +117,41 @@ def make_group(path: Path, version: int) -> None:
         (path / "cpu.cfs_period_us").write_text(str(PERIOD_US))
 
 
-def remove_group(path: Path) -> bool:
+def remove_group(path: Path, *, kill: bool = True) -> bool:
     """Kill what is left in a group and below it, and remove it; False if the kernel still holds it."""
     if not path.is_dir():
         return True
-    children = [child for child in path.iterdir() if child.is_dir()]
-    removed = [remove_group(child) for child in children]
-    with contextlib.suppress(OSError):
-        for pid in (path / "cgroup.procs").read_text().split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+    for child in [child for child in path.iterdir() if child.is_dir()]:
+        remove_group(child, kill=kill)
+    if kill:
+        _kill_members(path)
     try:
         path.rmdir()
-    except OSError:
+    except OSError:  # busy: a process is still ending, or may not be ours
         return not path.exists()
-    return all(removed)
+    return True
+
+
+def _kill_members(path: Path) -> None:
+    with contextlib.suppress(OSError):  # the group has just gone
+        for pid in map(int, (path / "cgroup.procs").read_text().split()):
+            if pid > 0:  # 0 stands for a process of another namespace; to kill(2) it would mean our own group
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def sweep(base: Path, root: Path = ROOT) -> list[Path]:
     """Remove the groups of servers that are dead; returns them.
 
+    Kills nothing: in another process namespace a living server looks dead, and its groups are in use.
+
     Raises:
         OSError: the directory cannot be read.
     """
     stale = []
-    for path in sorted(base.glob(f"{PREFIX}*-*")):
-        pid, _, started = path.name.removeprefix(PREFIX).partition("-")
-        if pid.isdigit() and _start_time(root / "proc" / pid) != started and remove_group(path):
+    for path in sorted(base.glob(f"{PREFIX}*-*-*")):
+        pid, started, _ = path.name.removeprefix(PREFIX).split("-", 2)
+        if pid.isdigit() and _start_time(root / "proc" / pid) != started and remove_group(path, kill=False):
             stale.append(path)
     return stale
 
@@ -157,7 +167,7 @@ def _bases(cgroup: CpuCgroup) -> list[Path]:
 
 
 def _make_server_group(base: Path, version: int, root: Path) -> Path:
-    group = base / f"{PREFIX}{os.getpid()}-{_start_time(root / 'proc/self')}"
+    group = base / f"{PREFIX}{os.getpid()}-{_start_time(root / 'proc/self')}-{next(_numbers)}"
     if version == 2:
         (base / "cgroup.subtree_control").write_text("+cpu")
     group.mkdir(exist_ok=True)

@@ -128,7 +128,8 @@ class LocalReplica:
                 self._place(command.shares)
         except OSError as error:
             with contextlib.suppress(OSError):  # as far as the kernel allows, all is as it was
-                self._place(before)
+                if before:
+                    self._place(before)
             self._emit_soon(ResizeRefused(self.replica_id, before, error.strerror or str(error)))
             return
         self.shares = command.shares

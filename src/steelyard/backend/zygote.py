@@ -102,16 +102,17 @@ class Zygote:
             if self._group and group:
                 quota.make_group(group, self._group[0])
             pid = os.fork()
+            if pid == 0:
+                _be_worker(fds)
         except OSError as error:
             self._doorbell.send(m.Exited(fork.replica_id, None, f"cannot make a process: {error}"))
             return
-        if pid == 0:
-            _be_worker(fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
         child = _Child(fork.replica_id, pid, os.pidfd_open(pid), group)
         self._children[fork.replica_id] = child
         self._selector.register(child.pidfd, selectors.EVENT_READ, child)
-        for fd in fds:
-            os.close(fd)
         self._doorbell.send(m.Forked(fork.replica_id, pid))
 
     def _kill(self, replica_id: int) -> None:
@@ -132,7 +133,7 @@ class Zygote:
         os.close(child.pidfd)
         del self._children[child.replica_id]
         if child.group is not None:
-            _remove(child.group)
+            quota.remove_group(child.group)  # if it is still busy, it goes with the server's
         return os.waitstatus_to_exitcode(status)
 
     def _end_all(self) -> None:

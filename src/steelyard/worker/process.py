@@ -57,7 +57,12 @@ class Worker:
     """The loop of one worker, its resident variants, and the outputs it holds until they are released."""
 
     def __init__(
-        self, spec: m.WorkerSpec, doorbell: Doorbell[m.ToWorker], front: ArenaReader, arena: Arena
+        self,
+        spec: m.WorkerSpec,
+        doorbell: Doorbell[m.ToWorker],
+        front: ArenaReader,
+        arena: Arena,
+        niceness: threads.Niceness,
     ) -> None:
         self._spec = spec
         self._specs = {variant.name: variant for variant in spec.specs}
@@ -68,6 +73,7 @@ class Worker:
         self._resident: dict[str, Runtime] = {}
         self._outputs: dict[int, tuple[Tensor, ...]] = {}
         self._gatherer = tensors.Gatherer()
+        self._niceness = niceness
         self._loading = threading.Lock()  # one load at a time: the batches need the cores
 
     def load(self, name: str) -> None:
@@ -147,8 +153,7 @@ class Worker:
 
     def _load(self, variant: str) -> None:
         """In a thread of its own, at the niceness of a start, so that batches go on meanwhile."""
-        if threads.may_set_nice(threads.NICE_RUNNING):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), threads.NICE_STARTING)
+        self._niceness.start_this_thread()
         answer: m.Loaded | m.Unloaded = m.Loaded(variant)
         try:
             with self._loading:
@@ -156,7 +161,7 @@ class Worker:
                     self.load(variant)
         except (Exception, SystemExit) as error:
             answer = m.Unloaded(variant, one_line(error))
-        _run_at_full_priority()
+        self._niceness.run()
         try:
             self._doorbell.send(answer)
         except PeerLostError:
@@ -189,24 +194,19 @@ def _start(spec: m.WorkerSpec, doorbell: Doorbell[m.ToWorker], front: ArenaReade
     if spec.cgroup_procs:
         Path(spec.cgroup_procs).write_text("0")  # "0": whoever writes it; later threads follow
     threads.set_affinity(os.getpid(), spec.core_ids)
-    low = threads.may_set_nice(threads.NICE_RUNNING)  # else it could never be raised again
-    threads.set_nice(os.getpid(), threads.NICE_STARTING if low else threads.NICE_RUNNING)
+    niceness = threads.Niceness()
+    niceness.start()
     sys.path[:] = spec.sys_path
     arena = Arena(spec.arena, spec.arena_bytes_max)
-    worker = Worker(spec, doorbell, front, arena)
+    worker = Worker(spec, doorbell, front, arena, niceness)
     for name in spec.resident:
         worker.load(name)
     # What is loaded stays: collections would only walk it again and again, and un-share the zygote's pages.
     gc.collect()
     gc.freeze()
-    _run_at_full_priority()
+    niceness.run()
     doorbell.send(m.Ready(), fds=(arena.fd,))
     return worker
-
-
-def _run_at_full_priority() -> None:
-    if threads.may_set_nice(threads.NICE_RUNNING):
-        threads.set_nice(os.getpid(), threads.NICE_RUNNING)
 
 
 def _warm_up(runtime: Runtime, spec: VariantSpec) -> None:

@@ -10,11 +10,12 @@ import ctypes
 import os
 import resource
 import signal
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-NICE_STARTING = 10
-NICE_RUNNING = 5  # below the front end and the controller at 0, so that a doorbell pre-empts a batch
+NICE_STARTING = 10  # more than its parent's
+NICE_RUNNING = 5  # so that a doorbell at the front end or the controller pre-empts a batch
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _CAP_SYS_NICE = 23  # linux/capability.h
 _WALKS_MAX = 100
@@ -39,6 +40,31 @@ def set_nice(pid: int, nice: int) -> int:
         PermissionError: lowering it needs CAP_SYS_NICE or RLIMIT_NICE; see `may_set_nice`.
     """
     return _each_thread(pid, lambda tid: os.setpriority(os.PRIO_PROCESS, tid, nice))
+
+
+class Niceness:
+    """What a worker is to its parent: nicer while it runs, and nicer still while it starts.
+
+    Where going back is not allowed, it starts as it is to run.
+    """
+
+    def __init__(self) -> None:
+        parent = os.getpriority(os.PRIO_PROCESS, 0)
+        self.running = parent + NICE_RUNNING
+        self.starting = parent + NICE_STARTING if may_set_nice(self.running) else self.running
+
+    def start(self) -> None:
+        """For every thread of this process."""
+        set_nice(os.getpid(), self.starting)
+
+    def start_this_thread(self) -> None:
+        """For this thread and those it makes."""
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self.starting)
+
+    def run(self) -> None:
+        """For every thread of this process."""
+        if self.starting != self.running:
+            set_nice(os.getpid(), self.running)
 
 
 def may_set_nice(nice: int, *, status: Path = Path("/proc/self/status")) -> bool:
