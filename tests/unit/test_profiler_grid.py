@@ -46,8 +46,8 @@ def test_a_cell_is_that_of_the_faster_width() -> None:
 
 def test_a_point_with_few_runs_shares_the_tail_of_its_block() -> None:
     few, many = Setting(0, 4, 1, "threads"), Setting(0, 4, 2, "threads")
-    # 103 ratios to the medians: 101 ones and 2 threes. Their 0.99 quantile lies at 0.99 x 102 = 100.98, between
-    # the last one (index 100) and the first three: 1 + 0.98 x 2 = 2.96.
+    # 103 ratios to the medians: 101 ones and 2 threes. Their 0.99 quantile lies at 0.99 x 102 = 100.98,
+    # between the last one (index 100) and the first three: 1 + 0.98 x 2 = 2.96.
     found = cells({few: [[0.020], [0.020]], many: [[0.010] * 99 + [0.030, 0.030]]})
     assert [round(cell.p50_s, 6) for cell in found] == [0.020, 0.010]
     assert found[0].p99_s == pytest.approx(0.020 * 2.96)
