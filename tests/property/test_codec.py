@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from steelyard.core.errors import InputError
 from steelyard.serve.edge import EdgeSettings, make_app
 from steelyard.serve.edge.body import Body
-from steelyard.serve.edge.codec import Route, store
+from steelyard.serve.edge.codec import Route
+from steelyard.serve.edge.inputs import store
 from steelyard.serve.edge.tensors import KINDS, from_json, pack_bytes, to_json
 from steelyard.testing.http import ask_app
 from steelyard.testing.intake import ComputingIntake, served

@@ -117,7 +117,7 @@ def test_a_shed_request_is_answered_once(intake: ComputingIntake) -> None:
     app = make_app(intake)
 
     async def run() -> HttpAnswer | None:
-        body = json.dumps(GOOD | {"id": "ü"}).encode()
+        body = json.dumps(GOOD | {"id": "ü\n"}).encode()
         call = asyncio.create_task(call_app(app, "POST", PATH, [body]))
         while not intake.open:
             await asyncio.sleep(0)
@@ -127,4 +127,4 @@ def test_a_shed_request_is_answered_once(intake: ComputingIntake) -> None:
 
     answer = asyncio.run(run())
     assert answer is not None
-    assert (answer.status, answer.json()["reason"], answer.headers["x-request-id"]) == (503, "age", "?")
+    assert (answer.status, answer.json()["reason"], answer.headers["x-request-id"]) == (503, "age", "??")

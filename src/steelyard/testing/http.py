@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -16,6 +17,7 @@ from steelyard.serve.edge.logs import EventLog
 
 T = TypeVar("T")
 START_S_MAX = 10.0
+_NOT_IN_HEADERS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class HttpAnswer(NamedTuple):
@@ -77,6 +79,8 @@ async def call_app(
     if not sent:
         return None
     start, *rest = sent
+    for name, value in start["headers"]:  # what an HTTP server refuses to send
+        assert not _NOT_IN_HEADERS.search(name + value), (name, value)
     return HttpAnswer(
         start["status"],
         {name.decode(): value.decode("latin-1") for name, value in start["headers"]},

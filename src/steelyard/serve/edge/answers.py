@@ -62,12 +62,14 @@ def encode_answer(route: Route, asked: Inference, complete: Complete, read: Read
     """
     outputs: list[_OutputHead] = []
     binaries: list[Buffer] = []
+    any_binary = False
     for spec, binary in asked.answers:
         shape, pieces = _gather(spec.name, route.batchable, complete.parts, read)
         head = _OutputHead(spec.name, spec.dtype, shape)
         if binary:
             head.parameters = _BinarySize(sum(map(len, pieces)))
             binaries += pieces
+            any_binary = True
         else:
             data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             head.data = msgspec.Raw(to_json(spec.name, spec.dtype, math.prod(shape), data))
@@ -78,7 +80,7 @@ def encode_answer(route: Route, asked: Inference, complete: Complete, read: Read
     head_json = msgspec.json.encode(
         _AnswerHead(route.name, MODEL_VERSION, outputs, parameters, asked.client_id)
     )
-    if all(not output.binary for output in asked.answers):
+    if not any_binary:
         return AnswerBody(head_json, None)
     return AnswerBody(b"".join((head_json, *binaries)), len(head_json))
 

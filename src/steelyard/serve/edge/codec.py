@@ -14,29 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from steelyard.core.errors import InputError
-from steelyard.core.types import Tensor
 from steelyard.runtime.base import Signature, TensorSpec
 from steelyard.serve.base import ServedService
-from steelyard.serve.edge.body import Body, Pieces
-from steelyard.serve.edge.head import Head, HeadInput, HeadOutput, Parameters, parse_head
-from steelyard.serve.edge.tensors import KINDS, UINT32_BYTES, bytes_offsets, from_json
-from steelyard.worker.arena import Arena
+from steelyard.serve.edge.body import Body
+from steelyard.serve.edge.head import Head, HeadOutput, Parameters, parse_head
+from steelyard.serve.edge.inputs import Input, check_input, quoted, raw_input, shown
+from steelyard.serve.edge.tensors import KINDS
 
-ELEMENTS_MAX = 1 << 40
-"""Most elements a shape may name, zero dimensions counted as 1: keeps every dimension a small integer."""
-BYTES_ELEMENTS_MAX = 1 << 18
-"""Most elements of a BYTES tensor: they are walked one by one on the serving loop (about 0.1 s)."""
 _NO_PARAMETERS = Parameters()
-
-
-class Input(NamedTuple):
-    """One checked input: the pieces of memory that hold its binary form, `length` bytes together."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    length: int
-    pieces: Pieces
 
 
 class Answer(NamedTuple):
@@ -99,7 +84,8 @@ class Route:
             InputError: anything about the request is not what the service takes.
         """
         if head_length == 0:
-            return self._inference(Head([]), (self._raw_input(body),), self._all_binary, header_bound_s)
+            only = raw_input(self.name, self.signature, body)
+            return self._inference(Head([]), (only,), self._all_binary, header_bound_s)
         size = body.left if head_length is None else head_length
         if size > body.left:
             raise InputError(f"Inference-Header-Content-Length is {size}, but the body has {body.left} bytes")
@@ -108,13 +94,13 @@ class Route:
         for given in head.inputs:
             if given.name in found:
                 raise InputError(f"input '{given.name}' is given twice")
-            found[given.name] = self._input(given, body)
+            found[given.name] = check_input(self._spec(given.name), given, body)
         if body.left:
             raise InputError(f"the body has {body.left} bytes more than its inputs take")
         lacking = next((name for name in self.inputs if name not in found), None)
         if lacking is not None:
             raise InputError(
-                f"input '{lacking}' is missing: service '{self.name}' takes {_names(self.inputs)}"
+                f"input '{lacking}' is missing: service '{self.name}' takes {quoted(self.inputs)}"
             )
         binary = head.parameters is not None and head.parameters.binary_data_output
         answers = self._answers(head.outputs, binary)
@@ -137,59 +123,13 @@ class Route:
             max_core_ms=_positive("max_core_ms", parameters.max_core_ms),
         )
 
-    def _input(self, given: HeadInput, body: Body) -> Input:
-        spec = self.inputs.get(given.name)
+    def _spec(self, name: str) -> TensorSpec:
+        spec = self.inputs.get(name)
         if spec is None:
             raise InputError(
-                f"unknown input '{given.name}': service '{self.name}' takes {_names(self.inputs)}"
+                f"unknown input {shown(name)}: service '{self.name}' takes {quoted(self.inputs)}"
             )
-        if given.datatype != spec.dtype:
-            raise InputError(f"input '{given.name}' is {given.datatype}; {spec.dtype} was expected")
-        shape = tuple(given.shape)
-        if not _fits(shape, spec.shape):
-            raise InputError(f"input '{given.name}' has shape {list(shape)}; {list(spec.shape)} was expected")
-        elements = math.prod(shape)
-        if math.prod(size or 1 for size in shape) > ELEMENTS_MAX:
-            raise InputError(f"input '{given.name}' has shape {list(shape)}, over {ELEMENTS_MAX} elements")
-        if spec.dtype == "BYTES" and elements > BYTES_ELEMENTS_MAX:
-            raise InputError(
-                f"input '{given.name}' has {elements} BYTES elements; at most {BYTES_ELEMENTS_MAX} are taken"
-            )
-        parameters = given.parameters
-        if parameters is not None and parameters.shared_memory_region is not None:
-            raise InputError(f"input '{given.name}' is in shared memory, which is not served: send its data")
-        size = parameters.binary_data_size if parameters is not None else None
-        if size is None:
-            return _json_input(spec, shape, memoryview(given.data))
-        if given.data:
-            raise InputError(f"input '{given.name}' has both data and binary_data_size")
-        return _binary_input(spec, shape, size, elements, body)
-
-    def _raw_input(self, body: Body) -> Input:
-        """The whole body as one row of the only input; its one unknown dimension follows from the size."""
-        if len(self.inputs) != 1:
-            raise InputError(
-                f"a raw request needs a service with one input; '{self.name}' takes {_names(self.inputs)}"
-            )
-        (spec,) = self.signature.inputs
-        shape = [1, *spec.shape[1:]] if self.batchable else list(spec.shape)
-        unknown = [axis for axis, size in enumerate(shape) if size < 0]
-        if spec.dtype == "BYTES":
-            return _raw_element(spec, shape, unknown, body)
-        if len(unknown) > 1:
-            raise InputError(
-                f"a raw request needs at most one unknown dimension; '{spec.name}' is {list(spec.shape)}"
-            )
-        length = body.left
-        step = math.prod(size for size in shape if size >= 0) * KINDS[spec.dtype].item_bytes
-        for axis in unknown:
-            shape[axis] = length // step if step else 0
-        if math.prod(shape) * KINDS[spec.dtype].item_bytes != length:
-            raise InputError(
-                f"a raw body of {length} bytes is not one row of input '{spec.name}', "
-                f"{spec.dtype} of shape {list(spec.shape)}"
-            )
-        return Input(spec.name, spec.dtype, tuple(shape), length, body.pieces(length))
+        return spec
 
     def _answers(self, asked: Sequence[HeadOutput] | None, binary_default: bool) -> tuple[Answer, ...]:
         if not asked:
@@ -201,7 +141,7 @@ class Route:
             spec = self.outputs.get(output.name)
             if spec is None:
                 raise InputError(
-                    f"unknown output '{output.name}': service '{self.name}' gives {_names(self.outputs)}"
+                    f"unknown output {shown(output.name)}: service '{self.name}' gives {quoted(self.outputs)}"
                 )
             if output.name in answers:
                 raise InputError(f"output '{output.name}' is asked for twice")
@@ -255,8 +195,10 @@ class Route:
         bound_s = self.slo_s
         if parameters.slo_class:
             if parameters.slo_class not in self.classes:
-                known = f"its classes are {_names(self.classes)}" if self.classes else "it has no classes"
-                raise InputError(f"service '{self.name}' has no slo_class '{parameters.slo_class}': {known}")
+                known = f"its classes are {quoted(self.classes)}" if self.classes else "it has no classes"
+                raise InputError(
+                    f"service '{self.name}' has no slo_class {shown(parameters.slo_class)}: {known}"
+                )
             bound_s = self.classes[parameters.slo_class]
         timeout_us = _positive("timeout", parameters.timeout)
         if timeout_us is not None:
@@ -265,28 +207,6 @@ class Route:
         if latency_ms is not None:
             bound_s = min(bound_s, latency_ms / 1e3)
         return bound_s
-
-
-def store(inputs: Sequence[Input], arena: Arena) -> tuple[Tensor, ...] | None:
-    """Copy checked inputs into the arena, one slot each; None, and nothing kept, if it is full."""
-    tensors: list[Tensor] = []
-    for given in inputs:
-        ref = arena.alloc(given.length)
-        if ref is None:
-            for tensor in tensors:
-                arena.free(tensor.ref)
-            return None
-        _fill(arena.view(ref), given.pieces)
-        tensors.append(Tensor(given.name, given.dtype, given.shape, ref))
-    return tuple(tensors)
-
-
-def _fill(slot: memoryview, pieces: Pieces) -> None:
-    start = 0
-    for piece in pieces:
-        end = start + len(piece)
-        slot[start:end] = piece
-        start = end
 
 
 def header_length(value: bytes | None) -> int | None:
@@ -299,7 +219,7 @@ def header_length(value: bytes | None) -> int | None:
         return None
     if not value.isdigit() or len(value) > 15:
         raise InputError(
-            f"Inference-Header-Content-Length must be a whole number of bytes, not {_shown(value)}"
+            f"Inference-Header-Content-Length must be a whole number of bytes, not {shown(value)}"
         )
     return int(value)
 
@@ -317,53 +237,8 @@ def header_bound_s(value: bytes | None) -> float:
     except ValueError:
         bound_ms = math.nan
     if not 0 < bound_ms < math.inf:
-        raise InputError(f"Steelyard-Max-Latency-Ms must be a number > 0, not {_shown(value)}")
+        raise InputError(f"Steelyard-Max-Latency-Ms must be a number > 0, not {shown(value)}")
     return bound_ms / 1e3
-
-
-def _json_input(spec: TensorSpec, shape: tuple[int, ...], data: memoryview) -> Input:
-    if not data or (len(data) == 4 and bytes(data) == b"null"):
-        raise InputError(f"input '{spec.name}' has neither data nor binary_data_size")
-    packed = from_json(spec.name, spec.dtype, shape, data)
-    return Input(spec.name, spec.dtype, shape, len(packed), (memoryview(packed),))
-
-
-def _binary_input(spec: TensorSpec, shape: tuple[int, ...], size: int, elements: int, body: Body) -> Input:
-    expected = elements * KINDS[spec.dtype].item_bytes
-    if spec.dtype != "BYTES" and size != expected:
-        raise InputError(
-            f"input '{spec.name}' of shape {list(shape)} and type {spec.dtype} takes {expected} bytes; "
-            f"binary_data_size is {size}"
-        )
-    if not 0 <= size <= body.left:
-        raise InputError(
-            f"input '{spec.name}': binary_data_size is {size}, but {body.left} bytes are left in the body"
-        )
-    if spec.dtype != "BYTES":
-        return Input(spec.name, spec.dtype, shape, size, body.pieces(size))
-    data = body.take(size)
-    try:
-        bytes_offsets(data, elements)
-    except InputError as error:
-        raise InputError(f"input '{spec.name}' of shape {list(shape)}: {error}") from None
-    return Input(spec.name, spec.dtype, shape, size, (memoryview(data),))
-
-
-def _raw_element(spec: TensorSpec, shape: list[int], unknown: list[int], body: Body) -> Input:
-    """A raw body for a BYTES input is one element, without its length (Triton)."""
-    for axis in unknown:
-        shape[axis] = 1
-    if math.prod(shape) != 1:
-        raise InputError(f"a raw request carries one BYTES element; '{spec.name}' is {list(spec.shape)}")
-    length = body.left
-    prefix = memoryview(length.to_bytes(UINT32_BYTES, "little"))
-    return Input(spec.name, spec.dtype, tuple(shape), UINT32_BYTES + length, (prefix, *body.pieces(length)))
-
-
-def _fits(shape: Sequence[int], spec: Sequence[int]) -> bool:
-    return len(shape) == len(spec) and all(
-        size >= 0 and wanted in (size, -1) for size, wanted in zip(shape, spec, strict=True)
-    )
 
 
 def _static_batch_key(signature: Signature) -> str:
@@ -397,11 +272,3 @@ def _min_accuracy(value: float | None) -> float | None:
 
 def _json_refused(spec: TensorSpec) -> str:
     return f"output '{spec.name}' is {spec.dtype}, which JSON cannot carry: ask for it with binary_data true"
-
-
-def _names(known: Mapping[str, object]) -> str:
-    return ", ".join(f"'{name}'" for name in known)
-
-
-def _shown(value: bytes) -> str:
-    return repr(value[:40].decode("latin-1"))

@@ -9,6 +9,7 @@ and identity is as welcome to it; a weight of `identity` below that of a coding 
 import math
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 from steelyard.core.errors import InputError
@@ -65,6 +66,7 @@ def inflate(chunks: Sequence[bytes], coding: Coding, bytes_max: int) -> bytes:
     return b"".join(parts)
 
 
+@lru_cache(maxsize=64)  # clients of one kind send one value
 def answer_coding(accept: bytes | None) -> Coding | None:
     """The coding that `Accept-Encoding` asks for; None to send the answer as it is."""
     if not accept:

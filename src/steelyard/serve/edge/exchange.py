@@ -25,6 +25,9 @@ OnClosed = Callable[["Exchange", int, str], None]
 CLIENT_GONE = 499
 """Status, in logs and metrics only, of a request whose client left before its answer."""
 
+_PRINTABLE = bytes(code if 32 <= code < 127 else 63 for code in range(256))
+"""A client chose the text that this translates: control characters would break the header."""
+
 _unsent: set["asyncio.Task[None]"] = set()
 """Answers that could not be sent at once; the loop itself keeps only weak references."""
 
@@ -88,7 +91,7 @@ class Exchange:
         """Answer with a refusal."""
         self.close(error.status, str(error))
         reply = error.reply()
-        reply.headers.append((b"x-request-id", self.name.encode("ascii", "replace")))
+        reply.headers.append((b"x-request-id", self.name.encode("ascii", "replace").translate(_PRINTABLE)))
         start_sending(send_reply(self._send, reply))
 
     def close(self, status: int, text: str = "") -> None:

@@ -12,9 +12,10 @@ from steelyard.core.errors import InputError
 from steelyard.core.types import Request, RequestId
 from steelyard.serve.base import Intake
 from steelyard.serve.edge.body import Body
-from steelyard.serve.edge.codec import Route, header_bound_s, header_length, store
+from steelyard.serve.edge.codec import Route, header_bound_s, header_length
 from steelyard.serve.edge.compression import answer_coding
 from steelyard.serve.edge.exchange import CLIENT_GONE, Exchange, Send, send_reply
+from steelyard.serve.edge.inputs import store
 from steelyard.serve.edge.logs import EventLog
 from steelyard.serve.edge.pages import make_pages, missing_page, model_paths, wrong_verb
 from steelyard.serve.edge.receive import BodyReader, Chunks, Receive

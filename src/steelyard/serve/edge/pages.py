@@ -48,7 +48,7 @@ def missing_page(path: str, services: Mapping[str, ServedService]) -> Reply:
     parts = path.split("/")
     if parts[:3] != ["", "v2", "models"] or len(parts) < 4:
         later = len(parts) > 2 and parts[1] == "v2" and parts[2] in _LATER
-        return _not_served(path) if later else refusal(404, f"there is nothing at '{path[:200]}'")
+        return _not_served(path) if later else refusal(404, f"there is nothing at {path[:200]!r}")
     if parts[3] == "stats" and "stats" not in services:
         return _not_served(path)
     rest = path.removeprefix("/v2/models/")
@@ -56,24 +56,24 @@ def missing_page(path: str, services: Mapping[str, ServedService]) -> Reply:
     name = max((known for known in services if f"{rest}/".startswith(f"{known}/")), key=len, default=None)
     if name is None:
         known = ", ".join(f"'{service}'" for service in services) or "none"
-        return refusal(404, f"unknown model '{parts[3][:200]}'; known models: {known}")
+        return refusal(404, f"unknown model {parts[3][:200]!r}; known models: {known}")
     tail = rest[len(name) + 1 :].split("/")
     if tail[0] == "versions" and len(tail) > 1 and tail[1] != MODEL_VERSION:
-        return refusal(404, f"model '{name}' has no version '{tail[1][:200]}'; it has '{MODEL_VERSION}'")
+        return refusal(404, f"model '{name}' has no version {tail[1][:200]!r}; it has '{MODEL_VERSION}'")
     if tail[-1] in _LATER_OF_MODEL or (len(tail) > 1 and tail[-2] in _LATER_OF_MODEL):
         return _not_served(path)
-    return refusal(404, f"there is nothing at '{path[:200]}'")
+    return refusal(404, f"there is nothing at {path[:200]!r}")
 
 
 def wrong_verb(path: str, method: str, allowed: str) -> Reply:
     """405, with the verb that the path takes."""
-    reply = refusal(405, f"'{path[:200]}' takes {allowed}, not {method[:20]}")
+    reply = refusal(405, f"{path[:200]!r} takes {allowed}, not {method[:20]}")
     reply.headers.append((b"allow", allowed.encode()))
     return reply
 
 
 def _not_served(path: str) -> Reply:
-    return refusal(501, f"'{path[:200]}' is a part of the protocol that this server does not serve yet")
+    return refusal(501, f"{path[:200]!r} is a part of the protocol that this server does not serve yet")
 
 
 def _constant(value: object) -> Page:
