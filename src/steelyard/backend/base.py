@@ -1,8 +1,8 @@
 """The contract of a backend: make replicas exist, resize them in place, run batches on them, end them.
 
 Nothing in it blocks: each call returns at once, and what became of it arrives as an event through the `sink`
-the backend was made with, on the driver's loop. A backend decides nothing: which cores, which replica and which
-requests are in the command.
+the backend was made with, on the driver's loop. A backend decides nothing: which cores, which replica and
+which requests are in the command.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ Sink = Callable[[BackendEvent], None]
 
 
 class Backend(Protocol):
-    """Where replicas live. `mechanism` says in words how cores are enforced, for `steelyard serve` to report."""
+    """Where replicas live; `mechanism` says in words how cores are enforced: `steelyard serve` reports it."""
 
     mechanism: str
 

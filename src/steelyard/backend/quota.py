@@ -1,8 +1,7 @@
 """Fractions of a core by cgroup CPU quota, v1 and v2, where this process may make cgroups.
 
-The period is 10 ms: with the kernel's default of 100 ms, whoever has spent its quota sleeps up to 100 ms,
-which added 40-50 ms to p99 (docs/adr/0003). Whole cores carry no quota: affinity confines them without any
-stall.
+The period is 10 ms: who has spent its quota sleeps until the period ends, and with the kernel's default of
+100 ms that is a request's whole budget. Whole cores carry no quota: affinity confines them without any stall.
 
 One group a backend, `steelyard-<pid>-<start time>-<n>` so that it is never mistaken for another's, and one
 below it a replica. The server sets quotas; the zygote makes and removes groups, since it knows when a worker
