@@ -24,10 +24,7 @@ from steelyard.report.types import RunSeries, RunSummary
 
 _PROFILE_S_MAX = 120.0
 _PROVISIONAL_SLO_MS = 1000.0
-_COLUMNS = (
-    *("requests", "violations", "", "p50", "p99"),
-    *("core-seconds", "read right", "cold starts", "resizes"),
-)
+_COLUMNS = ("lines", "violations", "", "p50", "p99", "core-s", "accuracy", "starts", "resizes")
 
 
 class Settings(Frozen, frozen=True):
@@ -97,7 +94,7 @@ def tour(settings: Settings, console: Console) -> Outcome:
             options=options,
             console=console,
         )
-        console.print(_sentence(series.summary), highlight=False)
+        console.print(_sentence(series.summary), highlight=False, soft_wrap=True)
         return series
 
     runs = [run("steelyard", "steelyard")]
@@ -111,7 +108,7 @@ def tour(settings: Settings, console: Console) -> Outcome:
     report.write_text(render(runs, title="Text lines through a surge", notes=_notes(surge, settings)))
     console.print()
     console.print(comparison([run.summary for run in runs]))
-    console.print(f"report   {report.resolve()}", highlight=False, soft_wrap=True)
+    console.print(f"\nreport: {report.resolve()}", highlight=False, soft_wrap=True)
     return Outcome([run.summary for run in runs], str(report.resolve()))
 
 
@@ -123,19 +120,9 @@ def fixed_allocations(mean_cores: float) -> list[int]:
 
 def comparison(runs: Sequence[RunSummary]) -> Table:
     """The one table: violations against what was reserved."""
-    table = Table(box=None, header_style="dim", pad_edge=False)
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("policy")
-    for name in (
-        "requests",
-        "violations",
-        "",
-        "p50",
-        "p99",
-        "core-seconds",
-        "read right",
-        "cold starts",
-        "resizes",
-    ):
+    for name in _COLUMNS:
         table.add_column(name, justify="right")
     for run in runs:
         table.add_row(
@@ -183,6 +170,7 @@ def _introduce(surge: Surge, console: Console) -> None:
         f"[bold]surge[/]    {sum(surge.counts)} lines in {len(surge.counts)} s; "
         f"more than one core can answer from {surge.from_s} s to {surge.to_s} s",
         highlight=False,
+        soft_wrap=True,
     )
 
 

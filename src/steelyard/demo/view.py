@@ -100,7 +100,7 @@ class View:
         if self._live is not None:
             self._live.update(panel(stand), refresh=True)
         elif stand.samples[-1].at_s >= self._next_line_s:
-            self._console.print(line(stand), highlight=False)
+            self._console.print(line(stand), highlight=False, soft_wrap=True)
             self._next_line_s = stand.samples[-1].at_s + _LINE_EVERY_S
 
 

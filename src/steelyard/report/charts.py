@@ -160,9 +160,9 @@ def _bound_latency(runs: Sequence[RunSeries], layout: dict[str, Any]) -> None:
         | {"line": {"color": "#d4483b", "width": 1.5, "dash": "dash"}}
     )
     layout["annotations"].append(
-        {"text": f"SLO {slo_ms:g} ms", "xref": "x2 domain", "yref": "y2", "x": 1, "y": slo_ms}
+        {"text": f"SLO {slo_ms:g} ms", "xref": "x2 domain", "yref": "y2", "x": 0.005, "y": slo_ms}
         | {
-            "xanchor": "right",
+            "xanchor": "left",
             "yanchor": "bottom",
             "showarrow": False,
             "font": {"color": "#d4483b", "size": 12},

@@ -1,5 +1,6 @@
-"""The demo's processes, real ones: a stand-in server under the real client, and nothing left behind."""
+"""The demo's runs in real processes, with a stand-in for `steelyard` under the real client."""
 
+import io
 import json
 import signal
 import subprocess
@@ -9,24 +10,32 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from steelyard.core.errors import SteelyardError
-from steelyard.demo import processes
+from steelyard.demo import plan, processes, tour
 from steelyard.demo.client import Job
 from steelyard.demo.lines import find_font
 from steelyard.demo.plan import Surge
 from steelyard.demo.processes import serving, started
 from steelyard.demo.recogniser import find_shipped
 from steelyard.demo.replay import replay
-from steelyard.report.types import RunSeries
+from steelyard.demo.tour import Settings, comparison
+from steelyard.report.types import RunSeries, RunSummary
 
-# Answers every line with the same tokens after 5 ms, and accounts for it as a server of one replica would;
-# every tenth request is refused.
+# `profile` measures a line in 25 ms on one core. `serve` answers every line with the same tokens after 5 ms
+# and accounts for it as a server of one replica would; every tenth request is refused.
 STAND_IN = """
 import asyncio, json, sys, time
 from aiohttp import web
+
+if sys.argv[1] == "profile":
+    rows = [{"batch": batch, "cores": 1, "latency_ms": {"p50": 25.0 * batch}} for batch in (1, 4)]
+    with open(sys.argv[sys.argv.index("--json") + 1], "w") as file:
+        json.dump({"profiles": rows}, file)
+    raise SystemExit
 
 options = dict(zip(sys.argv[3::2], sys.argv[4::2]))
 counters = dict.fromkeys(("requests", "completed", "late", "shed", "rejected", "failed", "cancelled"), 0)
@@ -68,6 +77,23 @@ async def main():
 asyncio.run(main())
 """
 
+RUN_KEYS = {
+    *(
+        "policy",
+        "service",
+        "seed",
+        "requests",
+        "completed",
+        "late",
+        "shed",
+        "rejected",
+        "failed",
+        "cancelled",
+    ),
+    *("violations", "violation_ratio", "core_seconds", "accuracy_mean", "latency_ms", "cold_starts"),
+    *("resizes", "switches", "plan_ms", "simulated_s", "wall_s", "requests_per_wall_s"),
+}
+
 
 def until(condition: Callable[[], bool]) -> None:
     give_up_s = time.monotonic() + 20
@@ -93,6 +119,8 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return [sys.executable, str(script), *arguments]
 
     monkeypatch.setattr(processes, "steelyard_command", command)
+    monkeypatch.setattr(tour, "steelyard_command", command)
+    monkeypatch.setattr(plan, "SECONDS_MIN", 3)
     return script
 
 
@@ -199,3 +227,63 @@ def test_a_child_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch)
         assert child.stdout is not None
         assert child.stdout.readline() == b"deaf\n"
     assert child.returncode == -signal.SIGKILL
+
+
+def settings_in(folder: Path) -> Settings:
+    return Settings(seconds=3, out=folder / "out", cache=folder / "cache", profiles=None, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("stand_in")
+def test_the_demo_from_start_to_end(tmp_path: Path) -> None:
+    with (tmp_path / "console.txt").open("w") as output:
+        outcome = tour.tour(settings_in(tmp_path), Console(file=output, width=80))
+    text = (tmp_path / "console.txt").read_text()
+    # 25 ms a line: 40 lines/s on one core; 8 * 25 = 200 ms.
+    assert "one core answers 40 lines/s" in text
+    assert "SLO      200 ms" in text
+    # The stand-in reserves one core throughout; by its clock and ours the mean may lie just above one.
+    policies = [run.policy for run in outcome.runs]
+    assert policies[:2] == ["steelyard", "fixed-1"]
+    assert set(policies[2:]) <= {"fixed-2"}
+    assert max(map(len, text.splitlines()[:-1])) < 130
+    assert Path(outcome.report).read_text().startswith("<!doctype html>")
+    decoded = json.loads(msgspec.json.encode(outcome))
+    assert decoded.keys() == {"runs", "report"}
+    assert all(run.keys() == RUN_KEYS for run in decoded["runs"])
+    first = decoded["runs"][0]
+    assert first["requests"] == first["completed"] + first["rejected"] > 0
+
+
+@pytest.mark.slow
+def test_profiling_that_fails_is_one_line_with_its_words(tmp_path: Path, stand_in: Path) -> None:
+    stand_in.write_text("raise SystemExit('no such model')")
+    with pytest.raises(SteelyardError, match=r"profiling failed; its log .* ends: no such model"):
+        tour.tour(settings_in(tmp_path), Console(file=io.StringIO()))
+
+
+def test_the_table_fits_a_narrow_terminal() -> None:
+    run = RunSummary(
+        policy="steelyard",
+        service="lines",
+        seed=1,
+        requests=12345,
+        completed=12000,
+        late=5,
+        shed=300,
+        rejected=40,
+        failed=0,
+        cancelled=0,
+        violations=345,
+        violation_ratio=0.028,
+        core_seconds=1071.4,
+        accuracy_mean=0.995,
+        latency_ms={"p50": 1034.2, "p90": 1080.0, "p99": 1140.0, "max": 1180.0},
+        cold_starts=12,
+        resizes=34,
+    )
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(comparison([run]))
+    row = captured.get().splitlines()[1]
+    assert " ".join(row.split()) == "steelyard 12345 345 2.8% 1034 ms 1140 ms 1071.4 99.5% 12 34"
