@@ -21,7 +21,7 @@ def test_what_is_left_out_has_its_default() -> None:
     assert (service.slo.quantile, service.weight, service.cores.min, service.cores.max) == (
         0.99,
         1.0,
-        1.0,
+        None,
         None,
     )
     assert (spec.policy.name, spec.policy.options) == ("steelyard", {})

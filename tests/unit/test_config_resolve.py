@@ -8,10 +8,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from steelyard.config.load import LoadedSpec, read_spec, spec_for_onnx
+from steelyard.config.policy import chosen_policy
 from steelyard.config.resolve import (
     BATCH_ROWS_DEFAULT,
     CORES_DEFAULT,
-    chosen_policy,
+    CORES_MIN_SHARED,
     notices,
     resolve,
 )
@@ -277,7 +278,40 @@ def test_clusters_that_serve_cannot_use_are_refused(folder: Path, top: str, mess
 
 def test_a_service_cannot_have_more_cores_than_there_are(folder: Path) -> None:
     message = refusal(spec("{v: {onnx: v.onnx}}", ", cores: {min: 5}", folder))
-    assert message == "spec.yaml:2: services.s.cores.min: want at most the 4 cores available, got 5"
+    assert (
+        message == "spec.yaml:2: services.s.cores.min: want at most 4 cores for all services together, got 5"
+    )
+
+
+def two_services(first: str = "", second: str = "") -> str:
+    return (
+        "models: {m: {variants: {v: {onnx: v.onnx}}}}\npolicy: static\nservices:\n"
+        f"  s: {{slo: {{latency: 1s}}, pipeline: {{a: {{model: m}}}}{first}}}\n"
+        f"  t: {{slo: {{latency: 1s}}, pipeline: {{a: {{model: m}}}}{second}}}\n"
+    )
+
+
+def test_services_must_fit_together(folder: Path) -> None:
+    # 3 + 2 = 5 cores on 4.
+    loaded = read_spec(two_services(", cores: {min: 3}", ", cores: {min: 2}"), "spec.yaml", folder)
+    assert refusal(loaded).startswith("spec.yaml:5: services.t.cores.min: want at most 4 cores")
+
+
+def test_several_services_can_leave_their_cores_to_each_other(folder: Path) -> None:
+    services = resolved(read_spec(two_services("", ", cores: {max: 0.1}"), "spec.yaml", folder)).services
+    assert services["s"].served.service.cores_min == CORES_MIN_SHARED
+    assert services["t"].served.service.cores_min == 0.1
+
+
+def test_a_model_in_two_services_is_asked_once(folder: Path) -> None:
+    asked: list[int] = []
+
+    def ask(specs: Sequence[VariantSpec]) -> list[Signature | str]:
+        asked.append(len(specs))
+        return [PLAIN] * len(specs)
+
+    resolve(read_spec(two_services(), "spec.yaml", folder), cores_available=4, ask=ask)
+    assert asked == [1]
 
 
 def test_a_policy_is_named_configured_or_overridden(folder: Path) -> None:
@@ -297,6 +331,14 @@ def test_options_beside_a_configurations_name_win() -> None:
     )
     policy = chosen_policy(read_spec(text, "spec.yaml", Path()).spec)
     assert (policy.name, policy.options) == ("static", {"replicas": 3, "cores": 1})
+
+
+def test_a_policys_options_are_judged_before_anything_is_measured(folder: Path) -> None:
+    text = two_services().replace("policy: static", "policy: {name: static, replica: 2}")
+    message = refusal(read_spec(text, "spec.yaml", folder))
+    assert message.startswith(
+        "spec.yaml:2: policy: policy static: unknown option 'replica'; it has: replicas"
+    )
 
 
 def test_an_unknown_policy_names_the_nearest(folder: Path) -> None:

@@ -45,7 +45,7 @@ def measure(
     """Every variant that declares no latency, with its profile: stored, or measured where that lacks points.
 
     Args:
-        deployment: what is to be served; a model that stands in two places is measured once.
+        deployment: what is to be served; a model that stands in two places is found stored at the second.
         profiles: the store's directory; None for the user's cache.
         core_ids: cores to measure on; nothing else should run there.
         form: `quick` or `full`.
@@ -55,7 +55,6 @@ def measure(
         ProfileError: the store cannot be written.
     """
     store = ProfileStore(profiles or default_directory())
-    known: dict[tuple[str, str], Profile] = {}
     found: list[Measured] = []
     for service, deployed in deployment.services.items():
         for stage_name, stage in deployed.stages.items():
@@ -64,10 +63,8 @@ def measure(
                     continue
                 rows_max, buckets = spec.batch_rows_max or 1, deployed.served.buckets
                 subject = Subject(stage.model, spec, stage.signature, rows_max, buckets)
-                key = (stage.model, spec.name)
-                if key not in known:
-                    known[key] = _measure_one(subject, store, core_ids, form)
-                found.append(Measured(service, stage_name, subject, known[key]))
+                profile = _measure_one(subject, store, core_ids, form)
+                found.append(Measured(service, stage_name, subject, profile))
     return tuple(found)
 
 

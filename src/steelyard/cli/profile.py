@@ -34,7 +34,7 @@ def profile(
     measured = measure(deployment, profiles, core_ids=core_ids, form="quick" if quick else "full")
     if not measured:
         say(f"{spec}: every variant declares its latency; nothing to measure", err=True)
-    once = {(m.subject.model, m.subject.spec.name): m for m in measured}.values()
+    once = {(m.profile.model_hash, m.profile.variant): m for m in measured}.values()
     if json != "-":
         for found in once:
             _show(found.subject, found.profile)

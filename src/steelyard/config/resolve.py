@@ -13,13 +13,13 @@ from msgspec.structs import replace
 from steelyard.config.latency import declared_latency
 from steelyard.config.load import LoadedSpec
 from steelyard.config.pipeline import tensor_of
-from steelyard.config.schema import PolicySpec, ServiceSpec, Spec, StageSpec, VariantEntry
+from steelyard.config.policy import chosen_policy, policy_problem
+from steelyard.config.schema import ServiceSpec, Spec, StageSpec, VariantEntry
 from steelyard.config.signatures import Member, Members, agreed, client_signature, shape_buckets
 from steelyard.config.source import Path as SpecPath
 from steelyard.config.source import nearest
 from steelyard.core.errors import SpecError
 from steelyard.core.types import Service, Stage, Variant
-from steelyard.policies.registry import OURS, known_policies
 from steelyard.profile.types import DeclaredLatency
 from steelyard.runtime.base import Signature, VariantSpec
 from steelyard.runtime.inspect import inspect
@@ -30,6 +30,8 @@ BATCH_ROWS_DEFAULT = 16
 """Rows of a batch where neither spec nor model sets a bound: the profile shows what is worth it below."""
 CORES_DEFAULT = 8
 """Most cores of a replica where the spec sets no bound: a session for each width costs memory."""
+CORES_MIN_ALONE, CORES_MIN_SHARED = 1.0, 0.25
+"""Least cores of a service where the spec sets no bound: several services can leave theirs to each other."""
 
 
 Ask = Callable[[Sequence[VariantSpec]], list[Signature | str]]
@@ -60,35 +62,15 @@ def resolve(
     cores = cores or spec.cluster.cores
     entries = {name: _only_stage(loaded, name, service) for name, service in spec.services.items()}
     members = _members(loaded, entries, ask, cores_max=min(cores or cores_available, CORES_DEFAULT))
-    services: dict[str, DeployedService] = {}
-    for name, service in spec.services.items():
-        if service.cores.min > (cores or cores_available):
-            message = (
-                f"want at most the {cores or cores_available} cores available, got {service.cores.min:g}"
-            )
-            raise source.error(("services", name, "cores", "min"), message)
-        services[name] = _service(loaded, name, service, members[name])
+    _check_minima(loaded, cores or cores_available)
+    services = {name: _service(loaded, name, members[name]) for name in spec.services}
     chosen = chosen_policy(spec, policy)
-    known = tuple(known_policies())
-    if chosen.name.removesuffix(OURS) not in known:
-        problem = f"unknown policy {chosen.name}{nearest(chosen.name, (*known, *spec.policies))}"
+    problem = policy_problem(chosen, spec, {name: made.served.service for name, made in services.items()})
+    if problem:
         raise SpecError(f"--policy: {problem}") if policy else source.error(("policy",), problem)
     return Deployment(
         services=services, policy=chosen.name, policy_options=chosen.options, cores=cores, source=source.label
     )
-
-
-def chosen_policy(spec: Spec, name: str | None = None) -> PolicySpec:
-    """The policy to run: `name` if given, else the spec's; a configuration's name gives what it stands for.
-
-    `+ours` behind a configuration's name carries over to its policy. Options beside the name win.
-    """
-    asked = spec.policy if name is None else PolicySpec(name=name)
-    base, plus, rules = asked.name.partition("+")
-    configured = spec.policies.get(base)
-    if configured is None:
-        return asked
-    return PolicySpec(name=configured.name + plus + rules, **{**configured.options, **asked.options})
 
 
 def notices(spec: Spec) -> tuple[str, ...]:
@@ -113,6 +95,16 @@ def _check_cluster(loaded: LoadedSpec, cores_available: int) -> None:
     if cluster.cores is not None and cluster.cores > cores_available:
         message = f"want at most the {cores_available} cores this process may use, got {cluster.cores}"
         raise source.error(("cluster", "cores"), message)
+
+
+def _check_minima(loaded: LoadedSpec, cores: int) -> None:
+    """What the services must have at least fits on the machine."""
+    total = 0.0
+    for name, service in loaded.spec.services.items():
+        total += service.cores.min or 0.0
+        if total > cores:
+            message = f"want at most {cores} cores for all services together, got {total:g}"
+            raise loaded.source.error(("services", name, "cores", "min"), message)
 
 
 def _only_stage(loaded: LoadedSpec, name: str, service: ServiceSpec) -> tuple[str, StageSpec]:
@@ -235,7 +227,9 @@ def _bounded(loaded: LoadedSpec, path: SpecPath, spec: VariantSpec, signature: S
     return replace(spec, batch_rows_max=rows_max)
 
 
-def _service(loaded: LoadedSpec, name: str, service: ServiceSpec, members: Members) -> DeployedService:
+def _service(loaded: LoadedSpec, name: str, members: Members) -> DeployedService:
+    service = loaded.spec.services[name]
+    cores_min = CORES_MIN_ALONE if len(loaded.spec.services) == 1 else CORES_MIN_SHARED
     stage_name, stage = next(iter(service.pipeline.items()))
     signature = agreed(members, loaded.source)
     promised = Service(
@@ -246,7 +240,7 @@ def _service(loaded: LoadedSpec, name: str, service: ServiceSpec, members: Membe
         request_rows_max=service.limits.request_rows,
         queue_rows_max=service.limits.queue_rows,
         retries_max=service.limits.retries,
-        cores_min=service.cores.min,
+        cores_min=service.cores.min or min(cores_min, service.cores.max or cores_min),
         cores_max=service.cores.max,
         weight=service.weight,
     )

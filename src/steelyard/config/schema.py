@@ -256,14 +256,14 @@ class ItemsSpec(SpecModel):
 
 
 class CoresSpec(SpecModel):
-    """Bounds on a service's cores, all replicas together; `max` None is the cluster's."""
+    """Bounds on a service's cores, all replicas together; None leaves them to `resolve` and the cluster."""
 
-    min: Positive = 1.0
+    min: Positive | None = None
     max: Positive | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.max is not None and self.max < self.min:
+        if self.max is not None and self.min is not None and self.max < self.min:
             raise unwanted(f"want at least min ({self.min:g}), got {self.max:g}", "max")
         return self
 

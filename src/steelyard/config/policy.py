@@ -1,0 +1,42 @@
+"""Which policy a spec asks for, and whether it can be had: known before anything is measured or started."""
+
+from collections.abc import Mapping
+
+from steelyard.config.schema import PolicySpec, Spec
+from steelyard.config.source import nearest
+from steelyard.core.errors import SpecError
+from steelyard.core.types import Service
+from steelyard.policies.base import PolicyContext
+from steelyard.policies.registry import OURS, known_policies, make_policy
+from steelyard.profile.times import DeclaredTimes
+from steelyard.profile.types import DeclaredLatency
+
+
+def chosen_policy(spec: Spec, name: str | None = None) -> PolicySpec:
+    """The policy to run: `name` if given, else the spec's; a configuration's name gives what it stands for.
+
+    `+ours` behind a configuration's name carries over to its policy. Options beside the name win.
+    """
+    asked = spec.policy if name is None else PolicySpec(name=name)
+    base, plus, rules = asked.name.partition("+")
+    configured = spec.policies.get(base)
+    if configured is None:
+        return asked
+    return PolicySpec(name=configured.name + plus + rules, **{**configured.options, **asked.options})
+
+
+def policy_problem(chosen: PolicySpec, spec: Spec, services: Mapping[str, Service]) -> str:
+    """Why the policy cannot be made, in one line; empty if it can.
+
+    Policies look at service times when they decide, not when they are made, so any times will do here.
+    """
+    known = tuple(known_policies())
+    if chosen.name.removesuffix(OURS) not in known:
+        return f"unknown policy {chosen.name}{nearest(chosen.name, (*known, *spec.policies))}"
+    any_times = DeclaredTimes(DeclaredLatency(coefficients_ms=(1.0, 0.0, 0.0, 0.0)))
+    times = {(name, stage.name): any_times for name, service in services.items() for stage in service.stages}
+    try:
+        make_policy(chosen.name, PolicyContext(services, times, chosen.options))
+    except SpecError as error:
+        return str(error)
+    return ""
