@@ -144,6 +144,8 @@ class ClosedLoop:
             name, event = due.what
             if isinstance(event, Woken) and self._wakes.get(name) != due.number:
                 continue
+            if isinstance(event, ReplicaReady) and not self._cores[event.replica_id]:
+                continue  # its start was given up
             if isinstance(event, WindowClosed):
                 self._kernel.schedule(due.at_s + 0.1, Kind.WINDOW, (CONTROL, event))
                 for service in self._services:

@@ -1,10 +1,12 @@
 """The rate to plan for: what arrives, what may come, and what waits.
 
-    demand = max(recent + k sqrt(recent / T), forecast) + backlog / tau
+    demand = max(recent, forecast) + backlog / tau
 
-The square root is the noise of counting Poisson arrivals over T seconds, not head-room: that is the
-queueing formula's business. The forecast is a quantile of the maximum of the next seconds, over counts that
-are averaged in pairs, so that the noise of single seconds is not planned for twice.
+`recent` is the rate of the last seconds plus the noise of counting Poisson arrivals over them (one standard
+deviation, sqrt(rate / T)), or that of the last second less one and a half of it, if that is more: the first
+is steady, the second proves a surge early. Head-room for queues is not in it: that is the queueing
+formula's business. The forecast is a quantile of the maximum of the next seconds, over counts averaged in
+pairs and less one standard deviation, so that noise is not planned for twice.
 """
 
 from itertools import pairwise
@@ -14,22 +16,35 @@ from steelyard.core.snapshot import ServiceView
 from steelyard.forecast.predictors import QuantileOfMaximum
 from steelyard.policies.sensing import latest_stage, rate_over
 
-RECENT_S = 2.0
-NOISE_K = 1.0
+STEADY_S = 4.0
+SURGE_S = 1.0
+SURGE_K = 1.5
 HORIZON_S = 3
-FORECAST_QUANTILE = 0.75
+FORECAST_QUANTILE = 0.5
 DRAIN_S = 1.0
 """tau: seconds within which a backlog is to be gone."""
 
 _forecast = QuantileOfMaximum(HORIZON_S, quantile=FORECAST_QUANTILE)
 
 
+def present_demand_rps(view: ServiceView, *, now_s: float) -> float:
+    """Rows a second that arrive now: what counts where cores are short and nothing can be kept in reserve."""
+    return rate_over(view, SURGE_S, now_s=now_s)
+
+
+def recent_demand_rps(view: ServiceView, *, now_s: float) -> float:
+    """Rows a second that may arrive now, noise of the count included."""
+    steady = rate_over(view, STEADY_S, now_s=now_s)
+    surge = rate_over(view, SURGE_S, now_s=now_s)
+    return max(steady + sqrt(steady / STEADY_S), surge - SURGE_K * sqrt(surge / SURGE_S))
+
+
 def arrival_demand_rps(view: ServiceView, *, now_s: float) -> float:
     """Rows a second to plan for, without the backlog."""
-    recent = rate_over(view, RECENT_S, now_s=now_s)
     counts = view.arrival_rows_by_second
     pairs = [(a + b) / 2 for a, b in pairwise(counts)] or [float(c) for c in counts]
-    return max(recent + NOISE_K * sqrt(recent / RECENT_S), _forecast.predict(pairs))
+    quiet = [max(0.0, x - sqrt(x / 2)) for x in pairs]
+    return max(recent_demand_rps(view, now_s=now_s), _forecast.predict(quiet))
 
 
 def backlog_rps(view: ServiceView, stage: str) -> float:

@@ -1,10 +1,11 @@
 """What is done within one sensing window, from capacities alone: microseconds, no queueing formula.
 
-A service is in need when the rows that wait would take more than a part of the latency that is left to
-them. It is given what carries its present rate and drains the backlog in half of that, at once: first cores
-for its live replicas, from what is free, then from services that have more than they need. Where the burst
-is beyond doubt and cores of live replicas do not carry it, replicas are started in parallel; and given up
-while they still start if the demand that the slow path plans for is met without them.
+A stage is in need when the rows that wait would take more than a part of the latency that is left to them.
+It is given, whole and at once, what carries its present rate and serves the last waiting row in half of
+what is left: first cores for its live replicas, from what is free, then from services that have more than
+they need. Where the burst is beyond doubt and live replicas do not carry it, replicas are started in
+parallel; and given up while they still start if the demand that the slow path plans for is met without
+them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,12 +15,14 @@ from typing import NamedTuple
 from steelyard.core.plan import Grant, GrantCancel, GrantCores, GrantStart, ReplicaPlan
 from steelyard.core.snapshot import ClusterSnapshot, ReplicaView, ServiceView
 from steelyard.core.types import Service
-from steelyard.policies.sensing import latest_stage, live_replicas, rows_in_last
-from steelyard.policies.steelyard.demand import arrival_demand_rps
+from steelyard.policies.sensing import latest_stage, live_replicas, rate_over, rows_in_last
+from steelyard.policies.steelyard.demand import DRAIN_S, arrival_demand_rps
 from steelyard.policies.steelyard.sizing import StageSizing, observed_ratio
 
-TRIGGER = 0.35
+TRIGGER = 0.6
 """A queue that takes this part of the available latency is a need."""
+TRIGGER_BURST = 0.3
+"""The same when the arrivals alone prove that the capacity is too small."""
 FAST_S = 0.3
 KEEP_S = 1.0
 UTILISATION = 0.9
@@ -77,11 +80,14 @@ class Reaction:
         growth = max(0.0, rate - capacity) * self._snapshot.window_s
         waiting_s = (stage.queue_rows + growth) / max(capacity, 1e-9)
         late = stage.head_slack_s is not None and stage.head_slack_s < sizing.fastest_s * ratio
-        if waiting_s <= TRIGGER * left_s and not late:
-            return None
         noise = sqrt(rows) / covered_s if covered_s else 0.0
-        need_rps = rate + noise + stage.queue_rows / (left_s / 2)
-        return StageNeed(view, sizing, ratio, need_rps / UTILISATION, rate - noise > capacity)
+        burst = rate - noise > capacity
+        if waiting_s <= (TRIGGER_BURST if burst else TRIGGER) * left_s and not late:
+            return None
+        sure = rate if burst else rate_over(view, KEEP_S, now_s=self._snapshot.now_s)
+        inflow = (sure + stage.queue_rows / DRAIN_S) / UTILISATION
+        backlog = stage.queue_rows / (left_s / 2)
+        return StageNeed(view, sizing, ratio, max(inflow, backlog), burst)
 
     def serve(self, need: StageNeed) -> None:
         """Grant one stage what it needs, as far as there is something to grant."""
@@ -108,14 +114,14 @@ class Reaction:
                 f"{before:.1f} -> {capacity:.1f}" + (f", {len(self.starts)} starting" if self.starts else "")
             )
 
-    def collect(self, needs: Sequence[StageNeed], sizings: Mapping[tuple[str, str], StageSizing]) -> None:
+    def collect(self, needs: Sequence[StageNeed], sizings: Mapping[str, Sequence[StageSizing]]) -> None:
         """Where nothing is free, take from services that have more than they need."""
         needy = {need.view.service for need in needs}
         for view in self._snapshot.services:
             if view.service in needy or self.free >= self._step:
                 continue
-            for stage in self._services[view.service].stages:
-                self._collect_from(view, sizings[view.service, stage.name])
+            for sizing in sizings[view.service]:
+                self._collect_from(view, sizing)
 
     def cancel(self, view: ServiceView, sizing: StageSizing) -> None:
         """Give up replicas that still start if the planned demand is met without them."""

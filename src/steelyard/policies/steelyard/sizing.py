@@ -15,14 +15,15 @@ from typing import NamedTuple
 
 from steelyard.core.snapshot import ServiceView
 from steelyard.core.types import Service, ServiceTimes, Stage
-from steelyard.plan.chain import Option
-from steelyard.plan.queueing import stage_latency_s
+from steelyard.plan.queueing import stage_latency_s, stage_loss_ratio
 from steelyard.policies.sensing import latest_stage
 
 BATCH_SHARE_OF_SLO = 0.4
 """A batch may take this much of the SLO at most: who comes just after its start must still make it."""
 GAIN_MIN = 1.02
 """A larger batch must give this much more throughput."""
+LOSS_SHARE = 0.5
+"""A plan may use this much of the violations that the SLO allows; the rest is for what no plan foresees."""
 RATIO_MIN, RATIO_MAX = 0.25, 8.0
 BATCHES_MIN = 10
 UNSTABLE_S = 1e6
@@ -50,7 +51,7 @@ class StageSizing:
         self.variant = stage.variants[0]
         self._times = times
         self._available_s = service.slo_s - service.reply_s
-        self._quantile = service.quantile
+        self._loss_max = LOSS_SHARE * (1.0 - service.quantile)
         self._rows: dict[float, int] = {}
 
     @cached_property
@@ -86,7 +87,7 @@ class StageSizing:
         return rows / self.median_s(rows, cores) if cores > 0 else 0.0
 
     def latency_s(self, choice: StageChoice, demand_rps: float, ratio: float) -> float:
-        """Queueing delay plus service time at the service's quantile; `UNSTABLE_S` or more without bound."""
+        """Seconds that all but the allowed violations keep; `UNSTABLE_S` or more if the queue grows."""
         best_s = min(
             stage_latency_s(
                 demand_rps,
@@ -94,7 +95,7 @@ class StageSizing:
                 self.median_s(rows, choice.cores) * ratio,
                 self.tail_s(rows, choice.cores) * ratio,
                 choice.replicas,
-                self._quantile,
+                self._loss_max,
             )
             for rows in range(1, choice.rows + 1)
         )
@@ -102,24 +103,31 @@ class StageSizing:
             return best_s
         return UNSTABLE_S * max(1.0, demand_rps * ratio / (choice.replicas * self.rate_rps(choice.cores)))
 
-    def options(
-        self, demand_rps: float, ratio: float, sizes: Iterable[float], cores_limit: float, present: int
-    ) -> list[Option[StageChoice]]:
-        """Every sensible (n, c), cost in cores; a replica to start or to drain costs a little more.
+    def loss_ratio(self, choice: StageChoice, demand_rps: float, ratio: float, budget_s: float) -> float:
+        """Share of rows that miss `budget_s`, by the batch size that loses least."""
+        return min(
+            stage_loss_ratio(
+                demand_rps,
+                rows,
+                self.median_s(rows, choice.cores) * ratio,
+                choice.replicas,
+                budget_s - self.tail_s(rows, choice.cores) * ratio,
+            )
+            for rows in range(1, choice.rows + 1)
+        )
 
-        The surcharges decide between plans of equal cores only: what a switch costs is weighed in `patience`.
-        """
-        found: list[Option[StageChoice]] = []
+    def choices(
+        self, demand_rps: float, ratio: float, sizes: Iterable[float], cores_limit: float
+    ) -> list[StageChoice]:
+        """Every sensible (n, c): up to two replicas more than the demand keeps busy."""
+        found: list[StageChoice] = []
         for cores in sizes:
             if cores > self.variant.cores_max:
                 continue
             rows = self.rows_max(cores)
             enough = demand_rps * ratio / self.rate_rps(cores)
-            for count in range(1, min(int(cores_limit / cores + 1e-9), int(enough) + 3) + 1):
-                choice = StageChoice(count, cores, rows)
-                surcharge = 0.02 * max(0, count - present) + 0.01 * max(0, present - count)
-                time_s = self.latency_s(choice, demand_rps, ratio)
-                found.append(Option(time_s, choice.total_cores + surcharge, choice))
+            counts = range(1, min(int(cores_limit / cores + 1e-9), int(enough) + 3) + 1)
+            found += [StageChoice(count, cores, rows) for count in counts]
         return found
 
 
