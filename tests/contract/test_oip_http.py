@@ -1,6 +1,7 @@
 """The Open Inference Protocol over real sockets: uvicorn on uvloop, tritonclient in a process of its own."""
 
 import asyncio
+import contextlib
 import http.client
 import json
 import re
@@ -249,6 +250,67 @@ def test_stopping_answers_what_came_in(intake: ComputingIntake) -> None:
     assert [status for status, _ in result] == [200]
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", server.port), timeout=5)
+
+
+def test_a_request_on_its_way_over_a_kept_connection_is_answered_while_stopping(
+    intake: ComputingIntake,
+) -> None:
+    """The listener accepts no more when the request is sent; its answer says that the connection ends."""
+    connection: http.client.HTTPConnection | None = None
+    answered: list[tuple[int, str | None]] = []
+
+    def ask(port: int) -> None:
+        assert connection is not None
+        until(lambda: not accepts(port), "the listener goes on accepting")
+        connection.request("GET", "/v2/health/live")
+        answer = connection.getresponse()
+        answered.append((answer.status, answer.headers["connection"]))
+        answer.read()
+        connection.close()
+
+    with running_server(make_app(intake)) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        connection.request("GET", "/v2/health/live")
+        connection.getresponse().read()
+        thread = threading.Thread(target=ask, args=(server.port,), name="late client")
+        thread.start()
+    thread.join(10)
+    assert answered == [(200, "close")]
+
+
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+NASTY = {
+    "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(20) + b"\r\n\r\n",
+    "no path": b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a proxy's verb": b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "no ASCII": b"GET /v2/\xff\xfe HTTP/1.1\r\nHost: a\r\n\r\n",
+    "half an escape": b"GET /v2/models/%f HTTP/1.1\r\nHost: a\r\n\r\n",
+    "an escape that is no UTF-8": b"GET /v2/models/%ff%0a HTTP/1.1\r\nHost: a\r\n\r\n",
+    "two lengths": b"POST /v2 HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    "length and chunks": b"POST /v2 HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+    "bad chunk": b"POST /v2/models/mlp/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "an endless header": b"GET /v2 HTTP/1.1\r\nX: " + b"x" * (3 << 20),
+    "an endless path": b"GET /" + b"x" * (3 << 20),
+}
+
+
+@pytest.mark.parametrize("sent", NASTY.values(), ids=NASTY.keys())
+def test_nasty_bytes_get_4xx_and_harm_nobody(server: RunningServer, sent: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it need not be read to its end
+            client.sendall(sent)
+            client.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):
+            answer = client.recv(1 << 16)
+            assert answer == b"" or re.match(rb"HTTP/1.1 4\d\d ", answer), answer
+    assert post(server, b"{}")[0] == 400
 
 
 def post_raw(server: RunningServer, body: bytes) -> tuple[int, bytes]:

@@ -128,3 +128,19 @@ def test_a_shed_request_is_answered_once(intake: ComputingIntake) -> None:
     answer = asyncio.run(run())
     assert answer is not None
     assert (answer.status, answer.json()["reason"], answer.headers["x-request-id"]) == (503, "age", "??")
+
+
+def test_an_answer_that_the_model_did_not_promise_is_500(intake: ComputingIntake) -> None:
+    app = make_app(intake)
+    intake.services = {"mlp": served("mlp", {"x": ("FP32", (-1, 4))}, {"y": ("INT8", (-1, 4))})}
+    answer = ask_app(app, "POST", PATH, GOOD)
+    line = "the model gave output 'y' as INT8; FP32 was promised"
+    assert (answer.status, answer.json()) == (500, {"error": line, "reason": "model_error"})
+
+
+def test_a_bug_in_an_answer_fails_one_request_only(intake: ComputingIntake) -> None:
+    app = make_app(intake)
+    read, intake.read = intake.read, None  # type: ignore[assignment]
+    assert ask_app(make_app(intake), "POST", PATH, GOOD).status == 500
+    intake.read = read  # type: ignore[method-assign]
+    assert ask_app(app, "POST", PATH, GOOD).status == 200

@@ -13,6 +13,7 @@ import msgspec
 from steelyard.core.commands import Complete, OutputPart
 from steelyard.core.errors import ModelError
 from steelyard.core.types import Tensor, TensorRef
+from steelyard.runtime.base import TensorSpec
 from steelyard.serve.edge.codec import Inference, Route
 from steelyard.serve.edge.tensors import KINDS, Buffer, bytes_offsets, to_json
 
@@ -58,13 +59,13 @@ def encode_answer(route: Route, asked: Inference, complete: Complete, read: Read
 
     Raises:
         InputError: an output cannot be written as the client asked (BYTES that are not UTF-8, in JSON).
-        ModelError: an output that the signature promises is missing from the worker's.
+        ModelError: the model did not give what its signature promises.
     """
     outputs: list[_OutputHead] = []
     binaries: list[Buffer] = []
     any_binary = False
     for spec, binary in asked.answers:
-        shape, pieces = _gather(spec.name, route.batchable, complete.parts, read)
+        shape, pieces = _gather(spec, route.batchable, complete.parts, read)
         head = _OutputHead(spec.name, spec.dtype, shape)
         if binary:
             head.parameters = _BinarySize(sum(map(len, pieces)))
@@ -86,16 +87,20 @@ def encode_answer(route: Route, asked: Inference, complete: Complete, read: Read
 
 
 def _gather(
-    name: str, batchable: bool, parts: Sequence[OutputPart], read: Read
+    spec: TensorSpec, batchable: bool, parts: Sequence[OutputPart], read: Read
 ) -> tuple[tuple[int, ...], list[memoryview]]:
     """Shape and bytes, in pieces, of one output over all parts of a request."""
     pieces: list[memoryview] = []
     rows = 0
     shape: tuple[int, ...] = ()
     for part in parts:
-        tensor = next((output for output in part.outputs if output.name == name), None)
+        tensor = next((output for output in part.outputs if output.name == spec.name), None)
         if tensor is None:
-            raise ModelError(f"the model gave no output '{name}'")
+            raise ModelError(f"the model gave no output '{spec.name}'")
+        if tensor.dtype != spec.dtype:
+            raise ModelError(
+                f"the model gave output '{spec.name}' as {tensor.dtype}; {spec.dtype} was promised"
+            )
         shape = tensor.shape
         rows += part.rows
         data = read(tensor.ref)

@@ -109,6 +109,9 @@ class Exchange:
         except ModelError as error:
             self.refuse(RefusedError(500, str(error), reason="model_error"))
             return
+        except Exception as error:  # a bug of ours fails this request, not the loop that all requests share
+            self.refuse(RefusedError(500, f"the answer could not be written: {error!r}"))
+            return
         self.close(200)
         headers: Headers = [(b"content-type", b"application/json")]
         if head_length is not None:

@@ -1,29 +1,71 @@
-"""The HTTP listener: uvicorn on the running loop, with signals left to whoever owns the process."""
+"""The HTTP listener: uvicorn on the running loop, with signals left to whoever owns the process.
+
+Rules of this file, beyond what uvicorn does by itself:
+- Heads of requests and idle new connections are bounded, in bytes and in time, as bodies are (`receive.py`);
+  connections take at most half of the process's file descriptors, so that workers can always be started.
+- Stopping never drops a request that was already on its way over a kept-alive connection: for a moment such
+  connections stay open, and what comes in is answered with `Connection: close`.
+"""
 
 import asyncio
 import contextlib
 import logging
+import math
+import resource
 import socket
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from steelyard.core.errors import SteelyardError
 from steelyard.serve.edge.logs import EventLog, ServerLogHandler
 
 KEEP_ALIVE_S = 75
 BACKLOG = 2048
-_CLOSE = (b"connection", b"close")
+CONNECTIONS_MAX = 8192
+HEAD_BYTES_MAX = 1 << 20
+"""Far above any real head, and above what one read from a socket can hold of earlier requests' bodies."""
+LAST_REQUESTS_S = 0.25
+"""How long kept-alive connections stay open for requests on their way when the listener stops."""
+POLL_S = 0.02
 
 
 class ListenError(SteelyardError):
     """A port cannot be listened on."""
 
 
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's protocol with bounded heads; connections that never ask for anything are closed."""
+
+    _in_head = False
+    _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head, self._head_bytes = True, 0
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
+                self.send_400_response("The head of the request is too large.")
+
+
 class _Server(uvicorn.Server):
-    """uvicorn's server, which tells when it listens and leaves signals alone."""
+    """uvicorn's server: tells when it listens, leaves signals alone, and stops without dropping requests."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -37,6 +79,16 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.listening.set()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        state, loop = self.server_state, asyncio.get_running_loop()
+        state.default_headers = [*state.default_headers, (b"connection", b"close")]
+        until_s = loop.time() + LAST_REQUESTS_S
+        while state.connections and loop.time() < until_s:
+            await asyncio.sleep(POLL_S)
+        await super().shutdown(sockets)
+
 
 class HttpListener:
     """A listening HTTP server; `port` is the one that was bound."""
@@ -46,28 +98,8 @@ class HttpListener:
         self._task = task
         self.port = port
 
-    def stop_accepting(self) -> None:
-        """Take no further connection, and let each open one end with its next answer.
-
-        A connection that the server closes between two requests loses the client's next one if they cross on
-        the way. So clients are told, with an answer, not to come back on this connection.
-        """
-        for listening in self._server.servers:
-            listening.close()
-        state = self._server.server_state
-        state.default_headers.append(_CLOSE)  # also of answers under way, which share the list
-        self._server.config.encoded_headers.append(_CLOSE)  # the server makes that list anew every second
-
-    async def stop(self, *, linger_s: float = 0.0) -> None:
-        """Stop accepting, finish the requests that came in (within the grace period), close.
-
-        Args:
-            linger_s: how long clients that keep an idle connection may still use it once.
-        """
-        self.stop_accepting()
-        give_up_s = time.monotonic() + linger_s
-        while self._server.server_state.connections and time.monotonic() < give_up_s:
-            await asyncio.sleep(0.01)
+    async def stop(self) -> None:
+        """Stop accepting, finish the requests that came in (within the grace period), close."""
         self._server.should_exit = True
         await self._task
 
@@ -82,7 +114,7 @@ async def serve_http(
         host: address or name to bind.
         port: 0 lets the system choose.
         log: where the server's own warnings go.
-        grace_s: seconds that `stop` waits for requests in flight.
+        grace_s: seconds that `stop` waits for requests in flight; rounded up to whole ones.
 
     Raises:
         ListenError: the address cannot be bound.
@@ -93,7 +125,7 @@ async def serve_http(
         logger.handlers, logger.propagate = [ServerLogHandler(log)], False
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=_Protocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -101,12 +133,14 @@ async def serve_http(
         access_log=False,
         server_header=False,
         backlog=BACKLOG,
+        limit_concurrency=min(CONNECTIONS_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2),
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(grace_s),
+        timeout_graceful_shutdown=math.ceil(grace_s),
     )
     server = _Server(config)
-    task = asyncio.get_running_loop().create_task(server.serve(sockets=[listening]))
-    started = asyncio.get_running_loop().create_task(server.listening.wait())
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(server.serve(sockets=[listening]))
+    started = loop.create_task(server.listening.wait())
     await asyncio.wait((task, started), return_when=asyncio.FIRST_COMPLETED)
     if not started.done():
         started.cancel()
