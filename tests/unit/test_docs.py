@@ -1,6 +1,7 @@
 """The documentation says what the code does: all options and keys, no others; its links lead somewhere."""
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,15 @@ def test_specs_in_documents_and_examples_are_accepted(page: Path) -> None:
     for block in blocks:
         if "services:" in block:
             read_spec(block, page_id(page), page.parent)
+
+
+def test_the_lock_file_is_complete_and_names_no_host_or_folder() -> None:
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    locked = set(re.findall(r"^([a-z0-9-]+)==", text, flags=re.MULTILINE))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    named = {re.split(r"[^A-Za-z0-9_-]", line)[0].lower() for group in groups for line in group} - {
+        "steelyard"
+    }
+    assert named <= locked
+    assert not re.search(r"https?:|file:|--find-links|--index|^-e|^/", text, flags=re.MULTILINE)

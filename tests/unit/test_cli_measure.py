@@ -1,0 +1,80 @@
+"""From profiles to what the server is told; nothing is measured here."""
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from steelyard.cli.measure import Measured, measure, stage_times, widths_of, with_cold_starts
+from steelyard.config.load import LoadedSpec, read_spec
+from steelyard.config.resolve import resolve
+from steelyard.profile.types import Cell, Profile
+from steelyard.profiler.subject import Subject
+from steelyard.runtime.base import Signature, TensorSpec, WidthRule
+from steelyard.serve.base import Deployment
+
+SIGNATURE = Signature(
+    (TensorSpec("x", "FP32", (-1, 1)),), (TensorSpec("y", "FP32", (-1, 1)),), batchable=True
+)
+CELLS = (
+    Cell(bucket=0, rows=1, cores=1.0, p50_s=0.010, p99_s=0.012, runs=9),
+    Cell(bucket=0, rows=1, cores=2.0, p50_s=0.006, p99_s=0.007, runs=9, width="threads"),
+    Cell(bucket=0, rows=4, cores=2.0, p50_s=0.020, p99_s=0.022, runs=9, width="lanes"),
+)
+PROFILE = Profile("m", "v", "hash", "machine", "runtime", CELLS, cold_start_s=0.07, resize_s=0.0001)
+
+
+def loaded(variants: str) -> LoadedSpec:
+    return read_spec(
+        f"models: {{m: {{variants: {variants}}}}}\n"
+        "services: {s: {slo: {latency: 1s}, pipeline: {a: {model: m}}}}\npolicy: static\n",
+        "spec.yaml",
+        Path(),
+    )
+
+
+def deployed(spec: LoadedSpec) -> Deployment:
+    return resolve(spec, cores_available=2, ask=lambda specs: [SIGNATURE] * len(specs))
+
+
+def measured(deployment: Deployment, *variants: str) -> tuple[Measured, ...]:
+    stage = deployment.services["s"].stages["a"]
+    specs = {spec.name: spec for spec in stage.specs}
+    return tuple(
+        Measured("s", "a", Subject("m", specs[name], SIGNATURE, 4), replace(PROFILE, variant=name))
+        for name in variants
+    )
+
+
+def cold_starts_s(deployment: Deployment) -> dict[str, float]:
+    (stage,) = deployment.services["s"].served.service.stages
+    return {variant.name: variant.cold_start_s for variant in stage.variants}
+
+
+def test_measured_cold_starts_replace_the_default_but_not_what_the_spec_says() -> None:
+    spec = loaded("{v: {python: 'a:B'}, w: {python: 'a:B', cold_start: 3s}}")
+    deployment = deployed(spec)
+    found = measured(deployment, "v", "w")
+    assert cold_starts_s(with_cold_starts(deployment, found, spec.spec)) == {"v": 0.07, "w": 3.0}
+
+
+def test_a_stage_knows_its_profiles_and_declarations() -> None:
+    deployment = deployed(loaded("{v: {python: 'a:B'}, w: {python: 'a:B', latency: {alpha_ms: 5}}}"))
+    (times,) = stage_times(deployment, measured(deployment, "v"))
+    assert (times.service, times.stage) == ("s", "a")
+    assert [profile.variant for profile in times.profiles] == ["v"]
+    assert times.declared["w"].coefficients_ms == (5.0, 0.0, 0.0, 0.0)
+
+
+def test_widths_are_what_the_profile_found_faster() -> None:
+    deployment = deployed(loaded("{v: {python: 'a:B'}}"))
+    assert widths_of(measured(deployment, "v")) == {
+        ("s", "a", "v"): (WidthRule(2, 1, "threads"), WidthRule(2, 4, "lanes"))
+    }
+
+
+def test_what_is_declared_is_never_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    deployment = deployed(loaded("{v: {runtime: sleep, latency: {alpha_ms: 5}}}"))
+    assert measure(deployment, tmp_path, core_ids=(0,), form="quick") == ()
+    assert capsys.readouterr().err == ""
+    assert list(tmp_path.iterdir()) == []
