@@ -22,7 +22,7 @@ from steelyard.profiler.grid import FULL, QUICK, Form, Setting, blocks, cores_gr
 from steelyard.profiler.measure import Sampler
 from steelyard.profiler.station import MakeBackend, StageKey, Station, VariantKey
 from steelyard.profiler.store import ProfileStore
-from steelyard.profiler.subject import Subject, machine, model_hash, runtime_version
+from steelyard.profiler.subject import Key, Subject, key_of
 from steelyard.runtime.base import VariantSpec, Width, WidthRule
 from steelyard.worker.arena import Arena
 
@@ -62,7 +62,10 @@ def stored_profile(
     Raises:
         ModelError: a file of the model cannot be read.
     """
-    key = (model_hash(subject), machine(cores), runtime_version(subject.spec.kind))
+    return _stored(subject, store, key_of(subject, cores=cores), on_notice)
+
+
+def _stored(subject: Subject, store: ProfileStore, key: Key, on_notice: OnNotice) -> Profile | None:
     try:
         return store.load(*key, model=subject.model, variant=subject.spec.name)
     except ProfileError as error:
@@ -113,13 +116,18 @@ async def profile_variant(
         ModelError: the variant does not load, or fails on a batch.
         ProfileError: its inputs are not known, or the store cannot be written.
     """
-    known = stored_profile(subject, store, cores=len(core_ids), on_notice=on_notice)
+    key = key_of(subject, cores=len(core_ids))
+    known = _stored(subject, store, key, on_notice)
     todo = missing(subject, form, cores=len(core_ids), known=known)
     if known is not None and not todo and (form == "quick" or not known.quick):
         return known
-    session = _Session(subject, store, tuple(core_ids), form, np.random.default_rng(seed), on_progress)
+    session = _Session(subject, key, store, tuple(core_ids), form, on_progress)
     profile = await session.run(
-        make_backend or local_backend(core_ids), known, todo, constants or Constants()
+        make_backend or local_backend(core_ids),
+        known,
+        todo,
+        constants or (known.constants if known else Constants()),
+        np.random.default_rng(seed),
     )
     left_out = missing(subject, form, cores=len(core_ids), known=profile)
     if left_out:
@@ -134,19 +142,19 @@ class _Session:
     def __init__(
         self,
         subject: Subject,
+        key: Key,
         store: ProfileStore,
         core_ids: tuple[int, ...],
         form: Form,
-        rng: np.random.Generator,
         on_progress: OnProgress,
     ) -> None:
         self._subject = subject
+        self._key = key
         self._store = store
         self._core_ids = core_ids[: max(1, subject.spec.cores_max)]
         self._all_core_ids = core_ids
         self._form: Form = form
         self._effort = QUICK if form == "quick" else FULL
-        self._rng = rng
         self._on_progress = on_progress
         self._done = 0
         self._total = 0
@@ -157,10 +165,11 @@ class _Session:
         known: Profile | None,
         todo: Sequence[tuple[Setting, ...]],
         constants: Constants,
+        rng: np.random.Generator,
     ) -> Profile:
         """Measure `todo` and what a profile needs besides."""
         self._total = 2 + self._effort.rounds * sum(map(len, todo))
-        maker = BatchMaker(self._subject, self._rng)
+        maker = BatchMaker(self._subject, rng)
         name = self._subject.spec.name
         eager = replace(self._subject.spec, eager=True)
         variants: dict[Width, str] = {"threads": f"{name} (threads)"}
@@ -174,7 +183,7 @@ class _Session:
             ready = await station.start(tuple(variants.values()), self._core_ids[:1])
             profile = await self._begun(station, known, constants)
             sampler = Sampler(
-                station, ready.replica_id, self._core_ids, variants, self._effort, self._rng, self._visited
+                station, ready.replica_id, self._core_ids, variants, self._effort, rng, self._visited
             )
             for block in todo:
                 if sampler.is_time_up and profile.cells:
@@ -196,9 +205,7 @@ class _Session:
         return Profile(
             model=self._subject.model,
             variant=name,
-            model_hash=model_hash(self._subject),
-            machine=machine(len(self._all_core_ids)),
-            runtime_version=runtime_version(self._subject.spec.kind),
+            **self._key._asdict(),
             cells=known.cells if known else (),
             cold_start_s=cold_start_s,
             resize_s=known.resize_s if known else 0.0,

@@ -6,11 +6,13 @@ another time.
 """
 
 import hashlib
+import mmap
 import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -58,6 +60,23 @@ class Subject(Frozen, frozen=True):
             shape[dimension - leading] = sizes[min(bucket, len(sizes) - 1)]
             example[tensor.name] = tuple(shape)
         return replace(self.spec, example=example)
+
+
+class Key(NamedTuple):
+    """What a profile holds for."""
+
+    model_hash: str
+    machine: str
+    runtime_version: str
+
+
+def key_of(subject: Subject, *, cores: int) -> Key:
+    """The key of a variant's profile, with `cores` cores of this machine to use; reads the files.
+
+    Raises:
+        ModelError: a file cannot be read.
+    """
+    return Key(model_hash(subject), machine(cores), runtime_version(subject.spec.kind))
 
 
 def model_hash(subject: Subject) -> str:
@@ -128,8 +147,9 @@ def _onnx_files(model: Path) -> Iterable[Path]:
     """The model, and the files beside it that its bytes name: external data is referred to by file name."""
     yield model
     try:
-        content = model.read_bytes()
         beside = sorted(path for path in model.parent.iterdir() if path != model and path.is_file())
-    except OSError as error:
-        raise ModelError(f"cannot read {model}: {error.strerror}") from error
-    yield from (path for path in beside[:_SIBLINGS_MAX] if path.name.encode() in content)
+        with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            named = [path for path in beside[:_SIBLINGS_MAX] if content.find(path.name.encode()) >= 0]
+    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+        raise ModelError(f"cannot read {model}: {error}") from error
+    yield from named

@@ -106,8 +106,8 @@ class PythonRuntime:
     def _call(self, what: str, function: Callable[[], Any]) -> Any:
         try:
             return function()
-        except ModelError:
-            raise
+        except ModelError as error:
+            raise ModelError(f"variant {self._spec.name}: {error}") from error
         except Exception as error:  # whatever a user's code raises
             raise ModelError(
                 f"variant {self._spec.name}: {what} of {self._spec.target}: {_last_lines(error)}"
@@ -148,8 +148,12 @@ def _load_file(path: Path) -> ModuleType:
 def _last_lines(error: Exception) -> str:
     """`ValueError: bad shape (model.py, line 12, in predict: return x @ w)`, from the innermost frame."""
     text = " ".join("".join(traceback.format_exception_only(error)).split())
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames or frames[-1].filename == __file__:
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith("<") and frame.filename not in (__file__, importlib.__file__)
+    ]
+    if not frames:
         return text
     last = frames[-1]
     source = f": {last.line}" if last.line else ""
