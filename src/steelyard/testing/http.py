@@ -17,6 +17,7 @@ from steelyard.serve.edge.logs import EventLog
 
 T = TypeVar("T")
 START_S_MAX = 10.0
+LINGER_S = 0.25
 _NOT_IN_HEADERS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -134,7 +135,7 @@ def running_server(app: Any, *, log: EventLog | None = None) -> Iterator[Running
         listener: HttpListener = await serve_http(app, "127.0.0.1", 0, log=log, grace_s=5)
         started.set_result(RunningServer(loop, listener.port))
         await loop.run_in_executor(None, stop.wait)
-        await listener.stop()
+        await listener.stop(linger_s=LINGER_S)
 
     def run() -> None:
         try:

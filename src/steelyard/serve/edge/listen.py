@@ -3,8 +3,8 @@
 Rules of this file, beyond what uvicorn does by itself:
 - Heads of requests and idle new connections are bounded, in bytes and in time, as bodies are (`receive.py`);
   connections take at most half of the process's file descriptors, so that workers can always be started.
-- Stopping never drops a request that was already on its way over a kept-alive connection: for a moment such
-  connections stay open, and what comes in is answered with `Connection: close`.
+- Stopping need not drop requests that are on their way over kept-alive connections: for as long as the caller
+  says such connections stay open, and what comes in is answered with `Connection: close`.
 """
 
 import asyncio
@@ -27,9 +27,8 @@ BACKLOG = 2048
 CONNECTIONS_MAX = 8192
 HEAD_BYTES_MAX = 1 << 20
 """Far above any real head, and above what one read from a socket can hold of earlier requests' bodies."""
-LAST_REQUESTS_S = 0.25
-"""How long kept-alive connections stay open for requests on their way when the listener stops."""
-POLL_S = 0.02
+POLL_S = 0.01
+_CLOSE = (b"connection", b"close")
 
 
 class ListenError(SteelyardError):
@@ -65,7 +64,7 @@ class _Protocol(HttpToolsProtocol):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server: tells when it listens, leaves signals alone, and stops without dropping requests."""
+    """uvicorn's server, which tells when it listens and leaves signals alone."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -79,16 +78,6 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.listening.set()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for server in self.servers:
-            server.close()
-        state, loop = self.server_state, asyncio.get_running_loop()
-        state.default_headers = [*state.default_headers, (b"connection", b"close")]
-        until_s = loop.time() + LAST_REQUESTS_S
-        while state.connections and loop.time() < until_s:
-            await asyncio.sleep(POLL_S)
-        await super().shutdown(sockets)
-
 
 class HttpListener:
     """A listening HTTP server; `port` is the one that was bound."""
@@ -98,8 +87,30 @@ class HttpListener:
         self._task = task
         self.port = port
 
-    async def stop(self) -> None:
-        """Stop accepting, finish the requests that came in (within the grace period), close."""
+    def stop_accepting(self) -> None:
+        """Take no further connection, and let each open one end with its next answer.
+
+        A connection that the server closes between two requests loses the client's next one if they cross on
+        the way. So clients are told, with an answer, not to come back on this connection. Safe to call twice.
+        """
+        for listening in self._server.servers:
+            listening.close()
+        state, config = self._server.server_state, self._server.config
+        if _CLOSE not in config.encoded_headers:
+            config.encoded_headers.append(_CLOSE)  # the server makes its default headers anew every second
+            state.default_headers.append(_CLOSE)  # also of answers under way, which share the list
+
+    async def stop(self, *, linger_s: float = 0.0) -> None:
+        """Stop accepting, finish the requests that came in (within the grace period), close.
+
+        Args:
+            linger_s: how long clients that keep an idle connection may still use it once.
+        """
+        self.stop_accepting()
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + linger_s
+        while self._server.server_state.connections and loop.time() < give_up_s:
+            await asyncio.sleep(POLL_S)
         self._server.should_exit = True
         await self._task
 
