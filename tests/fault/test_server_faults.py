@@ -13,7 +13,14 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from steelyard.testing.live import LiveServer, serve, wait_until
+from steelyard.testing.live import (
+    LiveServer,
+    descendants,
+    mapped_arenas,
+    serve,
+    wait_until,
+    worker_pids,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -40,31 +47,6 @@ def spec(tmp_path: Path) -> Path:
     path = tmp_path / "spec.yaml"
     path.write_text(SPEC)
     return path
-
-
-def children(pid: int) -> list[int]:
-    """Processes below `pid`, at any depth."""
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *children(child)]
-    return found
-
-
-def workers(server: LiveServer) -> list[int]:
-    """Process ids of the workers: the leaves of the server's tree that hold a worker's arena."""
-    return [pid for pid in children(server.process.pid) if has_arena(pid) and not children(pid)]
-
-
-def has_arena(pid: int) -> bool:
-    return any("memfd:steelyard" in line for line in maps_of(pid))
-
-
-def maps_of(pid: int) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/maps").read_text().splitlines()
-    except OSError:
-        return []
 
 
 async def infer(session: aiohttp.ClientSession, url: str) -> str:
@@ -96,8 +78,8 @@ async def closed_loop(url: str, *, clients: int, stop: Callable[[], bool]) -> Co
 def test_a_killed_worker_costs_no_answer(spec: Path, tmp_path: Path) -> None:
     """Its requests run again elsewhere: the SLO of 1 s leaves time for 20 ms more."""
     with serve(spec, tmp_path) as server:
-        wait_until(lambda: len(workers(server)) == 2, "two workers")
-        victim = workers(server)[0]
+        wait_until(lambda: len(worker_pids(server)) == 2, "two workers")
+        victim = worker_pids(server)[0]
 
         async def kill_in_mid_load() -> Counter[str]:
             done = asyncio.Event()
@@ -106,7 +88,7 @@ def test_a_killed_worker_costs_no_answer(spec: Path, tmp_path: Path) -> None:
             os.kill(victim, signal.SIGKILL)
             await asyncio.to_thread(
                 wait_until,
-                lambda: victim not in workers(server) and len(workers(server)) == 2,
+                lambda: victim not in worker_pids(server) and len(worker_pids(server)) == 2,
                 "a new worker",
             )
             await asyncio.sleep(0.5)
@@ -119,14 +101,14 @@ def test_a_killed_worker_costs_no_answer(spec: Path, tmp_path: Path) -> None:
         counters = server.status()["services"]["naps"]["counters"]
         assert counters["completed"] == counters["requests"] == outcomes["ok"]
         # What a lost worker held is given back: its arena is mapped by nobody.
-        arenas = [line for line in maps_of(server.process.pid) if "memfd:steelyard" in line]
+        arenas = mapped_arenas(server.process.pid)
         assert len(arenas) <= 3, arenas  # the front end's and one a living worker
 
 
 def test_a_killed_server_leaves_nothing(spec: Path, tmp_path: Path) -> None:
     with serve(spec, tmp_path) as server:
-        wait_until(lambda: len(workers(server)) == 2, "two workers")
-        family = children(server.process.pid)
+        wait_until(lambda: len(worker_pids(server)) == 2, "two workers")
+        family = descendants(server.process.pid)
         groups = cgroups_of(server)
         assert groups, "quotas are writable for root"
         server.process.kill()

