@@ -17,7 +17,7 @@ import pytest
 
 from steelyard.backend.cpu import usable_core_ids
 from steelyard.backend.local import LocalBackend, LocalLimits
-from steelyard.core.commands import LoadVariant, StopReplica
+from steelyard.core.commands import LoadVariant, ReleaseOutputs, StopReplica
 from steelyard.core.events import BatchCompleted, BatchFailed, ReplicaGone, ReplicaReady, VariantUnloaded
 from steelyard.runtime.base import VariantSpec
 from steelyard.testing.backend_contract import Rig, rows
@@ -253,6 +253,43 @@ def test_workers_inherit_nothing_but_their_own(tmp_path: Path) -> None:
     play(scenario, tmp_path)
 
 
+def test_the_zygote_has_one_thread_and_starts_leave_no_descriptor_behind(tmp_path: Path) -> None:
+    async def scenario(rig: Rig, backend: LocalBackend) -> None:
+        async def start_and_stop(replica_id: int) -> tuple[list[str], list[str]]:
+            await rig.ready(replica_id)
+            if replica_id % 2:
+                os.kill(worker_pid(backend, replica_id), signal.SIGKILL)
+            backend.stop(StopReplica(replica_id))
+            await rig.event(ReplicaGone, replica_id=replica_id)
+            return open_fds(os.getpid()), open_fds(backend.zygote_pid)
+
+        first = await start_and_stop(1)
+        assert [await start_and_stop(replica_id) for replica_id in range(2, 8)] == [first] * 6
+        assert len(list(Path(f"/proc/{backend.zygote_pid}/task").iterdir())) == 1
+
+    play(scenario, tmp_path)
+
+
+def test_many_batches_leave_no_memory_behind(tmp_path: Path) -> None:
+    async def scenario(rig: Rig, backend: LocalBackend) -> None:
+        await rig.ready(1)
+        request = rig.request(1, np.ones((2000, 2), np.float32))  # 16 kB in and out
+
+        async def resident_kb(batches: range) -> int:
+            for batch_id in batches:
+                rig.run(batch_id, 1, [request])
+                await rig.event(BatchCompleted, batch_id=batch_id)
+                backend.release(ReleaseOutputs(1, batch_id))
+            status = Path(f"/proc/{worker_pid(backend)}/status").read_text()
+            return int(status.partition("VmRSS:")[2].split()[0])
+
+        before = await resident_kb(range(200))
+        # 1500 batches of 16 kB outputs would be 24 MB if they stayed.
+        assert await resident_kb(range(200, 1700)) < before + 4096
+
+    play(scenario, tmp_path)
+
+
 def test_a_dead_zygote_takes_its_workers_along_and_is_replaced(tmp_path: Path) -> None:
     async def scenario(rig: Rig, backend: LocalBackend) -> None:
         await rig.ready(1)
@@ -343,10 +380,11 @@ def test_a_killed_server_leaves_nothing_behind(tmp_path: Path, heir: str) -> Non
         assert all(is_alive(pid) for pid in made)
         os.kill(server.pid, signal.SIGKILL)
         server.wait()
-        assert wait_gone(made, seconds_max=1.0) == []
+        left = wait_gone(made, seconds_max=1.0)
         if pids["heir"]:
             os.kill(pids["heir"], signal.SIGKILL)
             assert wait_gone([pids["heir"]]) == []
+        assert left == []
         assert mappings_of(arena) == []
         assert list(Path("/sys/fs/cgroup").glob(f"**/steelyard-{server.pid}-*")) == []
 

@@ -20,9 +20,11 @@ from steelyard.worker.doorbell import LoopDoorbell, pair
 RESTARTS_MAX = 5
 RESTARTS_S = 60.0
 EXIT_S_MAX = 2.0  # for the zygote to end its workers and itself; then it is killed
-# A BLAS pool would make the fork unsafe, and spin in workers on cores they do not have. What
-# the operator sets is respected.
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# A BLAS pool's threads would spin in workers on cores they do not have; who sets these has decided otherwise.
+_DEFAULTS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# From 1.29 on, ONNX Runtime's Linux wheels start a telemetry thread on import (microsoft/onnxruntime#27379):
+# a fork beside a running thread is unsafe, and a server has nothing to tell anybody.
+_FIXED = {"ORT_DISABLE_TELEMETRY": "1"}
 
 
 class Launcher:
@@ -96,7 +98,7 @@ class Launcher:
                 [sys.executable, "-P", "-m", "steelyard.backend.zygote", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # workers' prints belong to the server's log, not to its output
-                env={**_ONE_THREAD, **os.environ},
+                env={**_DEFAULTS, **os.environ, **_FIXED},
                 pass_fds=(its.fileno(),),
                 start_new_session=True,
             )

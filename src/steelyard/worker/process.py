@@ -194,6 +194,7 @@ def _start(spec: m.WorkerSpec, doorbell: Doorbell[m.ToWorker], front: ArenaReade
     if spec.cgroup_procs:
         Path(spec.cgroup_procs).write_text("0")  # "0": whoever writes it; later threads follow
     threads.set_affinity(os.getpid(), spec.core_ids)
+    threads.name_process(f"{spec.arena}/{spec.resident[0]}" if spec.resident else spec.arena)
     niceness = threads.Niceness()
     niceness.start()
     sys.path[:] = spec.sys_path

@@ -17,6 +17,7 @@ from pathlib import Path
 NICE_STARTING = 10  # more than its parent's
 NICE_RUNNING = 5  # so that a doorbell at the front end or the controller pre-empts a batch
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_NAME = 15
 _CAP_SYS_NICE = 23  # linux/capability.h
 _WALKS_MAX = 100
 
@@ -82,6 +83,11 @@ def die_with_parent(signal_number: int, parent_pid: int) -> bool:
     """Ask for a signal when the parent's thread ends; False if the parent has gone already."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
     return os.getppid() == parent_pid
+
+
+def name_process(name: str) -> None:
+    """The name that `top` and `ps -o comm` show, cut to 15 bytes; threads made later inherit it."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def ignore_terminal_signals() -> None:

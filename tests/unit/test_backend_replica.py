@@ -1,0 +1,187 @@
+"""A replica as the server sees it, against a worker's end of the doorbell that the test holds."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+from steelyard.backend.base import BackendEvent
+from steelyard.backend.replica import LocalReplica, cores_of, is_fractional
+from steelyard.core.commands import ResizeReplica, StartReplica
+from steelyard.core.events import (
+    BatchCompleted,
+    ReplicaGone,
+    ReplicaReady,
+    ReplicaResized,
+    ResizeRefused,
+)
+from steelyard.core.snapshot import CoreShare
+from steelyard.worker import messages as m
+from steelyard.worker import threads
+from steelyard.worker.arena import Arena
+from steelyard.worker.doorbell import Doorbell, pair
+
+CORE = min(os.sched_getaffinity(0))
+ONE = (CoreShare(CORE, 1.0),)
+TWO = (CoreShare(CORE, 1.0), CoreShare(CORE + 1, 1.0))  # never enforced here: affinity is replaced or refused
+START = StartReplica(1, "svc", "st", "local", ONE, ("v",), 0.0)
+
+
+@pytest.fixture
+def pid() -> Iterator[int]:
+    with subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process.pid
+        process.kill()
+
+
+class Stage:
+    """A replica, the worker's end of its doorbell, and what was seen."""
+
+    def __init__(self) -> None:
+        ours, its = pair()
+        self.worker: Doorbell[m.ToWorker] = Doorbell(its, m.ToWorker)
+        self.events: list[BackendEvent] = []
+        self.kills = 0
+        self.replica = LocalReplica(
+            START, ours, None, self.events.append, self._kill, loop=asyncio.get_running_loop()
+        )
+
+    def _kill(self) -> None:
+        self.kills += 1
+
+    def become_ready(self, pid: int) -> None:
+        self.replica.forked(pid)
+        arena = Arena("replica-1", 1 << 16)
+        self.worker.send(m.Ready(), fds=(arena.fd,))
+        arena.close()
+
+    async def seen(self, kind: type[BackendEvent]) -> Any:
+        async with asyncio.timeout(10):
+            while not (found := [event for event in self.events if isinstance(event, kind)]):
+                await asyncio.sleep(0)
+        return found[0]
+
+
+def play(scenario: Callable[[Stage], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        stage = Stage()
+        try:
+            await scenario(stage)
+        finally:
+            stage.replica.close()
+            stage.worker.close()
+
+    asyncio.run(main())
+
+
+def test_last_words_are_delivered_before_the_end(pid: int) -> None:
+    async def scenario(stage: Stage) -> None:
+        stage.worker.send(m.Done(5, 1.0, 2.0, ()))
+        stage.worker.close()
+        gone = stage.replica.ended(-9)  # before the loop has looked at the doorbell
+        assert stage.events == [BatchCompleted(5, 1, 1.0, 2.0)]
+        assert gone == ReplicaGone(1, expected=False, reason="killed by SIGKILL")
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "reason"),
+    [
+        (-6, "", "killed by SIGABRT"),
+        (3, "", "ended with status 3"),
+        (None, "", "its process could not be made"),
+        (None, "no memory", "no memory"),
+    ],
+)
+def test_the_end_in_words(status: int | None, said: str, reason: str) -> None:
+    async def scenario(stage: Stage) -> None:
+        assert stage.replica.ended(status, said).reason == reason
+
+    play(scenario)
+
+
+def test_what_the_worker_says_is_the_best_reason() -> None:
+    async def scenario(stage: Stage) -> None:
+        stage.worker.send(m.StartFailed("no such file: x.onnx"))
+        assert stage.replica.ended(1).reason == "no such file: x.onnx"
+
+    play(scenario)
+
+
+def test_shrinking_narrows_the_width_first_and_growing_last(
+    pid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(stage: Stage) -> None:
+        told_when_placed: list[float] = []
+
+        def set_affinity(_pid: int, core_ids: list[int]) -> int:
+            told_when_placed.append(stage.replica._cores_told)
+            return 1
+
+        monkeypatch.setattr(threads, "set_affinity", set_affinity)
+        stage.become_ready(pid)
+        await stage.seen(ReplicaReady)
+        stage.replica.resize(ResizeReplica(1, TWO))
+        stage.replica.resize(ResizeReplica(1, ONE))
+        # growing: one core was told while the affinity widened; shrinking: one again before it narrowed
+        assert told_when_placed == [1.0, 1.0]
+        assert stage.worker.receive() == ([m.SetCores(2.0)], [])
+        assert stage.worker.receive() == ([m.SetCores(1.0)], [])
+
+    play(scenario)
+
+
+def test_a_refused_resize_leaves_everything_as_it_was(pid: int) -> None:
+    async def scenario(stage: Stage) -> None:
+        stage.become_ready(pid)
+        await stage.seen(ReplicaReady)
+        stage.replica.resize(ResizeReplica(1, (CoreShare(1023, 1.0), CoreShare(1022, 1.0))))
+        refused = await stage.seen(ResizeRefused)
+        assert (refused.shares, refused.reason) == (ONE, "Invalid argument")
+        assert stage.replica.shares == ONE
+        assert os.sched_getaffinity(pid) == {CORE}
+        stage.events.clear()
+        stage.replica.resize(ResizeReplica(1, (CoreShare(CORE, 0.5),)))  # no quotas here
+        assert "cannot be enforced" in (await stage.seen(ResizeRefused)).reason
+
+    play(scenario)
+
+
+def test_a_parked_replica_is_told_nothing_and_wakes(pid: int) -> None:
+    async def scenario(stage: Stage) -> None:
+        stage.become_ready(pid)
+        await stage.seen(ReplicaReady)
+        for shares, cores in (((), 0.0), (ONE, 1.0)):
+            stage.events.clear()
+            stage.replica.resize(ResizeReplica(1, shares))
+            assert (await stage.seen(ReplicaResized)).cores == cores
+        stage.replica.load("marker")
+        assert stage.worker.receive() == ([m.Load("marker")], [])  # nothing before it
+
+    play(scenario)
+
+
+def test_a_worker_that_does_not_take_its_orders_is_killed(pid: int) -> None:
+    async def scenario(stage: Stage) -> None:
+        stage.become_ready(pid)
+        await stage.seen(ReplicaReady)
+        for _ in range(3000):
+            stage.replica.load("x" * 1000)
+        await asyncio.sleep(0)
+        assert stage.kills == 1
+        assert "does not read" in stage.replica.ended(-9).reason
+
+    play(scenario)
+
+
+def test_two_halves_make_one_core_that_takes_a_quota() -> None:
+    halves = (CoreShare(0, 0.5), CoreShare(1, 0.5))
+    assert cores_of(halves) == 1.0
+    assert is_fractional(halves)
+    assert not is_fractional(TWO)
+    assert cores_of(tuple(CoreShare(n, 0.1) for n in range(3))) == 0.3  # not 0.30000000000000004
