@@ -144,6 +144,13 @@ def test_dynamic_dimensions_need_an_example(folder: Path) -> None:
     assert "example.xx: not an input of the model; did you mean x?" in refusal(unknown, dynamic)
 
 
+def test_a_lone_model_is_told_where_an_example_goes(folder: Path) -> None:
+    dynamic = Signature((TensorSpec("x", "FP32", (-1, 3, -1)),), (Y,), batchable=True)
+    assert refusal(spec_for_onnx(folder / "v.onnx", 0.05), dynamic).endswith(
+        "in a spec file; --print-spec starts one"
+    )
+
+
 def test_buckets_belong_to_an_input_and_are_shared(folder: Path) -> None:
     one = spec("{v: {onnx: v.onnx, buckets: {x: {dim: 1, sizes: [2, 4]}}}}", folder=folder)
     assert resolved(one).services["s"].served.buckets == {"x": (1, (2, 4))}

@@ -113,7 +113,8 @@ def _check_examples(member: Member, source: Source) -> None:
         try:
             tensor_shape(member.spec, member.signature, tensor, 1)
         except ModelError as error:
-            raise source.error((*member.path, "example"), str(error)) from None
+            hint = "" if source.is_file else " in a spec file; --print-spec starts one"
+            raise source.error((*member.path, "example"), f"{error}{hint}") from None
 
 
 def _merged(

@@ -32,6 +32,11 @@ class Source:
         self.data = data
         self._lines = lines
 
+    @property
+    def is_file(self) -> bool:
+        """Whether there is a text whose lines can be named, and changed."""
+        return bool(self._lines)
+
     def error(self, path: Sequence[str | int], message: str) -> SpecError:
         """The error to raise for the value at `path`: one line, `file:line: path: message`."""
         known = next((path[:n] for n in range(len(path), -1, -1) if tuple(path[:n]) in self._lines), ())
