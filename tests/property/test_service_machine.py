@@ -1,5 +1,6 @@
 """Anything may happen to a service, in any order, and the laws hold after every step."""
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -261,5 +262,5 @@ class ServiceLife(RuleBasedStateMachine):
         assert self.machine.open_requests == 0
 
 
-TestServiceLife = ServiceLife.TestCase
+TestServiceLife = pytest.mark.slow(ServiceLife.TestCase)
 TestServiceLife.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

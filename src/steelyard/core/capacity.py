@@ -34,6 +34,15 @@ class Possible(NamedTuple):
         return now_s if batch is None else max(now_s, batch.expected_s)
 
 
+class Figures(NamedTuple):
+    """What one replica can do: rows a second; seconds for a best batch, and for one of the request asked of."""
+
+    entry: Possible
+    rate_rps: float
+    best_s: float
+    own_s: float
+
+
 class Outlook(NamedTuple):
     """What the possible replicas can do for a new request.
 
@@ -60,6 +69,8 @@ class Capacity:
         self._estimator = estimator
         self._possible: tuple[Possible, ...] = ()
         self._version = -1
+        self._figures_of: dict[tuple[int, int], list[Figures]] = {}
+        self._figures_version = (-1, -1)
         self._mix = VariantMix(())
         self._rows_max = 1
         self._cores_grantable = 0.0
@@ -69,11 +80,13 @@ class Capacity:
         self._mix = mix
         self._rows_max = rows_max
         self._version = -1
+        self._figures_version = (-1, -1)
 
     def grant(self, cores: float) -> None:
         """So many cores could be had now, on top of those the replicas have."""
         self._cores_grantable = cores
         self._version = -1
+        self._figures_version = (-1, -1)
 
     def possible(self) -> tuple[Possible, ...]:
         """Replicas that could answer something, in order of appearance."""
@@ -121,20 +134,41 @@ class Capacity:
         """What can be done for a new request of `rows` rows by `due_s`; there must be a possible replica."""
         earliest_s = full_s = service_s_least = float("inf")
         rows_possible = rate_total = 0.0
-        for entry in self.possible():
+        for entry, rate, best_s, own_s in self._figures(rows, bucket):
             free_s = entry.free_s(now_s)
-            rate = 0.0
-            for variant in entry.variants:
-                rows_max = self._estimator.rows_max(variant, self._rows_max)
-                best, best_s = self._best(variant, bucket, entry.cores_shared)
-                rate = max(rate, best / best_s)
-                full_s = min(full_s, free_s + best_s)
-                own_s = self._estimator.service_s(variant, bucket, min(rows, rows_max), entry.cores_alone)
-                service_s_least = min(service_s_least, own_s)
-                earliest_s = min(earliest_s, free_s + own_s)
+            full_s = min(full_s, free_s + best_s)
+            service_s_least = min(service_s_least, own_s)
+            earliest_s = min(earliest_s, free_s + own_s)
             rows_possible += rate * max(due_s - free_s, 0.0)
             rate_total += rate
         return Outlook(earliest_s, full_s, service_s_least, rows_possible, rate_total)
+
+    def _figures(self, rows: int, bucket: int) -> list[Figures]:
+        """What each possible replica can do; kept until a replica or a correction changes.
+
+        Under overload many requests arrive for each batch that ends, so this is asked again and again.
+        """
+        version = (self._pool.version, self._estimator.residuals.version)
+        if version != self._figures_version:
+            self._figures_version = version
+            self._figures_of.clear()
+        figures = self._figures_of.get((rows, bucket))
+        if figures is None:
+            figures = self._figures_of[rows, bucket] = [
+                self._figure(entry, rows, bucket) for entry in self.possible()
+            ]
+        return figures
+
+    def _figure(self, entry: Possible, rows: int, bucket: int) -> Figures:
+        rate = 0.0
+        best_s_least = own_s_least = float("inf")
+        for variant in entry.variants:
+            best, best_s = self._best(variant, bucket, entry.cores_shared)
+            rate = max(rate, best / best_s)
+            best_s_least = min(best_s_least, best_s)
+            own = min(rows, self._estimator.rows_max(variant, self._rows_max))
+            own_s_least = min(own_s_least, self._estimator.service_s(variant, bucket, own, entry.cores_alone))
+        return Figures(entry, rate, best_s_least, own_s_least)
 
     def rate_rps(self, bucket: int) -> float:
         """Rows a second of all possible replicas at their best batch sizes; 0 without any."""
