@@ -55,7 +55,8 @@ def replay(
     if reading.load.void:
         late_ms = reading.load.lateness_ms["p99"]
         console.print(
-            f"  void: the client itself was late (p99 {late_ms} ms); the machine is busy with other work"
+            f"  void: the client itself was late (p99 {late_ms} ms); the machine is busy with other work",
+            soft_wrap=True,
         )
         label += " (void)"
     return record(policy, job.service, job.seed, reading, samples, after, label=label)
