@@ -15,7 +15,7 @@ Admission = Literal["open", "feasible"]
 Routing = Literal["least_finish", "round_robin"]
 
 
-class StageRules(Frozen):
+class StageRules(Frozen, frozen=True):
     """How one stage's data plane behaves; the defaults are Steelyard's own rules (DESIGN decision 8).
 
     Attributes:
@@ -43,7 +43,7 @@ class StageRules(Frozen):
     routing: Routing = "least_finish"
 
 
-class ReplicaPlan(Frozen):
+class ReplicaPlan(Frozen, frozen=True):
     """One wanted replica: its cores (fractions only where the node enforces them) and resident variants."""
 
     cores: float
@@ -59,7 +59,7 @@ class VariantShare(NamedTuple):
     share: float
 
 
-class StagePlan(Frozen):
+class StagePlan(Frozen, frozen=True):
     """Desired state of one stage.
 
     Attributes:
@@ -79,20 +79,20 @@ class StagePlan(Frozen):
     rules: StageRules = StageRules()
 
 
-class ServicePlan(Frozen):
+class ServicePlan(Frozen, frozen=True):
     """Desired state of one service, by stage name."""
 
     service: str
     stages: dict[str, StagePlan]
 
 
-class Plan(Frozen):
+class Plan(Frozen, frozen=True):
     """Desired state of the cluster, by service name; a service that is missing keeps what it has."""
 
     services: dict[str, ServicePlan]
 
 
-class Infeasible(Frozen):
+class Infeasible(Frozen, frozen=True):
     """No plan meets the constraints: which one binds, and the nearest that would do."""
 
     service: str
@@ -101,7 +101,7 @@ class Infeasible(Frozen):
     nearest_cores: float | None = None
 
 
-class Decision(Frozen):
+class Decision(Frozen, frozen=True):
     """A policy's answer.
 
     Attributes:
@@ -141,7 +141,7 @@ class GrantCancel(Frozen, tag="grant_cancel"):
 Grant = GrantCores | GrantStart | GrantCancel
 
 
-class Grants(Frozen):
+class Grants(Frozen, frozen=True):
     """What `react` moves within one sensing window, and why."""
 
     grants: tuple[Grant, ...]

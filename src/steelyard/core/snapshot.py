@@ -30,7 +30,7 @@ class BusyCell(NamedTuple):
     busy_s: float
 
 
-class StageWindow(Frozen):
+class StageWindow(Frozen, frozen=True):
     """One stage at the end of a window: what waits, how urgent it is, what runs."""
 
     stage: str
@@ -42,7 +42,7 @@ class StageWindow(Frozen):
     """Live correction of the profile: observed over profiled service time, averaged over recent batches."""
 
 
-class ServiceWindow(Frozen):
+class ServiceWindow(Frozen, frozen=True):
     """What one service saw during `[from_s, to_s)`; counts are requests unless they say rows.
 
     `requests = completed + shed + rejected + failed + cancelled` holds over a whole run, not over one window:
@@ -64,7 +64,7 @@ class ServiceWindow(Frozen):
     busy: tuple[BusyCell, ...] = ()
 
 
-class ReplicaView(Frozen):
+class ReplicaView(Frozen, frozen=True):
     """One replica as the control plane knows it.
 
     Attributes:
@@ -89,7 +89,7 @@ class ReplicaView(Frozen):
     throttled_ratio: float = 0.0
 
 
-class NodeView(Frozen):
+class NodeView(Frozen, frozen=True):
     """One node: `cores_free` are those nobody has been promised; `fractional` if it enforces parts of a core."""
 
     name: str
@@ -98,7 +98,7 @@ class NodeView(Frozen):
     fractional: bool = False
 
 
-class ServiceView(Frozen):
+class ServiceView(Frozen, frozen=True):
     """One service: its latest windows (oldest first), counts by whole second (oldest first), and its plan."""
 
     service: str
@@ -108,7 +108,7 @@ class ServiceView(Frozen):
     replicas: tuple[ReplicaView, ...]
 
 
-class ClusterSnapshot(Frozen):
+class ClusterSnapshot(Frozen, frozen=True):
     """Everything a policy may look at, at `now_s`."""
 
     now_s: float

@@ -41,7 +41,7 @@ class Tensor(NamedTuple):
     ref: TensorRef
 
 
-class Request(Frozen):
+class Request(Frozen, frozen=True):
     """One inference request as the edge stamped it.
 
     Attributes:
@@ -71,7 +71,7 @@ class Request(Frozen):
     tensors: tuple[Tensor, ...] = ()
 
 
-class Variant(Frozen):
+class Variant(Frozen, frozen=True):
     """One loadable answerer of a stage.
 
     Attributes:
@@ -89,14 +89,14 @@ class Variant(Frozen):
     cold_start_s: float = 0.5
 
 
-class Stage(Frozen):
+class Stage(Frozen, frozen=True):
     """One stage of a service's pipeline: a model with its variants, in the order of the spec."""
 
     name: str
     variants: tuple[Variant, ...]
 
 
-class Service(Frozen):
+class Service(Frozen, frozen=True):
     """What a service promises and consists of; constant while it runs.
 
     Attributes:
