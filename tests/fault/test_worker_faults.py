@@ -307,6 +307,18 @@ def test_a_dead_zygote_takes_its_workers_along_and_is_replaced(tmp_path: Path) -
     play(scenario, tmp_path)
 
 
+def test_closing_does_not_wait_for_a_zygote_that_hangs(tmp_path: Path) -> None:
+    async def scenario(rig: Rig, backend: LocalBackend) -> None:
+        await rig.ready(1)
+        pids = [worker_pid(backend), backend.zygote_pid]
+        os.kill(backend.zygote_pid, signal.SIGSTOP)
+        await backend.close()
+        assert (await rig.event(ReplicaGone, replica_id=1)).expected
+        assert wait_gone(pids) == []
+
+    play(scenario, tmp_path)
+
+
 def test_a_zygote_that_keeps_dying_is_given_up(tmp_path: Path) -> None:
     async def scenario(rig: Rig, backend: LocalBackend) -> None:
         seen: set[int] = set()
