@@ -35,7 +35,7 @@ class Possible(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """What one replica can do: rows a second; seconds for a best batch, and for one of the request asked of."""
+    """What one replica can do: rows a second; seconds for a best batch, and for the request asked of."""
 
     entry: Possible
     rate_rps: float

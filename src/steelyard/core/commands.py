@@ -24,14 +24,14 @@ class Slice(NamedTuple):
 
 
 class OutputPart(NamedTuple):
-    """Rows `[row_start, row_start + rows)` of a batch's outputs, which are one request's answer or part of it."""
+    """Rows `[row_start, row_start + rows)` of a batch's outputs: one request's answer or part of it."""
 
     outputs: tuple[Tensor, ...]
     row_start: int
     rows: int
 
 
-class RunBatch(Frozen, tag="run_batch"):
+class RunBatch(Frozen, frozen=True, tag="run_batch"):
     """Run one batch on an idle replica; `expected_s` is the corrected median service time."""
 
     batch_id: int
@@ -43,8 +43,8 @@ class RunBatch(Frozen, tag="run_batch"):
     expected_s: float
 
 
-class Complete(Frozen, tag="complete"):
-    """Answer a request. `parts` follow its rows; `late` if it missed its deadline (it is answered all the same)."""
+class Complete(Frozen, frozen=True, tag="complete"):
+    """Answer a request. `parts` follow its rows; `late` if it missed its deadline (it is answered still)."""
 
     request_id: RequestId
     variant: str
@@ -54,7 +54,7 @@ class Complete(Frozen, tag="complete"):
     parts: tuple[OutputPart, ...]
 
 
-class Reject(Frozen, tag="reject"):
+class Reject(Frozen, frozen=True, tag="reject"):
     """Refuse a request at arrival; `retry_after_s` is when it could be feasible, None if never."""
 
     request_id: RequestId
@@ -62,14 +62,14 @@ class Reject(Frozen, tag="reject"):
     retry_after_s: float | None
 
 
-class Shed(Frozen, tag="shed"):
+class Shed(Frozen, frozen=True, tag="shed"):
     """Drop an admitted request that can no longer be answered in time."""
 
     request_id: RequestId
     reason: ShedReason
 
 
-class Fail(Frozen, tag="fail"):
+class Fail(Frozen, frozen=True, tag="fail"):
     """Answer with an error: the model raised, or its worker was lost and there is no time for another try."""
 
     request_id: RequestId
@@ -77,48 +77,48 @@ class Fail(Frozen, tag="fail"):
     message: str
 
 
-class Discard(Frozen, tag="discard"):
+class Discard(Frozen, frozen=True, tag="discard"):
     """End a request whose client has gone; nobody is answered."""
 
     request_id: RequestId
 
 
-class Release(Frozen, tag="release"):
+class Release(Frozen, frozen=True, tag="release"):
     """Nothing reads the request's inputs any more: free them."""
 
     request_id: RequestId
 
 
-class ReleaseOutputs(Frozen, tag="release_outputs"):
+class ReleaseOutputs(Frozen, frozen=True, tag="release_outputs"):
     """Nobody needs a batch's outputs any more: the worker may reuse their place."""
 
     replica_id: int
     batch_id: int
 
 
-class WakeAt(Frozen, tag="wake_at"):
+class WakeAt(Frozen, frozen=True, tag="wake_at"):
     """Send `Woken` at `at_s`, which is later than now. Replaces the machine's former wish."""
 
     at_s: float
 
 
-class ReportWindow(Frozen, tag="report_window"):
+class ReportWindow(Frozen, frozen=True, tag="report_window"):
     """Push a sensing window to the control plane."""
 
     window: ServiceWindow
 
 
-class ServiceDrained(Frozen, tag="service_drained"):
+class ServiceDrained(Frozen, frozen=True, tag="service_drained"):
     """The last request of a draining service has ended."""
 
 
-class StopReplica(Frozen, tag="stop_replica"):
+class StopReplica(Frozen, frozen=True, tag="stop_replica"):
     """End a replica's worker: it is drained, or its start is cancelled."""
 
     replica_id: int
 
 
-class StartReplica(Frozen, tag="start_replica"):
+class StartReplica(Frozen, frozen=True, tag="start_replica"):
     """Make a replica exist on the given cores."""
 
     replica_id: int
@@ -131,7 +131,7 @@ class StartReplica(Frozen, tag="start_replica"):
     cause: str = ""
 
 
-class ResizeReplica(Frozen, tag="resize_replica"):
+class ResizeReplica(Frozen, frozen=True, tag="resize_replica"):
     """Change a live replica's cores in place; no shares parks it."""
 
     replica_id: int
@@ -139,7 +139,7 @@ class ResizeReplica(Frozen, tag="resize_replica"):
     cause: str = ""
 
 
-class DrainReplica(Frozen, tag="drain_replica"):
+class DrainReplica(Frozen, frozen=True, tag="drain_replica"):
     """Tell the service that a replica is to go; it answers with `StopReplica` when the replica is idle."""
 
     replica_id: int
@@ -147,41 +147,41 @@ class DrainReplica(Frozen, tag="drain_replica"):
     cause: str = ""
 
 
-class LoadVariant(Frozen, tag="load_variant"):
+class LoadVariant(Frozen, frozen=True, tag="load_variant"):
     """Make a variant resident in a replica, in the background."""
 
     replica_id: int
     variant: str
 
 
-class UnloadVariant(Frozen, tag="unload_variant"):
+class UnloadVariant(Frozen, frozen=True, tag="unload_variant"):
     """Drop a resident variant."""
 
     replica_id: int
     variant: str
 
 
-class Publish(Frozen, tag="publish"):
+class Publish(Frozen, frozen=True, tag="publish"):
     """Give a service its new rules."""
 
     plan: ServicePlan
 
 
-class OfferCapacity(Frozen, tag="offer_capacity"):
+class OfferCapacity(Frozen, frozen=True, tag="offer_capacity"):
     """Tell a service how many cores it could be granted now."""
 
     service: str
     cores_grantable: float
 
 
-class Solve(Frozen, tag="solve"):
+class Solve(Frozen, frozen=True, tag="solve"):
     """Ask the policy to decide on a snapshot, away from the serving loop."""
 
     solve_id: int
     snapshot: ClusterSnapshot
 
 
-class RecordDecision(Frozen, tag="record_decision"):
+class RecordDecision(Frozen, frozen=True, tag="record_decision"):
     """Write a decision down: what was decided, by what, why, and what became of it on the fresh snapshot."""
 
     at_s: float

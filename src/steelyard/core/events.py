@@ -1,7 +1,7 @@
 """Facts that a machine is told, in the past tense. Every mutation of a machine is one of these.
 
-`ServiceEvent`s go to a `ServiceMachine`, `ControlEvent`s to the `ControlMachine`, and the replica's life goes to
-both. Each is a tagged struct: the journal, the links and the tests share one codec.
+`ServiceEvent`s go to a `ServiceMachine`, `ControlEvent`s to the `ControlMachine`, and the replica's life goes
+to both. Each is a tagged struct: the journal, the links and the tests share one codec.
 """
 
 from steelyard.core.plan import Decision, ServicePlan
@@ -9,19 +9,19 @@ from steelyard.core.snapshot import CoreShare, ServiceWindow
 from steelyard.core.types import Frozen, Request, RequestId, Tensor
 
 
-class RequestArrived(Frozen, tag="request_arrived"):
+class RequestArrived(Frozen, frozen=True, tag="request_arrived"):
     """The edge has read a whole, valid request."""
 
     request: Request
 
 
-class RequestCancelled(Frozen, tag="request_cancelled"):
+class RequestCancelled(Frozen, frozen=True, tag="request_cancelled"):
     """The client went away before its answer."""
 
     request_id: RequestId
 
 
-class BatchCompleted(Frozen, tag="batch_completed"):
+class BatchCompleted(Frozen, frozen=True, tag="batch_completed"):
     """A worker finished a batch. Times are the worker's own, on the same monotonic clock.
 
     `outputs` hold the whole batch, in the order of `RunBatch.slices`; a request's part is its rows of each.
@@ -34,15 +34,15 @@ class BatchCompleted(Frozen, tag="batch_completed"):
     outputs: tuple[Tensor, ...] = ()
 
 
-class BatchFailed(Frozen, tag="batch_failed"):
-    """The model raised, or answered with the wrong rows; the worker lives. Not retried: it would fail again."""
+class BatchFailed(Frozen, frozen=True, tag="batch_failed"):
+    """The model raised, or answered with the wrong rows; the worker lives."""
 
     batch_id: int
     replica_id: int
     message: str
 
 
-class ReplicaStarted(Frozen, tag="replica_started"):
+class ReplicaStarted(Frozen, frozen=True, tag="replica_started"):
     """A replica was asked for and is starting; it counts in admission from `expected_ready_s` on."""
 
     replica_id: int
@@ -54,7 +54,7 @@ class ReplicaStarted(Frozen, tag="replica_started"):
     service: str = ""
 
 
-class ReplicaReady(Frozen, tag="replica_ready"):
+class ReplicaReady(Frozen, frozen=True, tag="replica_ready"):
     """A replica has its variants loaded and warmed up, and takes batches."""
 
     replica_id: int
@@ -66,7 +66,7 @@ class ReplicaReady(Frozen, tag="replica_ready"):
     cold_start_s: float = 0.0
 
 
-class ReplicaResized(Frozen, tag="replica_resized"):
+class ReplicaResized(Frozen, frozen=True, tag="replica_resized"):
     """The cores of a live replica were changed in place; 0 parks it, and more than 0 wakes it."""
 
     replica_id: int
@@ -74,13 +74,13 @@ class ReplicaResized(Frozen, tag="replica_resized"):
     call_s: float = 0.0
 
 
-class ReplicaDraining(Frozen, tag="replica_draining"):
+class ReplicaDraining(Frozen, frozen=True, tag="replica_draining"):
     """A replica was chosen to go: it takes no further batch and stops when it is idle."""
 
     replica_id: int
 
 
-class ReplicaGone(Frozen, tag="replica_gone"):
+class ReplicaGone(Frozen, frozen=True, tag="replica_gone"):
     """A replica's worker has ended: stopped as asked, or lost (`expected` false), or never became ready."""
 
     replica_id: int
@@ -88,51 +88,51 @@ class ReplicaGone(Frozen, tag="replica_gone"):
     reason: str = ""
 
 
-class VariantLoaded(Frozen, tag="variant_loaded"):
+class VariantLoaded(Frozen, frozen=True, tag="variant_loaded"):
     """A further variant is resident in a replica."""
 
     replica_id: int
     variant: str
 
 
-class VariantUnloaded(Frozen, tag="variant_unloaded"):
+class VariantUnloaded(Frozen, frozen=True, tag="variant_unloaded"):
     """A variant is no longer resident in a replica."""
 
     replica_id: int
     variant: str
 
 
-class PlanPublished(Frozen, tag="plan_published"):
+class PlanPublished(Frozen, frozen=True, tag="plan_published"):
     """The service's rules from now on; replicas come and go by their own events."""
 
     plan: ServicePlan
 
 
-class CapacityChanged(Frozen, tag="capacity_changed"):
+class CapacityChanged(Frozen, frozen=True, tag="capacity_changed"):
     """Cores that the control plane could grant this service now; admission counts on them."""
 
     cores_grantable: float
 
 
-class WindowClosed(Frozen, tag="window_closed"):
+class WindowClosed(Frozen, frozen=True, tag="window_closed"):
     """A sensing window has ended."""
 
 
-class Woken(Frozen, tag="woken"):
+class Woken(Frozen, frozen=True, tag="woken"):
     """The time asked for by `WakeAt` has come."""
 
 
-class ServiceDraining(Frozen, tag="service_draining"):
+class ServiceDraining(Frozen, frozen=True, tag="service_draining"):
     """The server is stopping: admit nothing more, finish what is queued."""
 
 
-class WindowReported(Frozen, tag="window_reported"):
+class WindowReported(Frozen, frozen=True, tag="window_reported"):
     """A service's sensing window reached the control plane."""
 
     window: ServiceWindow
 
 
-class Solved(Frozen, tag="solved"):
+class Solved(Frozen, frozen=True, tag="solved"):
     """The policy's `decide` has answered; `solve_s` is how long it took (declared, in a simulation)."""
 
     solve_id: int
@@ -140,14 +140,14 @@ class Solved(Frozen, tag="solved"):
     solve_s: float
 
 
-class SolveFailed(Frozen, tag="solve_failed"):
+class SolveFailed(Frozen, frozen=True, tag="solve_failed"):
     """The policy's `decide` raised or ran over its limit; the desired state stays."""
 
     solve_id: int
     message: str
 
 
-class NodeJoined(Frozen, tag="node_joined"):
+class NodeJoined(Frozen, frozen=True, tag="node_joined"):
     """A node offers its cores, by id; `fractional` if it can enforce parts of a core."""
 
     node: str
@@ -155,14 +155,14 @@ class NodeJoined(Frozen, tag="node_joined"):
     fractional: bool = False
 
 
-class ReplicaThrottled(Frozen, tag="replica_throttled"):
+class ReplicaThrottled(Frozen, frozen=True, tag="replica_throttled"):
     """Share of quota periods in which a replica was throttled since the last report."""
 
     replica_id: int
     throttled_ratio: float
 
 
-class ResizeRefused(Frozen, tag="resize_refused"):
+class ResizeRefused(Frozen, frozen=True, tag="resize_refused"):
     """The backend could not change the cores; `shares` still hold."""
 
     replica_id: int
@@ -171,7 +171,13 @@ class ResizeRefused(Frozen, tag="resize_refused"):
 
 
 ReplicaEvent = (
-    ReplicaStarted | ReplicaReady | ReplicaResized | ReplicaDraining | ReplicaGone | VariantLoaded | VariantUnloaded
+    ReplicaStarted
+    | ReplicaReady
+    | ReplicaResized
+    | ReplicaDraining
+    | ReplicaGone
+    | VariantLoaded
+    | VariantUnloaded
 )
 ServiceEvent = (
     RequestArrived

@@ -1,7 +1,7 @@
 """What a policy decides: for each stage its replicas, its variant mix and the data plane's rules.
 
-A plan is a desired state, never a delta. The data plane's rules are data, so that a published policy brings its
-own (`published`) and any policy can run on the shared ones (`StageRules()`, the defaults, are `ours`).
+A plan is a desired state, never a delta. The data plane's rules are data, so that a published policy brings
+its own (`published`) and any policy can run on the shared ones (`StageRules()`, the defaults, are `ours`).
 """
 
 from typing import Literal, NamedTuple
@@ -24,12 +24,12 @@ class StageRules(Frozen, frozen=True):
             `full` waits for exactly `batch_rows_max` rows, without limit (Themis 2024);
             `timeout` waits for `batch_rows_max` rows or `timeout_s` after the head's arrival (Themis 2025).
         timeout_s: for `timeout`, seconds.
-        drop: `none` never; `age` at batch assembly when older than `age_s_max`; `infeasible` at dequeue when it
-            cannot finish in time; `early` as `infeasible`, and a head that would shrink the batch is shed when
-            serving it loses more rows than it saves.
+        drop: `none` never; `age` at batch assembly when older than `age_s_max`; `infeasible` at dequeue when
+            it cannot finish in time; `early` as `infeasible`, and a head that would shrink the batch is shed
+            when serving it loses more rows than it saves.
         age_s_max: for `age`, seconds since arrival; required there.
-        admission: `open` takes everything up to the queue's limit; `feasible` rejects what could not finish in
-            time even if the grantable cores came now and starting replicas came when expected.
+        admission: `open` takes everything up to the queue's limit; `feasible` rejects what could not finish
+            in time even if the grantable cores came now and starting replicas came when expected.
         routing: which idle replica takes a batch: `least_finish` the one expected to finish first;
             `round_robin` in turn.
     """
@@ -117,14 +117,14 @@ class Decision(Frozen, frozen=True):
     runner_up: str = ""
 
 
-class GrantCores(Frozen, tag="grant_cores"):
+class GrantCores(Frozen, frozen=True, tag="grant_cores"):
     """Set the cores of a live replica, now."""
 
     replica_id: int
     cores: float
 
 
-class GrantStart(Frozen, tag="grant_start"):
+class GrantStart(Frozen, frozen=True, tag="grant_start"):
     """Start one more replica of a stage, now."""
 
     service: str
@@ -132,7 +132,7 @@ class GrantStart(Frozen, tag="grant_start"):
     replica: ReplicaPlan
 
 
-class GrantCancel(Frozen, tag="grant_cancel"):
+class GrantCancel(Frozen, frozen=True, tag="grant_cancel"):
     """Give up a replica that is still starting: the burst it was meant for has ended."""
 
     replica_id: int

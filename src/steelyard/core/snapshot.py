@@ -90,7 +90,7 @@ class ReplicaView(Frozen, frozen=True):
 
 
 class NodeView(Frozen, frozen=True):
-    """One node: `cores_free` are those nobody has been promised; `fractional` if it enforces parts of a core."""
+    """One node: `cores_free` are promised to nobody; `fractional` if it enforces parts of a core."""
 
     name: str
     cores: float

@@ -4,7 +4,7 @@ The rule of this file: values are frozen, plain and serialisable. They are `msgs
 the links between processes and the tests all speak one codec (`docs/adr/0002`). No bytes of a tensor ever
 appear here: a `Tensor` says where its bytes lie, and the core decides without looking at them.
 
-Units are suffixes: `_s` seconds (monotonic clock), `_rps` requests a second; `rows` counts leading-dimension rows.
+Units are suffixes: `_s` seconds (monotonic clock), `_rps` a second; `rows` counts leading-dimension rows.
 """
 
 from typing import NamedTuple, Protocol

@@ -46,7 +46,9 @@ def service_times(stage: StageTimes) -> ServiceTimes:
     measured = tuple(profile for profile in stage.profiles if profile.variant not in stage.declared)
     if not stage.declared:
         return ProfileTable(measured)
-    by_variant: dict[str, ServiceTimes] = {name: DeclaredTimes(known) for name, known in stage.declared.items()}
+    by_variant: dict[str, ServiceTimes] = {
+        name: DeclaredTimes(known) for name, known in stage.declared.items()
+    }
     if measured:
         by_variant |= dict.fromkeys((profile.variant for profile in measured), ProfileTable(measured))
     return TimesByVariant(by_variant)
