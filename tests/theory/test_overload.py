@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from steelyard.core.commands import Complete
-from steelyard.core.plan import Admission, StageRules
+from steelyard.core.plan import Admission, Drop, StageRules
 from steelyard.core.service import ServiceMachine
 from steelyard.core.types import Request
 from steelyard.sim.driver import ServiceDriver, SimulatedReplica
@@ -49,9 +49,10 @@ def run(
     slo_s: float,
     cores: tuple[float, ...] = (1.0,),
     admission: Admission = "feasible",
+    drop: Drop = "early",
 ) -> ServiceDriver:
     service = make_service(slo_s=slo_s)
-    plan = make_plan(service, rules=StageRules(admission=admission))
+    plan = make_plan(service, rules=StageRules(admission=admission, drop=drop))
     machine = ServiceMachine(service, times_by_stage(service, TABLE), plan)
     replicas = [SimulatedReplica(share, (VARIANT,)) for share in cores]
     driver = ServiceDriver(machine, replicas, arrivals, TABLE.service_time_s)
@@ -77,6 +78,13 @@ def test_goodput_stays_near_capacity_at_the_best_batch(
 ) -> None:
     driver = run(poisson(load * CAPACITY_RPS, slo_s=slo_s), slo_s=slo_s, admission=admission)
     assert goodput_rps(driver) >= 0.9 * CAPACITY_RPS
+
+
+def test_serving_the_head_first_whatever_it_costs_collapses() -> None:
+    # Each head that is nearly late allows only a small batch, which makes the next head nearly late.
+    arrivals = poisson(2.0 * CAPACITY_RPS, slo_s=0.05)
+    driver = run(arrivals, slo_s=0.05, admission="open", drop="infeasible")
+    assert goodput_rps(driver) < 0.5 * CAPACITY_RPS
 
 
 @pytest.mark.parametrize("load", [2.0, 5.0])

@@ -163,3 +163,34 @@ def test_edf_goes_by_deadline() -> None:
     commands = bench.complete()
     assert isinstance(commands[0], RunBatch)
     assert sequences(bench.running()) == [3]
+
+
+def test_early_makes_no_batch_that_gains_nothing() -> None:
+    # Two rows take twice as long as one: nobody is better off in a batch, though the plan allows eight rows.
+    service = make_service()
+    bench = ServiceBench(service, TableTimes({1: 0.010, 8: 0.080}), make_plan(service))
+    bench.ready()
+    for _ in range(4):
+        bench.arrive(slo_s=1.0)
+    for number in (2, 3, 4):
+        bench.complete()
+        assert sequences(bench.running()) == [number]
+
+
+def test_a_request_of_many_rows_is_not_cut_to_the_best_size() -> None:
+    service = make_service()
+    bench = ServiceBench(service, TableTimes({1: 0.010, 8: 0.080}), make_plan(service))
+    bench.ready()
+    bench.arrive(slo_s=1.0, rows=5)
+    assert bench.running().rows == 5
+
+
+def test_published_rules_fill_batches_that_gain_nothing() -> None:
+    service = make_service()
+    plan = make_plan(service, rules=StageRules(order="fifo", drop="none", admission="open"))
+    bench = ServiceBench(service, TableTimes({1: 0.010, 8: 0.080}), plan)
+    bench.ready()
+    for _ in range(4):
+        bench.arrive(slo_s=1.0)
+    bench.complete()
+    assert sequences(bench.running()) == [2, 3, 4]

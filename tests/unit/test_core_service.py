@@ -3,6 +3,8 @@
 One row takes 10 ms on one core and eight take 20 ms, unless a test says else.
 """
 
+import gc
+
 import pytest
 
 from steelyard.core.commands import (
@@ -385,6 +387,21 @@ def test_windows_count_what_happened_in_between() -> None:
     (report,) = bench.tell(WindowClosed())
     assert isinstance(report, ReportWindow)
     assert (report.window.from_s, report.window.arrivals, report.window.busy) == (0.1, 0, ())
+
+
+def test_requests_leave_no_garbage_behind() -> None:
+    bench = patient_bench(replicas=2)
+    gc.collect()
+    for _ in range(50):
+        bench.arrive(rows=16)
+        bench.arrive()
+        bench.cancel(1)
+        while bench.laws.running:
+            bench.complete(next(iter(bench.laws.running.values())).replica_id)
+    # A server that has frozen its garbage collector's generations must not need it: no reference cycles.
+    bench.laws.requests.clear()
+    bench.laws.ends.clear()
+    assert gc.collect() == 0
 
 
 def test_time_is_the_largest_seen() -> None:

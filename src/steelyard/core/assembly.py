@@ -5,10 +5,12 @@
 `infeasible`  the most urgent pieces that can be finished in time, as many as the tightest of them allows.
               What no replica can finish any more is shed; what only this replica cannot finish is left to
               the others.
-`early`       as `infeasible`; but if the stage is overloaded, the batch that finishes most rows a second goes
-              first, and the pieces before it are shed: under backlog a head that is nearly late would
-              otherwise shrink every batch, and each shrunken batch makes the next head late too (the sliding
-              window of Nexus, SOSP 2019). Nothing is shed early while another replica is idle.
+`early`       as `infeasible`, and no larger than the size of most rows a second: where batches gain nothing,
+              one after the other answers sooner at the same cost (`full` and `timeout` keep the plan's size).
+              If the stage is overloaded, the batch that finishes most rows a second goes first, and what is
+              before it is shed: under backlog a head that is nearly late would otherwise shrink every batch,
+              and each shrunken batch makes the next head late too (the sliding window of Nexus, SOSP 2019).
+              Nothing is shed early while another replica is idle.
 
 Pieces keep their order and are not packed around ones that do not fit: a batch is a run of neighbours.
 """
@@ -127,8 +129,10 @@ def _fill(
 ) -> Assembly | None:
     """The longest run of pieces from the first one that can be finished in time, all of it in time."""
     estimator, cores, floor = stage.estimator, replica.cores, stage.rows_floor
-    rows_max = estimator.rows_max(variant, stage.plan.batch_rows_max)
+    rows_max = rows_best = estimator.rows_max(variant, stage.plan.batch_rows_max)
     shape = bucket[0][2].open.request.bucket
+    if stage.prefers_best:
+        rows_best = estimator.sizes(variant, shape, cores, rows_max)[-1]
     pieces: list[Piece] = []
     rows = 0
     service_s = 0.0
@@ -141,11 +145,12 @@ def _fill(
         return None  # not even the last to be due: do not look at all of them
     for _, _, piece in bucket:
         wanted = rows + piece.rows
-        if wanted > rows_max:
-            if not pieces:
+        if wanted > rows_best:
+            if pieces:
+                is_full = True
+                break
+            if wanted > rows_max:
                 continue
-            is_full = True
-            break
         counted = floor if wanted < floor and not piece.alone else wanted
         wanted_s = estimator.service_s(variant, shape, counted, cores)
         tightest_s = piece.due_s
@@ -161,7 +166,7 @@ def _fill(
         due_s = tightest_s
     if not pieces:
         return None
-    return Assembly(replica, variant, pieces, rows, service_s, is_full or rows >= rows_max)
+    return Assembly(replica, variant, pieces, rows, service_s, is_full or rows >= rows_best)
 
 
 def _lost(stage: StageState, bucket: list[Entry], assembly: Assembly | None, now_s: float) -> list[Piece]:

@@ -10,6 +10,9 @@ from steelyard.core.types import ServiceTimes, Stage
 SERVICE_S_MIN = 1e-6
 """Shorter batches than this are taken as this long: rates stay finite."""
 
+GAIN_MIN = 1.02
+"""By what factor a larger batch must do better: profiles are measured, and differ by a percent by chance."""
+
 CACHE_MAX = 8192
 """Operating points remembered; fractional cores could otherwise make ever new ones."""
 
@@ -60,8 +63,9 @@ class Estimator:
     def sizes(self, variant: str, bucket: int, cores: float, rows_max: int) -> tuple[int, ...]:
         """Batch sizes worth choosing under backlog, ascending; the last has the highest throughput.
 
-        A size belongs to them if no smaller one finishes as many rows a second: a smaller batch that does
-        also fits closer deadlines. Taken from the profile alone, so that they stay the same between batches.
+        A size belongs to them if it finishes more rows a second than the next smaller one, by `GAIN_MIN` at
+        least: a smaller batch that does as well answers sooner and fits closer deadlines. Taken from the
+        profile alone, so that they stay the same between batches.
         """
         key = (variant, bucket, cores, rows_max)
         sizes = self._sizes.get(key)
@@ -70,7 +74,7 @@ class Estimator:
             best = 0.0
             for rows in range(1, rows_max + 1):
                 rate = rows / self._profiled_s(variant, bucket, rows, cores)
-                if rate > best:
+                if rate > best * GAIN_MIN:
                     best = rate
                     records.append(rows)
             if len(self._sizes) >= CACHE_MAX:

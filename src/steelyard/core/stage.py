@@ -26,6 +26,7 @@ class StageState:
         is_draining: the service is stopping: hold nothing back any more.
         rows_floor: rows that each batch has at least, where only full batches run; a deadline must allow so
             many. Pieces that run alone are exempt.
+        prefers_best: batches stop at the size of most rows a second, if that is less than the plan's limit.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class StageState:
         self.batches: dict[int, Batch] = {}
         self.is_draining = False
         self.rows_floor = 0
+        self.prefers_best = False
         self.mix = VariantMix(())
         self._sequence = 0
         self.piece_rows_max = 1
@@ -53,6 +55,7 @@ class StageState:
         limits = (self.estimator.rows_max(share.variant, plan.batch_rows_max) for share in plan.mix)
         self.piece_rows_max = min(limits, default=plan.batch_rows_max)
         self.capacity.adopt(self.mix, plan.batch_rows_max)
+        self.prefers_best = plan.rules.forming == "hold" and plan.rules.drop == "early"
         self.rows_floor = plan.batch_rows_max if plan.rules.forming == "full" and not self.is_draining else 0
         waiting = list(self.queue)
         self.queue = StageQueue(plan.rules.order)
