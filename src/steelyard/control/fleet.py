@@ -72,29 +72,33 @@ def of_stage(fleet: Fleet, service: str, stage: str) -> list[Replica]:
 def match(wanted: Sequence[ReplicaPlan], live: Iterable[Replica]) -> Matching:
     """Pair wanted replicas with live ones.
 
-    Kept rather than given up: ready before starting, larger before smaller, older before younger. Of those
-    kept, equal cores are paired first and the rest largest with largest, so that the fewest are resized.
+    Kept rather than given up: ready before starting, larger before smaller, older before younger. Ready ones
+    stand for the largest wanted ones, because they get their cores at once, and starting ones for the next;
+    within both, equal cores are paired first, so that the fewest are resized.
     """
-    groups: dict[tuple[str, tuple[str, ...]], list[int]] = {}
-    for index, plan in enumerate(wanted):
-        groups.setdefault((plan.node, tuple(sorted(plan.variants))), []).append(index)
-    by_key: dict[tuple[str, tuple[str, ...]], list[Replica]] = {}
+    wanted_by: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+    for place, plan in enumerate(wanted):
+        wanted_by.setdefault((plan.node, tuple(sorted(plan.variants))), []).append(place)
+    live_by: dict[tuple[str, tuple[str, ...]], list[Replica]] = {}
     for replica in live:
-        by_key.setdefault((replica.node, tuple(sorted(replica.variants))), []).append(replica)
+        live_by.setdefault((replica.node, tuple(sorted(replica.variants))), []).append(replica)
     kept: list[Kept] = []
     missing: list[int] = []
     surplus: list[Replica] = []
-    for key, indices in groups.items():
-        ranked = sorted(by_key.pop(key, []), key=_keep_order)
-        surplus += ranked[len(indices) :]
-        pairs, unpaired = _pair(wanted, indices, ranked[: len(indices)])
-        kept += pairs
-        missing += unpaired
-    for replicas in by_key.values():
+    for key, places in wanted_by.items():
+        ranked = sorted(live_by.pop(key, []), key=_keep_order)
+        surplus += ranked[len(places) :]
+        ready = [r for r in ranked[: len(places)] if r.state != "starting"]
+        starting = [r for r in ranked[: len(places)] if r.state == "starting"]
+        places.sort(key=lambda place: (-wanted[place].cores, place))
+        kept += _pair(wanted, places[: len(ready)], ready)
+        kept += _pair(wanted, places[len(ready) : len(ready) + len(starting)], starting)
+        missing += places[len(ready) + len(starting) :]
+    for replicas in live_by.values():
         surplus += replicas
     return Matching(
         tuple(sorted(kept, key=lambda k: k.replica.replica_id)),
-        tuple(wanted[i] for i in sorted(missing)),
+        tuple(wanted[place] for place in sorted(missing)),
         tuple(sorted(surplus, key=_keep_order, reverse=True)),
     )
 
@@ -112,18 +116,15 @@ def _keep_order(replica: Replica) -> tuple[bool, float, float, int]:
     return (replica.state == "starting", -replica.cores_requested, replica.started_s, replica.replica_id)
 
 
-def _pair(
-    wanted: Sequence[ReplicaPlan], indices: Sequence[int], replicas: Sequence[Replica]
-) -> tuple[list[Kept], list[int]]:
-    open_indices = sorted(indices, key=lambda i: (-wanted[i].cores, i))
-    open_replicas = list(replicas)
+def _pair(wanted: Sequence[ReplicaPlan], places: Sequence[int], replicas: Sequence[Replica]) -> list[Kept]:
+    """As many places as replicas, both largest first: equal cores first, the rest in this order."""
+    open_places, unequal = list(places), []
     pairs: list[Kept] = []
     for replica in replicas:
-        equal = next((i for i in open_indices if wanted[i].cores == replica.cores_requested), None)
-        if equal is not None:
+        equal = next((p for p in open_places if wanted[p].cores == replica.cores_requested), None)
+        if equal is None:
+            unequal.append(replica)
+        else:
             pairs.append(Kept(replica, wanted[equal], equal))
-            open_indices.remove(equal)
-            open_replicas.remove(replica)
-    open_replicas.sort(key=_keep_order)
-    pairs += [Kept(r, wanted[i], i) for r, i in zip(open_replicas, open_indices, strict=False)]
-    return pairs, open_indices[len(open_replicas) :]
+            open_places.remove(equal)
+    return pairs + [Kept(r, wanted[p], p) for r, p in zip(unequal, open_places, strict=True)]

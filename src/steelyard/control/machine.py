@@ -116,6 +116,10 @@ class ControlMachine:
         """Replicas by id, from `StartReplica` to `ReplicaGone`."""
         return dict(self._fleet)
 
+    def ledger_copy(self) -> Ledger:
+        """Who holds which cores, as a copy to look at."""
+        return self._ledger.copy()
+
     def snapshot(self) -> ClusterSnapshot:
         """The cluster as a policy would see it now."""
         return snapshot_of(

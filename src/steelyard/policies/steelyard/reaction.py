@@ -30,6 +30,7 @@ UTILISATION = 0.9
 CALM_UTILISATION = 0.7
 GAIN_MIN = 1.02
 """A further step of cores must give a replica this much more throughput."""
+SPLIT_GAIN_MIN = 1.05
 RATIO_WINDOWS = 10
 
 
@@ -108,6 +109,8 @@ class Reaction:
             self._starting[view.service] = self._starting.get(view.service, 0.0) + 1.0
             self.free -= 1.0
             coming += one
+        if need.burst and capacity < need.need_rps and not starting and not taken:
+            self._split(need, ready)
         if taken or self.starts:
             self.reasons.append(
                 f"{view.service}.{sizing.stage.name}: {need.need_rps:.1f} rows/s to carry, capacity "
@@ -124,18 +127,24 @@ class Reaction:
                 self._collect_from(view, sizing)
 
     def cancel(self, view: ServiceView, sizing: StageSizing) -> None:
-        """Give up replicas that still start if the planned demand is met without them."""
+        """Give up replicas that still start, youngest first, as long as the planned demand is met without."""
         live = live_replicas(view, sizing.stage.name)
         starting = [r for r in live if r.state == "starting"]
-        ready = _ready(view, sizing.stage.name)
         stage = latest_stage(view, sizing.stage.name)
-        if not starting or not ready or stage is None or stage.queue_rows:
+        if not starting or not _ready(view, sizing.stage.name) or stage is None or stage.queue_rows:
             return
         ratio = observed_ratio(view, sizing, RATIO_WINDOWS)
         demand = arrival_demand_rps(view, now_s=self._snapshot.now_s)
-        if demand < CALM_UTILISATION * self._capacity(ready, sizing, ratio):
-            self.cancels += [GrantCancel(r.replica_id) for r in starting]
-            self.reasons.append(f"{view.service}.{sizing.stage.name}: the burst ended before it was ready")
+        rates = {r.replica_id: sizing.rate_rps(r.cores_desired) / ratio for r in live}
+        for replica in sorted(starting, key=lambda r: (r.started_s, r.replica_id), reverse=True):
+            del rates[replica.replica_id]
+            if demand > CALM_UTILISATION * sum(rates.values()):
+                return
+            self.cancels.append(GrantCancel(replica.replica_id))
+            self.reasons.append(
+                f"{view.service}.{sizing.stage.name}: {demand:.1f} rows/s do not need starting replica "
+                f"{replica.replica_id}"
+            )
 
     def _grow(self, need: StageNeed, ready: list[ReplicaView]) -> bool:
         """Grow the smallest replica by one step, again and again, until the need is met; whether any grew."""
@@ -149,6 +158,22 @@ class Reaction:
             self.free -= self._step
             grew = True
         return grew
+
+    def _split(self, need: StageNeed, ready: Sequence[ReplicaView]) -> None:
+        """Nothing is free: turn a part of the largest replica into one more, if two carry more than one.
+
+        The control machine leaves the large one its cores until the new one is ready.
+        """
+        largest = max(ready, key=lambda r: (self.cores[r.replica_id], -r.replica_id))
+        cores = self.cores[largest.replica_id]
+        part = min(1.0, cores // (2 * self._step) * self._step)
+        if self.free >= self._step or part <= 0 or largest.cores != cores:
+            return
+        apart = need.sizing.rate_rps(part) + need.sizing.rate_rps(cores - part)
+        if apart > SPLIT_GAIN_MIN * need.sizing.rate_rps(cores):
+            self.cores[largest.replica_id] = cores - part
+            plan = ReplicaPlan(part, (need.sizing.variant.name,), self._node.name)
+            self.starts.append(GrantStart(need.view.service, need.sizing.stage.name, plan))
 
     def _gains(self, sizing: StageSizing, cores: float) -> bool:
         larger = cores + self._step
@@ -181,7 +206,12 @@ class Reaction:
             self.reasons.append(f"{view.service} lends {self._step:g} cores")
 
     def _capacity(self, replicas: list[ReplicaView], sizing: StageSizing, ratio: float) -> float:
-        return sum(sizing.rate_rps(self.cores[r.replica_id]) for r in replicas) / ratio
+        return sum(sizing.rate_rps(self._in_force(r)) for r in replicas) / ratio
+
+    def _in_force(self, replica: ReplicaView) -> float:
+        """Cores that a replica works with: one that is to shrink keeps what it has until others are ready."""
+        cores = self.cores[replica.replica_id]
+        return cores if cores < replica.cores_desired else max(cores, replica.cores)
 
     def _may_take(self, view: ServiceView, cores: float) -> bool:
         limit = self._services[view.service].cores_max

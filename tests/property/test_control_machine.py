@@ -1,0 +1,273 @@
+"""Whatever happens in whatever order, no core is promised twice and the cluster comes to rest as desired."""
+
+import msgspec
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from steelyard.control.machine import SOLVE_S_MAX, ControlMachine
+from steelyard.core.commands import (
+    Command,
+    DrainReplica,
+    RecordDecision,
+    ResizeReplica,
+    Solve,
+    StartReplica,
+    StopReplica,
+    WakeAt,
+)
+from steelyard.core.events import (
+    ControlEvent,
+    NodeJoined,
+    ReplicaGone,
+    ReplicaReady,
+    ReplicaResized,
+    ResizeRefused,
+    Solved,
+    SolveFailed,
+    WindowReported,
+    Woken,
+)
+from steelyard.core.plan import (
+    Decision,
+    Grant,
+    GrantCancel,
+    GrantCores,
+    Grants,
+    GrantStart,
+    Plan,
+    ReplicaPlan,
+    ServicePlan,
+    StagePlan,
+    VariantShare,
+)
+from steelyard.core.snapshot import ClusterSnapshot, CoreShare, ServiceWindow
+from steelyard.core.types import Service, Stage, Variant
+
+pytestmark = pytest.mark.slow
+
+SERVICES = ("a", "b")
+CORES = 3
+
+
+class Obedient:
+    """Grants whatever the test has drawn."""
+
+    name = "drawn"
+    solve_s = 0.0
+    reacts = True
+
+    def __init__(self) -> None:
+        self.grants: tuple[Grant, ...] = ()
+
+    def react(self, snapshot: ClusterSnapshot) -> Grants | None:
+        grants, self.grants = self.grants, ()
+        return Grants(grants, "drawn") if grants else None
+
+    def decide(self, snapshot: ClusterSnapshot) -> Decision:
+        raise AssertionError("only Solve decides")
+
+
+def service(name: str) -> Service:
+    variants = (Variant("x", cores_max=CORES, cold_start_s=0.3), Variant("y", cores_max=CORES))
+    return Service(name, 0.1, (Stage("s", variants),))
+
+
+def stage_plan(cores: list[float], variant: str) -> StagePlan:
+    return StagePlan(tuple(ReplicaPlan(c, (variant,)) for c in cores), (VariantShare(variant, 1.0),))
+
+
+class ControlMachineRules(RuleBasedStateMachine):
+    """The backend and the services are played by the rules: they answer late, refuse and lose replicas."""
+
+    @initialize(fractional=st.booleans())
+    def join(self, fractional: bool) -> None:
+        self.fractional = fractional
+        self.policy = Obedient()
+        self.machine = ControlMachine({n: service(n) for n in SERVICES}, self.policy)
+        self.now_s = 0.0
+        self.open_solve: int | None = None
+        self.asked_s = 0.0
+        self.starting: set[int] = set()
+        self.resizing: dict[int, tuple[CoreShare, ...]] = {}
+        self.held: dict[int, tuple[CoreShare, ...]] = {}
+        self.leaving: set[int] = set()
+        self.wake_s: float | None = None
+        self.tell(NodeJoined("local", tuple(range(CORES)), fractional))
+
+    def tell(self, event: ControlEvent) -> list[Command]:
+        commands = self.machine.handle(event, now_s=self.now_s)
+        for command in commands:
+            msgspec.json.encode(command)
+            self.note(command)
+        self.machine.validate()
+        return commands
+
+    def note(self, command: Command) -> None:
+        match command:
+            case Solve():
+                given_up = self.now_s >= self.asked_s + SOLVE_S_MAX
+                assert self.open_solve is None or given_up, "two solves at a time"
+                self.open_solve, self.asked_s = command.solve_id, self.now_s
+            case StartReplica():
+                assert command.replica_id not in self.held, "an id was used twice"
+                self.starting.add(command.replica_id)
+                self.held[command.replica_id] = command.shares
+            case ResizeReplica():
+                assert command.replica_id not in self.starting, "a starting replica was resized"
+                assert command.replica_id not in self.resizing, "two resizes of one replica at a time"
+                self.resizing[command.replica_id] = command.shares
+            case DrainReplica() | StopReplica():
+                assert command.replica_id not in self.leaving, "given up twice"
+                self.leaving.add(command.replica_id)
+            case WakeAt():
+                assert command.at_s > self.now_s, "a wish to be woken in the past"
+                self.wake_s = command.at_s
+            case RecordDecision():
+                assert command.reason
+
+    @rule(seconds=st.sampled_from([0.0, 0.1, 0.4, 3.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    @precondition(lambda self: self.wake_s is not None)
+    @rule()
+    def wake(self) -> None:
+        assert self.wake_s is not None
+        self.now_s = max(self.now_s, self.wake_s)
+        self.wake_s = None
+        self.tell(Woken())
+
+    @precondition(lambda self: self.open_solve is not None)
+    @rule(
+        cores=st.fixed_dictionaries(
+            {n: st.lists(st.sampled_from([0.25, 0.5, 1.0, 2.0]), max_size=3) for n in SERVICES}
+        ),
+        variant=st.sampled_from(["x", "x", "x", "y"]),
+        soon=st.booleans(),
+    )
+    def solve(self, cores: dict[str, list[float]], variant: str, soon: bool) -> None:
+        plans = {n: ServicePlan(n, {"s": stage_plan(c, variant)}) for n, c in cores.items()}
+        solve_id, self.open_solve = self.open_solve, None
+        assert solve_id is not None
+        next_at_s = self.now_s + (0.5 if soon else 5.0)
+        self.tell(Solved(solve_id, Decision(Plan(plans), next_at_s, "drawn"), 0.0))
+
+    @precondition(lambda self: self.open_solve is not None)
+    @rule()
+    def fail_to_solve(self) -> None:
+        solve_id, self.open_solve = self.open_solve, None
+        assert solve_id is not None
+        self.tell(SolveFailed(solve_id, "drawn"))
+
+    @rule(data=st.data())
+    def window(self, data: st.DataObject) -> None:
+        ids = st.integers(1, max([1, *self.held]) + 1)
+        cores = st.sampled_from([0.0, 0.25, 1.0, 2.0, 3.0])
+        grant = st.one_of(
+            st.builds(GrantCores, ids, cores),
+            st.builds(
+                GrantStart,
+                st.sampled_from(SERVICES),
+                st.just("s"),
+                st.builds(ReplicaPlan, cores, st.just(("x",))),
+            ),
+            st.builds(GrantCancel, ids),
+        )
+        self.policy.grants = tuple(data.draw(st.lists(grant, max_size=2)))
+        for name in SERVICES:
+            now = ServiceWindow(name, self.now_s - 0.1, self.now_s, 1, 1, 0, 0, 0, 0, 0, 0, ())
+            self.tell(WindowReported(now))
+
+    @precondition(lambda self: bool(self.starting))
+    @rule(data=st.data())
+    def become_ready(self, data: st.DataObject) -> None:
+        replica_id = data.draw(st.sampled_from(sorted(self.starting)))
+        self.starting.discard(replica_id)
+        cores = sum(share.fraction for share in self.held[replica_id])
+        replica = self.machine.replicas[replica_id]
+        self.tell(ReplicaReady(replica_id, "s", "local", cores, replica.variants, replica.service, 0.3))
+
+    @precondition(lambda self: bool(self.resizing))
+    @rule(data=st.data(), refused=st.sampled_from([False, False, True]))
+    def answer_resize(self, data: st.DataObject, refused: bool) -> None:
+        replica_id = data.draw(st.sampled_from(sorted(self.resizing)))
+        shares = self.resizing.pop(replica_id)
+        if refused:
+            self.tell(ResizeRefused(replica_id, self.held[replica_id], "drawn"))
+        else:
+            self.held[replica_id] = shares
+            self.tell(ReplicaResized(replica_id, sum(share.fraction for share in shares)))
+
+    @precondition(lambda self: bool(self.leaving))
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        self.end(data.draw(st.sampled_from(sorted(self.leaving))), expected=True)
+
+    @precondition(lambda self: bool(self.machine.replicas))
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        self.end(data.draw(st.sampled_from(sorted(self.machine.replicas))), expected=False)
+
+    def end(self, replica_id: int, *, expected: bool) -> None:
+        self.starting.discard(replica_id)
+        self.leaving.discard(replica_id)
+        self.resizing.pop(replica_id, None)
+        self.held.pop(replica_id, None)
+        self.tell(ReplicaGone(replica_id, expected, "drawn"))
+
+    @invariant()
+    def cores_are_held_once(self) -> None:
+        """From the backend's side: no core is held by two, but for one overlap a core of a newcomer."""
+        if not hasattr(self, "machine"):
+            return
+        used: dict[int, float] = {}
+        for shares in self.held.values():
+            for share in shares:
+                used[share.core_id] = used.get(share.core_id, 0.0) + share.fraction
+        assert all(total <= 2.0 + 1e-9 for total in used.values()), used
+
+    @precondition(lambda self: bool(self.machine.desired))
+    @rule()
+    def come_to_rest(self) -> None:
+        """With a backend that does what it is told, what is desired comes true."""
+        for _ in range(60):
+            busy = False
+            for replica_id in sorted(self.leaving):
+                busy = True
+                self.end(replica_id, expected=True)
+            for replica_id in sorted(self.resizing):
+                busy = True
+                shares = self.held[replica_id] = self.resizing.pop(replica_id)
+                self.tell(ReplicaResized(replica_id, sum(share.fraction for share in shares)))
+            for replica_id in sorted(self.starting & set(self.held)):
+                busy = True
+                self.starting.discard(replica_id)
+                cores = sum(share.fraction for share in self.held[replica_id])
+                replica = self.machine.replicas[replica_id]
+                self.tell(
+                    ReplicaReady(replica_id, "s", "local", cores, replica.variants, replica.service, 0.3)
+                )
+            if not busy and self.settled():
+                break
+            if not busy:
+                self.now_s += 31.0  # past every back-off
+                self.tell(Woken())
+        assert self.settled(), (self.machine.desired, self.machine.replicas)
+
+    def settled(self) -> bool:
+        for name, plan in self.machine.desired.items():
+            wanted = sorted((r.cores, r.variants) for r in plan.stages["s"].replicas)
+            there = sorted((r.cores, r.variants) for r in self.machine.replicas.values() if r.service == name)
+            if wanted != there:
+                return False
+        used: dict[int, float] = {}
+        for shares in self.held.values():
+            for share in shares:
+                used[share.core_id] = used.get(share.core_id, 0.0) + share.fraction
+        return all(total <= 1.0 + 1e-9 for total in used.values())
+
+
+ControlMachineRules.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestControlMachine = ControlMachineRules.TestCase
