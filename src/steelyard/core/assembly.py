@@ -26,7 +26,7 @@ from steelyard.core.queue import Entry
 from steelyard.core.stage import StageState
 from steelyard.core.work import Piece
 
-GAIN_MIN = 1.0 + 1e-9
+BETTER = 1.0 + 1e-9
 """Factor by which a later window must be better than the head's batch: equal ones shed nobody."""
 
 
@@ -138,11 +138,10 @@ def _fill(
     service_s = 0.0
     due_s = float("inf")
     is_full = False
-    if (
-        stage.queue.order == "edf"
-        and now_s + estimator.service_s(variant, shape, 1, cores) > bucket[-1][2].due_s
-    ):
-        return None  # not even the last to be due: do not look at all of them
+    if len(bucket) > 1 and stage.queue.order == "edf":
+        least_s = estimator.service_s(variant, shape, 1, cores)
+        if now_s + least_s > bucket[-1][2].due_s:
+            return None  # not even the last to be due: do not look at all of them
     for _, _, piece in bucket:
         wanted = rows + piece.rows
         if wanted > rows_best:
@@ -193,7 +192,7 @@ def _skipped_for_window(stage: StageState, bucket: list[Entry], head: Assembly, 
         return []  # nobody behind the head's batch: nothing to gain
     shape = head.pieces[0].bucket
     rows_max = estimator.rows_max(variant, stage.plan.batch_rows_max)
-    best_rate = head.rows / head.service_s * GAIN_MIN
+    best_rate = head.rows / head.service_s * BETTER
     best_index = index = start
     for size in estimator.sizes(variant, shape, cores, rows_max):
         finish_s = now_s + estimator.service_s(variant, shape, size, cores)

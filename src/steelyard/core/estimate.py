@@ -84,7 +84,8 @@ class Estimator:
 
     def rows_max(self, variant: str, planned: int) -> int:
         """Rows one batch may have: the plan's limit or the model's own, whichever is less."""
-        return min(planned, self._rows_max.get(variant, planned))
+        own = self._rows_max.get(variant)
+        return planned if own is None or planned < own else own
 
     def cores_usable(self, variant: str, cores: float, further: float) -> float:
         """Cores of a replica that has `cores` and could get `further` ones, up to what the variant uses."""
