@@ -28,6 +28,7 @@ from steelyard.core.events import (
     ReplicaResized,
     ReplicaStarted,
     RequestArrived,
+    RequestCancelled,
     ServiceDraining,
     ServiceEvent,
     WindowClosed,
@@ -104,7 +105,8 @@ class ServiceDriver:
         for replica_id, replica in enumerate(replicas, start=1):
             self._schedule_replica(replica_id, replica)
         for at_s, event in events:
-            self._kernel.schedule(at_s, Kind.REPLICA, event)
+            kind = Kind.CANCELLATION if isinstance(event, RequestCancelled) else Kind.REPLICA
+            self._kernel.schedule(at_s, kind, event)
         self._schedule_arrival()
         if window_s is not None:
             self._kernel.schedule(window_s, Kind.WINDOW, WindowClosed())
