@@ -149,6 +149,17 @@ def test_overload_keeps_all_cores_and_goes_on_serving() -> None:
     assert run.history[-1].cores == 2.0
 
 
+def test_the_lightest_go_without_where_there_are_fewer_cores_than_services() -> None:
+    made = context("a", "b", "c")
+    services = {**made.services, "b": Service("b", SLO_S, made.services["b"].stages, weight=0.5)}
+    policy = make_policy("steelyard", PolicyContext(services, made.service_times))
+    views = tuple(ServiceView(name, (), (), None, ()) for name in services)
+    decision = policy.decide(ClusterSnapshot(0.0, 0.1, (NodeView("local", 2.0, 2.0),), views))
+    assert decision.plan is not None
+    assert sorted(decision.plan.services) == ["a", "c"]
+    assert "b: no core is left for it" in decision.reason
+
+
 def test_a_lost_replica_is_replaced_and_the_slo_held() -> None:
     made = context()
     run = loop(made, {"ocr": poisson([(20, 0.4 * ONE_CORE_RPS)], seed=9)})

@@ -22,7 +22,7 @@ from steelyard.control.fleet import Replica, desired_cores
 from steelyard.control.ledger import Ledger, units_of
 from steelyard.control.reconcile import reconcile
 from steelyard.control.starts import Starts
-from steelyard.control.validate import granted, plan_objection, quantised
+from steelyard.control.validate import granted, plan_objection, quantised, rules_of
 from steelyard.control.view import Sensed, free_cores, snapshot_of
 from steelyard.core.commands import Command, OfferCapacity, Publish, RecordDecision, Solve, WakeAt
 from steelyard.core.events import (
@@ -342,7 +342,7 @@ class ControlMachine:
         commands: list[Command] = []
         for name, plan in self._desired.items():
             known = self._published.get(name)
-            if known is None or (name not in holding and _rules(known) != _rules(plan)):
+            if known is None or (name not in holding and rules_of(known) != rules_of(plan)):
                 self._published[name] = plan
                 commands.append(Publish(plan))
         return commands
@@ -395,9 +395,3 @@ class ControlMachine:
     def _change(self, replica: Replica, **fields: object) -> None:
         self._fleet[replica.replica_id] = msgspec.structs.replace(replica, **fields)
         self._dirty = True
-
-
-def _rules(plan: ServicePlan) -> ServicePlan:
-    """A plan without its replicas, which come and go by their own events."""
-    stages = {name: msgspec.structs.replace(stage, replicas=()) for name, stage in plan.stages.items()}
-    return ServicePlan(plan.service, stages)

@@ -56,6 +56,12 @@ def quantised(plan: ServicePlan) -> ServicePlan:
     return ServicePlan(plan.service, stages)
 
 
+def rules_of(plan: ServicePlan) -> ServicePlan:
+    """A plan without its replicas, which come and go by their own events."""
+    stages = {name: msgspec.structs.replace(stage, replicas=()) for name, stage in plan.stages.items()}
+    return ServicePlan(plan.service, stages)
+
+
 def granted(
     grant: Grant, desired: Desired, fleet: Fleet, services: Mapping[str, Service], ledger: Ledger
 ) -> dict[str, ServicePlan] | str:

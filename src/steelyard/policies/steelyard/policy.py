@@ -135,7 +135,9 @@ class SteelyardPolicy:
             reason = self._reason_to_stay(prospect, point, saving <= spare + 1e-9, snapshot.now_s)
             if reason:
                 spare -= saving
-                verdicts.append(Verdict(prospect, None, reason, _other(prospect, point)))
+                same = point.choices == prospect.present
+                other = _other(prospect, point) if same else f"{_words(point.choices)}, {_bound(point)}"
+                verdicts.append(Verdict(prospect, None, reason, other))
             else:
                 self._patience.forget(prospect.service.name)
                 words = f"{_words(point.choices)}, {_bound(point)} for {prospect.demand_rps:.1f} rows/s"
