@@ -36,7 +36,7 @@ class Effort(Frozen, frozen=True):
 
 FULL = Effort(rounds=5, visit_runs_max=10, visit_s=0.1, cold_starts=5, total_s=None)
 """0.5 s or 50 batches a point, at least 5, spread over five visits."""
-QUICK = Effort(rounds=2, visit_runs_max=8, visit_s=0.1, cold_starts=1, total_s=6.0)
+QUICK = Effort(rounds=4, visit_runs_max=8, visit_s=0.1, cold_starts=1, total_s=7.0)
 """At most 10 s a variant, starts included."""
 
 

@@ -1,0 +1,147 @@
+"""What serving costs over calling ONNX Runtime: CPU a request and added latency of a whole, running server.
+
+Three ways to answer the same request, rounds alternating: `steelyard serve` (front end and decisions in
+one process, one worker), a raw ASGI application that parses the request and answers a constant, and a call of
+ONNX Runtime in this process. The models do next to nothing, so what is measured is what serving adds. CPU is the
+kernel's count for the server's own process; the worker's is given apart.
+
+Where it runs: server, worker and raw application confined to one core, the client and the in-process calls on
+another.
+
+    python bench/overhead.py [--rounds 5] [--dry]
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import _record
+import numpy as np
+import onnx
+import onnxruntime as ort
+from edge import LATENCIES, OUTPUTS, SIZES, cpu_s, round_trip, server
+from onnx import TensorProto, helper, numpy_helper
+
+from steelyard.testing.live import LiveServer, serve, worker_pids
+
+FEATURES = 784
+
+
+def write_model(path: Path, floats: int) -> None:
+    """x [-1, floats] -> the first 784 of them times a matrix -> y [-1, 10]."""
+    rng = np.random.default_rng(0)
+    constants = {
+        "start": np.array([0]),
+        "end": np.array([FEATURES]),
+        "axis": np.array([1]),
+        "w": rng.standard_normal((FEATURES, OUTPUTS), dtype=np.float32),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Slice", ["x", "start", "end", "axis"], ["first"]),
+            helper.make_node("MatMul", ["first", "w"], ["y"]),
+        ],
+        "first",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", floats])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", OUTPUTS])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+
+
+def write_spec(folder: Path) -> Path:
+    """A spec with one service a size."""
+    latency = "{alpha_ms: 0.1, beta_ms: 0, gamma_ms: 0.1, zeta_ms: 0}"
+    models = services = ""
+    for size, (floats, _) in SIZES.items():
+        write_model(folder / f"{size}.onnx", floats)
+        variant = f"{{onnx: {folder / size}.onnx, cores_max: 1, batch_max: 1, latency: {latency}}}"
+        models += f"  {size}: {{variants: {{only: {variant}}}}}\n"
+        services += f"  {size}: {{slo: {{latency: 1s}}, pipeline: {{run: {{model: {size}}}}}}}\n"
+    replica = "{name: static, replicas: 1, cores: 0.5, batch: 1}"
+    spec = folder / "spec.yaml"
+    spec.write_text(
+        f"version: 1\nmodels:\n{models}services:\n{services}policies:\n  one: {replica}\npolicy: one\n"
+    )
+    return spec
+
+
+def in_process_us(model: Path, floats: int) -> float:
+    """Median latency of a call of ONNX Runtime on one thread, in microseconds."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(0).standard_normal((1, floats), dtype=np.float32)
+    taken_s: list[float] = []
+    for _ in range(LATENCIES):
+        start_s = time.perf_counter()
+        session.run(None, {"x": x})
+        taken_s.append(time.perf_counter() - start_s)
+    return statistics.median(taken_s) * 1e6
+
+
+def measure(rounds: int, folder: Path) -> dict[str, Any]:
+    """Alternate over all sizes and ways; medians over the rounds."""
+    cores = sorted(os.sched_getaffinity(0))
+    server_core, client_core = cores[0], cores[-1]
+    spec = write_spec(folder)
+    found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+    with ExitStack() as stack:
+        raw_pid, raw_port = stack.enter_context(server("raw", server_core))
+        os.sched_setaffinity(0, {server_core})  # the server and its workers inherit it
+        live = stack.enter_context(serve(spec, folder))
+        os.sched_setaffinity(0, {client_core})
+        for _ in range(rounds):
+            for size, (floats, _) in SIZES.items():
+                found.setdefault((size, "steelyard"), []).append(ask(live, size))
+                found.setdefault((size, "raw"), []).append((*round_trip(raw_pid, raw_port, size), 0.0))
+                alone = in_process_us(folder / f"{size}.onnx", floats)
+                found.setdefault((size, "onnxruntime"), []).append((alone, alone, 0.0))
+    results: dict[str, Any] = {"server_core": server_core, "client_core": client_core, "rounds": rounds}
+    for size, (floats, _) in SIZES.items():
+        rows = {way: np.array(found[size, way]) for way in ("steelyard", "raw", "onnxruntime")}
+        results[size] = {
+            "floats": floats,
+            "cpu_us": {way: round(float(np.median(row[:, 0])), 1) for way, row in rows.items()},
+            "latency_p50_us": {way: round(float(np.median(row[:, 1])), 1) for way, row in rows.items()},
+            "worker_cpu_us": round(float(np.median(rows["steelyard"][:, 2])), 1),
+            "cpu_ratio_to_raw": round(float(np.median(rows["steelyard"][:, 0] / rows["raw"][:, 0])), 2),
+            "added_latency_us": round(
+                float(np.median(rows["steelyard"][:, 1] - rows["onnxruntime"][:, 1])), 1
+            ),
+            "added_latency_to_raw_us": round(
+                float(np.median(rows["steelyard"][:, 1] - rows["raw"][:, 1])), 1
+            ),
+        }
+    return results
+
+
+def ask(live: LiveServer, size: str) -> tuple[float, float, float]:
+    """CPU a request of the server, median latency, CPU a request of its workers; microseconds."""
+    workers = worker_pids(live)
+    before_s = sum(cpu_s(pid) for pid in workers)
+    cpu_us, latency_us = round_trip(live.process.pid, int(live.url.rpartition(":")[2]), size)
+    used_s = sum(cpu_s(pid) for pid in workers) - before_s
+    return cpu_us, latency_us, used_s / (SIZES[size][1] + LATENCIES) * 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dry", action="store_true", help="print only, store nothing")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        results = measure(options.rounds, Path(folder))
+    for size in SIZES:
+        print(size, results[size])
+    if not options.dry:
+        _record.write("overhead", results, seed=0)
+
+
+if __name__ == "__main__":
+    main()
