@@ -2,8 +2,8 @@
 
 Three ways to answer the same request, rounds alternating: `steelyard serve` (front end and decisions in
 one process, one worker), a raw ASGI application that parses the request and answers a constant, and a call of
-ONNX Runtime in this process. The models do next to nothing, so what is measured is what serving adds. CPU is the
-kernel's count for the server's own process; the worker's is given apart.
+ONNX Runtime in this process. The models do next to nothing, so what is measured is what serving adds. CPU is
+the kernel's count for the server's own process; the worker's is given apart.
 
 Where it runs: server, worker and raw application confined to one core, the client and the in-process calls on
 another.

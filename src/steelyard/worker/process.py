@@ -26,7 +26,10 @@ from steelyard.worker import tensors, threads
 from steelyard.worker.arena import Arena, ArenaReader, StaleRefError
 from steelyard.worker.doorbell import Doorbell, PeerLostError
 
-WARM_UP_S = 0.25  # what further batch sizes may cost a cold start, after the smallest and the largest
+WARM_UP_S = 0.25  # what batch sizes between the smallest and the largest may cost a cold start
+WARM_UP_RATIO = (
+    1.5  # a first run this much slower than the second says that first runs are worth having before
+)
 
 
 def main(sock: socket.socket, front_fd: int) -> int:
@@ -211,25 +214,33 @@ def _start(spec: m.WorkerSpec, doorbell: Doorbell[m.ToWorker], front: ArenaReade
 
 
 def _warm_up(runtime: Runtime, spec: VariantSpec) -> None:
-    """Run the smallest and the largest batch once, then sizes between while the time lasts.
+    """Run a single row twice; then, if the first run was the slower one, the larger batches while time lasts.
 
-    The first run of a shape plans its memory and may be several times slower. A model that refuses zeros, or
-    whose shapes are not known, is not warmed up: that is no reason not to serve it.
+    The first run of a shape plans its memory and may be several times slower; of some models it is not, and
+    then batches of other sizes have nothing to gain but a later start. A model that refuses zeros, or whose
+    shapes are not known, is not warmed up: that is no reason not to serve it.
     """
     if not runtime.signature.inputs:
         return
     rows_max = (spec.batch_rows_max or 1) if runtime.signature.batchable else 1
-    between = (1 << k for k in reversed(range(1, rows_max.bit_length())))
-    sizes = dict.fromkeys((1, rows_max, *between))
     until_s = time.monotonic() + WARM_UP_S
-    for index, rows in enumerate(sizes):
-        if index >= 2 and time.monotonic() > until_s:
+    try:
+        first_s, second_s = (_timed_run(runtime, spec, rows) for rows in (1, 1))
+        if first_s < WARM_UP_RATIO * second_s:
             return
-        try:
-            runtime.run(example_inputs(spec, runtime.signature, rows), rows)
-        except ModelError as error:
-            _complain(f"not warmed up: {one_line(error)}")
-            return
+        between = (1 << power for power in reversed(range(1, rows_max.bit_length())))
+        for rows in dict.fromkeys((rows_max, *between)):
+            if rows < rows_max and time.monotonic() > until_s:
+                return
+            _timed_run(runtime, spec, rows)
+    except ModelError as error:
+        _complain(f"not warmed up: {one_line(error)}")
+
+
+def _timed_run(runtime: Runtime, spec: VariantSpec, rows: int) -> float:
+    started_s = time.monotonic()
+    runtime.run(example_inputs(spec, runtime.signature, rows), rows)
+    return time.monotonic() - started_s
 
 
 def _complain(text: str) -> None:
