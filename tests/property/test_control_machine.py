@@ -139,31 +139,35 @@ class ControlMachineRules(RuleBasedStateMachine):
         self.wake_s = None
         self.tell(Woken())
 
-    @precondition(lambda self: self.open_solve is not None)
     @rule(
-        cores=st.fixed_dictionaries(
-            {n: st.lists(st.sampled_from([0.25, 0.5, 1.0, 2.0]), max_size=3) for n in SERVICES}
-        ),
-        variant=st.sampled_from(["x", "x", "x", "y"]),
-        soon=st.booleans(),
+        data=st.data(),
+        variant=st.sampled_from(["x", "x", "x", "x", "y"]),
+        fits=st.sampled_from([True, True, True, True, False]),
+        fails=st.sampled_from([False] * 9 + [True]),
     )
-    def solve(self, cores: dict[str, list[float]], variant: str, soon: bool) -> None:
-        plans = {n: ServicePlan(n, {"s": stage_plan(c, variant)}) for n, c in cores.items()}
+    def solve(self, data: st.DataObject, variant: str, fits: bool, fails: bool) -> None:
+        while self.open_solve is None:
+            self.now_s += 0.5
+            self.tell(Woken())
         solve_id, self.open_solve = self.open_solve, None
-        assert solve_id is not None
-        next_at_s = self.now_s + (0.5 if soon else 5.0)
-        self.tell(Solved(solve_id, Decision(Plan(plans), next_at_s, "drawn"), 0.0))
-
-    @precondition(lambda self: self.open_solve is not None)
-    @rule()
-    def fail_to_solve(self) -> None:
-        solve_id, self.open_solve = self.open_solve, None
-        assert solve_id is not None
-        self.tell(SolveFailed(solve_id, "drawn"))
+        if fails:
+            self.tell(SolveFailed(solve_id, "drawn"))
+            return
+        sizes = st.sampled_from([0.25, 0.5, 1.0, 1.5, 2.0] if self.fractional else [1.0, 2.0, 3.0])
+        left = float(CORES) if fits else 100.0
+        plans = {}
+        for name in data.draw(st.permutations(SERVICES)):
+            cores = []
+            for size in data.draw(st.lists(sizes, max_size=3)):
+                if size <= left:
+                    cores.append(size)
+                    left -= size
+            plans[name] = ServicePlan(name, {"s": stage_plan(cores, variant)})
+        self.tell(Solved(solve_id, Decision(Plan(plans), self.now_s + 0.3, "drawn"), 0.0))
 
     @rule(data=st.data())
     def window(self, data: st.DataObject) -> None:
-        ids = st.integers(1, max([1, *self.held]) + 1)
+        ids = st.sampled_from([*sorted(self.held), 99])
         cores = st.sampled_from([0.0, 0.25, 1.0, 2.0, 3.0])
         grant = st.one_of(
             st.builds(GrantCores, ids, cores),
@@ -206,9 +210,10 @@ class ControlMachineRules(RuleBasedStateMachine):
         self.end(data.draw(st.sampled_from(sorted(self.leaving))), expected=True)
 
     @precondition(lambda self: bool(self.machine.replicas))
-    @rule(data=st.data())
-    def lose(self, data: st.DataObject) -> None:
-        self.end(data.draw(st.sampled_from(sorted(self.machine.replicas))), expected=False)
+    @rule(data=st.data(), really=st.sampled_from([False, False, True]))
+    def lose(self, data: st.DataObject, really: bool) -> None:
+        if really:
+            self.end(data.draw(st.sampled_from(sorted(self.machine.replicas))), expected=False)
 
     def end(self, replica_id: int, *, expected: bool) -> None:
         self.starting.discard(replica_id)
@@ -269,5 +274,5 @@ class ControlMachineRules(RuleBasedStateMachine):
         return all(total <= 1.0 + 1e-9 for total in used.values())
 
 
-ControlMachineRules.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+ControlMachineRules.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 TestControlMachine = ControlMachineRules.TestCase
