@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from steelyard.cli.main import app
+from steelyard.cli.serve import _usual_decisions
 
 runner = CliRunner()
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -62,6 +63,7 @@ def test_a_lone_model_prints_the_spec_it_stands_for(tmp_path: Path) -> None:
         (["--drain", "-3s"], "--drain: want a positive duration such as 50ms"),
         (["--journal", "/nope/journal"], "--journal: cannot write /nope/journal"),
         (["--decisions", "/"], "--decisions: cannot write /"),
+        (["--journal", "same", "--decisions", "same"], "--journal and --decisions: want two files, got same"),
         (["--nope"], "No such option: --nope"),
     ],
 )
@@ -70,6 +72,50 @@ def test_a_wrong_option_is_one_line_before_anything_starts(spec: Path, options: 
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith(line)
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--journal", "/dev/full"], "cannot write /dev/full: No space left on device"),
+        (["--arena", "1KB"], "cannot set 1000 bytes aside for requests: an arena needs at least"),
+        (["--arena", "8000000TB"], "cannot set 8000000000000000000 bytes aside for requests: "),
+    ],
+)
+def test_what_the_machine_does_not_give_is_one_line(spec: Path, options: list[str], line: str) -> None:
+    ports = ["--http-port", "0", "--metrics-port", "0", "--grpc-port", "0", "--decisions", f"{spec}.why"]
+    result = runner.invoke(app, ["serve", str(spec), *ports, *options])
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith(line)
+
+
+@pytest.mark.parametrize("option", ["--http-port", "--metrics-port"])
+def test_a_taken_port_is_known_before_anything_is_measured(spec: Path, option: str) -> None:
+    ports = {"--http-port": "0", "--metrics-port": "0", "--grpc-port": "0"}
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        options = [word for pair in (ports | {option: port}).items() for word in pair]
+        result = runner.invoke(app, ["serve", str(spec), "--decisions", str(spec) + ".why", *options])
+    assert result.exit_code == 2
+    assert result.stderr == f"cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+def test_decisions_are_recorded_without_being_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert _usual_decisions(8080) == tmp_path / "steelyard" / "decisions-8080.jsonl"
+
+
+def test_a_server_without_a_place_for_decisions_says_so_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    assert _usual_decisions(8080) is None
+    assert capsys.readouterr().err.startswith("decisions are only logged: cannot write to ")
 
 
 @pytest.mark.parametrize("slo", ["-5ms", "0ms", "nan", "50", "nanms"])

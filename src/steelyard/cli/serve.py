@@ -39,7 +39,9 @@ def serve(
     journal: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Record every event and command.")
     ] = None,
-    decisions: Annotated[Path | None, typer.Option(metavar="FILE", help="Record decisions only.")] = None,
+    decisions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where decisions are recorded.")
+    ] = None,
     overload_status: Annotated[int, typer.Option(help="HTTP status of a refusal: 503 or 429.")] = 503,
     body_max: Annotated[str, typer.Option(metavar="SIZE", help="Largest request body.")] = "64MiB",
     arena: Annotated[
@@ -60,6 +62,7 @@ def serve(
     from steelyard.backend.cpu import usable_core_ids
     from steelyard.cli.measure import measure, stage_times, widths_of, with_cold_starts
     from steelyard.config.resolve import notices, resolve
+    from steelyard.serve.edge.listen import check_address
     from steelyard.serve.settings import ServeSettings
 
     if overload_status not in (503, 429):
@@ -71,18 +74,23 @@ def serve(
         grpc_port=grpc,
         metrics_port=metrics,
         journal=_writable("--journal", journal),
-        decisions=_writable("--decisions", decisions),
+        decisions=_writable("--decisions", decisions) or _usual_decisions(http),
         body_bytes_max=size_option("--body-max", body_max),
         arena_bytes=size_option("--arena", arena),
         drain_s_max=duration_option("--drain", drain),
         overload_status=overload_status,
         log_requests=log_requests,
     )
+    if settings.journal is not None and settings.journal == settings.decisions:
+        raise SpecError(f"--journal and --decisions: want two files, got {journal} twice")
     core_ids = usable_core_ids()
     if cores is not None and cores > len(core_ids):
         raise SpecError(f"--cores: want at most the {len(core_ids)} cores this process may use, got {cores}")
     find_modules_beside(loaded.folder)
     deployment = resolve(loaded, cores_available=len(core_ids), cores=cores, policy=policy)
+    for port in (http, metrics):
+        if port:
+            check_address(host, port)
     for notice in notices(loaded.spec):
         say(notice, err=True)
     if grpc and (grpc_port or ports):
@@ -133,3 +141,15 @@ def _writable(option: str, file: Path | None) -> Path | None:
     if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
         raise SpecError(f"{option}: cannot write {file}")
     return file
+
+
+def _usual_decisions(port: int) -> Path | None:
+    """One file a port below the user's state directory, begun anew at each start; None if it has no place."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    folder = (Path(state) if state else Path.home() / ".local" / "state") / "steelyard"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _writable("decisions", folder / f"decisions-{port}.jsonl")
+    except (OSError, SpecError):
+        say(f"decisions are only logged: cannot write to {folder}", err=True)
+        return None

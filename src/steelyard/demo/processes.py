@@ -108,6 +108,7 @@ def serving(spec: Path, *, policy: str, log: Path, options: Sequence[str] = ()) 
     http_port, metrics_port = _free_ports(2)
     arguments = ["serve", str(spec), "--policy", policy, "--grpc-port", "0", *options]
     arguments += ["--http-port", str(http_port), "--metrics-port", str(metrics_port)]
+    arguments += ["--decisions", str(log.with_suffix(".decisions.jsonl"))]
     with (
         log.open("wb") as output,
         started(steelyard_command(*arguments), stdout=output, stderr=output) as process,

@@ -2,16 +2,19 @@
 
 The loop never waits for a disk: it appends frozen records to a queue of `records_max`, and what does not fit
 is dropped and counted. A gap shows in the sequence numbers, so a replay can say that it is incomplete
-instead of finding a difference. Files are bounded in size.
+instead of finding a difference. Files are bounded in size. A disk that fails ends its file, not the server.
 """
 
 import queue
 import threading
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from steelyard.core.commands import Command, RecordDecision
+from steelyard.core.errors import JournalError
 from steelyard.core.events import Event
 from steelyard.journal.codec import encode
 from steelyard.journal.records import Header, Record
@@ -28,22 +31,29 @@ class JournalFile:
         header: its first line.
         records_max: records that may wait for the disk.
         bytes_max: size at which the file ends.
+        on_failure: told in one line, from the writing thread, that the disk failed and the file ends.
 
     Raises:
-        OSError: the file cannot be created.
+        JournalError: the file cannot be created.
     """
 
     def __init__(
-        self, path: Path, header: Header, *, records_max: int = RECORDS_MAX, bytes_max: int = BYTES_MAX
+        self,
+        path: Path,
+        header: Header,
+        *,
+        records_max: int = RECORDS_MAX,
+        bytes_max: int = BYTES_MAX,
+        on_failure: Callable[[str], None] = lambda _: None,
     ) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.dropped = 0
         """Records that did not fit into the buffer or the file."""
-        self._bytes_left = bytes_max
+        self._path = path
+        first_line = encode(header) + b"\n"
+        self._bytes_left = bytes_max - len(first_line)
+        self._on_failure = on_failure
         self._queue: queue.Queue[Record | None] = queue.Queue(records_max)
-        self._file: IO[bytes] = path.open("wb")
-        self._write(header)
-        self._file.flush()
+        self._file = _begun(path, first_line)
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
@@ -63,19 +73,28 @@ class JournalFile:
         self._thread.join(seconds_max)
 
     def _run(self) -> None:
-        with self._file:
-            while (record := self._queue.get()) is not None:
-                if self._bytes_left <= 0:
-                    self.dropped += 1
-                    continue
+        while (record := self._queue.get()) is not None:
+            if self._bytes_left <= 0:
+                self.dropped += 1
+                continue
+            try:
                 self._write(record)
                 if self._queue.empty():
                     self._file.flush()  # so that `explain` can follow a running server
+            except OSError as error:
+                self._fail(error)
+        with suppress(OSError):  # what could not be written fails here again
+            self._file.close()
 
-    def _write(self, line: Header | Record) -> None:
-        encoded = encode(line) + b"\n"
+    def _write(self, record: Record) -> None:
+        encoded = encode(record) + b"\n"
         self._bytes_left -= len(encoded)
         self._file.write(encoded)
+
+    def _fail(self, error: OSError) -> None:
+        self._bytes_left = 0
+        self.dropped += 1
+        self._on_failure(f"{self._path} ends here: {error.strerror}")
 
 
 class Recorder:
@@ -112,3 +131,19 @@ class Recorder:
         for file in (self._journal, self._decisions):
             if file is not None:
                 file.close()
+
+
+def _begun(path: Path, first_line: bytes) -> IO[bytes]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("wb")
+        try:
+            file.write(first_line)
+            file.flush()
+        except OSError:
+            with suppress(OSError):  # closing tries once more what has just failed
+                file.close()
+            raise
+    except OSError as error:
+        raise JournalError(f"cannot write {path}: {error.strerror}") from None
+    return file

@@ -11,19 +11,21 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import msgspec
 import uvloop
 
 from steelyard import __version__
-from steelyard.backend.base import Backend
+from steelyard.backend.base import Backend, Sink
 from steelyard.backend.cpu import usable_core_ids
 from steelyard.backend.local import LocalBackend
 from steelyard.control.machine import ControlMachine
 from steelyard.core.commands import RecordDecision
+from steelyard.core.errors import SteelyardError
 from steelyard.core.events import ServiceDraining, WindowReported
 from steelyard.core.service import ServiceMachine
 from steelyard.core.types import Request, Service
@@ -98,7 +100,11 @@ class Server:
         self._drained: dict[str, asyncio.Event] = {name: asyncio.Event() for name in self._services}
 
     async def run(self) -> int:
-        """Start, serve until told to stop, drain; 0 when every admitted request was answered."""
+        """Start, serve until told to stop, drain; 0 when every admitted request was answered.
+
+        Raises:
+            SteelyardError: an option is wrong, or a file, the arena or a port cannot be had.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -106,62 +112,81 @@ class Server:
             self._deployment.policy, dict(self._deployment.policy_options), self._services, self._times
         )
         policy = make_task_policy(task)  # a wrong option is an error before anything is started
-        recorder = self._open_journals()
-        arena = Arena("fe0", self._settings.arena_bytes)
-        account = Account(self._services, clock=time.monotonic)
-        planner = PlannerProcess(task)
-        control: list[ControlDriver] = []
-        backend = LocalBackend(
-            usable_core_ids()[: self._deployment.cores],
-            {
-                (name, stage): deployed.stages[stage].specs
-                for name, deployed in self._deployment.services.items()
-                for stage in deployed.stages
-            },
-            self._widths,
-            arena,
-            lambda event: control[0].on_backend(event),  # noqa: PLW0108 - control does not exist yet
-            loop=loop,
-        )
-        pump = self._pumps(loop, recorder)
-        machines = {name: self._machine(service) for name, service in self._services.items()}
-        drivers = {
-            name: self._service_driver(
-                name, pump(machine_name(name), machine), backend, arena, account, control
+        async with AsyncExitStack() as stack:
+            stack.callback(self._log.close)
+            arena = self._open_arena()
+            stack.callback(arena.close)
+            recorder = self._open_journals()
+            stack.callback(self._close_journals, recorder)
+            planner = PlannerProcess(task)
+            control: list[ControlDriver] = []
+            backend = self._make_backend(
+                arena,
+                lambda event: control[0].on_backend(event),  # noqa: PLW0108 - control does not exist yet
+                loop,
             )
-            for name, machine in machines.items()
-        }
-        control.append(
-            ControlDriver(
-                pump(CONTROL, ControlMachine(self._services, policy, window_s=self._settings.window_s)),
-                backend,
-                drivers,
-                planner=planner,
-                watch=account,
-                on_decision=self._log_decision,
+            stack.push_async_callback(backend.close)
+            stack.push_async_callback(planner.close)
+            stack.push_async_callback(self._stop_listening)
+            pump = self._pumps(loop, recorder)
+            account = Account(self._services, clock=time.monotonic)
+            machines = {name: self._machine(service) for name, service in self._services.items()}
+            drivers = {
+                name: self._service_driver(
+                    name, pump(machine_name(name), machine), backend, arena, account, control
+                )
+                for name, machine in machines.items()
+            }
+            control.append(
+                ControlDriver(
+                    pump(CONTROL, ControlMachine(self._services, policy, window_s=self._settings.window_s)),
+                    backend,
+                    drivers,
+                    planner=planner,
+                    watch=account,
+                    on_decision=self._log_decision,
+                )
             )
-        )
-        intake = LiveIntake(
-            arena,
-            {name: deployed.served for name, deployed in self._deployment.services.items()},
-            machines,
-            drivers,
-            backend,
-            time.monotonic,
-        )
-        try:
+            served = {name: deployed.served for name, deployed in self._deployment.services.items()}
+            intake = LiveIntake(arena, served, machines, drivers, backend, time.monotonic)
             await self._listen(intake, account)
-            control[0].handle(backend.node())
-            ticking = loop.create_task(self._tick(control[0]))
-            await self._announce(intake, backend)
-            await self._stop.wait()
-            intake.stopping = True
-            status = await self._drain(drivers)
-            ticking.cancel()
-            control[0].stop()
-        finally:
-            await self._close(backend, planner, recorder, arena)
+            return await self._serve(intake, backend, drivers, control[0])
+
+    async def _serve(
+        self,
+        intake: LiveIntake,
+        backend: Backend,
+        drivers: Mapping[str, ServiceDriver],
+        control: ControlDriver,
+    ) -> int:
+        """From the first decision to the last answer."""
+        control.handle(backend.node())
+        ticking = asyncio.create_task(self._tick(control))
+        await self._announce(intake, backend)
+        await self._stop.wait()
+        intake.stopping = True
+        status = await self._drain(drivers)
+        ticking.cancel()
+        control.stop()
         return status
+
+    def _open_arena(self) -> Arena:
+        try:
+            return Arena("fe0", self._settings.arena_bytes)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise SteelyardError(
+                f"cannot set {self._settings.arena_bytes} bytes aside for requests: {reason}"
+            ) from None
+
+    def _make_backend(self, arena: Arena, sink: Sink, loop: asyncio.AbstractEventLoop) -> LocalBackend:
+        stages = {
+            (name, stage): deployed.stages[stage].specs
+            for name, deployed in self._deployment.services.items()
+            for stage in deployed.stages
+        }
+        core_ids = usable_core_ids()[: self._deployment.cores]
+        return LocalBackend(core_ids, stages, self._widths, arena, sink, loop=loop)
 
     def _machine(self, service: Service) -> ServiceMachine:
         times = {stage.stage: service_times(stage) for stage in self._times if stage.service == service.name}
@@ -217,9 +242,10 @@ class Server:
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         journal, decisions = self._settings.journal, self._settings.decisions
+        make = partial(JournalFile, header=header, on_failure=self._log_journal_end)
         return Recorder(
-            JournalFile(journal, header) if journal else None,
-            JournalFile(decisions, header, bytes_max=DECISIONS_BYTES_MAX) if decisions else None,
+            make(journal) if journal else None,
+            make(decisions, bytes_max=DECISIONS_BYTES_MAX) if decisions else None,
         )
 
     async def _listen(self, intake: LiveIntake, account: Account) -> None:
@@ -281,22 +307,16 @@ class Server:
             return 1
         return 0
 
-    async def _close(
-        self, backend: Backend, planner: PlannerProcess, recorder: Recorder, arena: Arena
-    ) -> None:
+    async def _stop_listening(self) -> None:
         for listener in self._listeners:
             await listener.stop(linger_s=LINGER_S)
-        await planner.close()
-        await backend.close()
+
+    def _close_journals(self, recorder: Recorder) -> None:
         recorder.close()
-        arena.close()
         self._log.event("stopped", journal_dropped=recorder.dropped)
-        self._log.close()
 
     def _log_decision(self, command: RecordDecision) -> None:
         self._log.event("decision", kind=command.kind, policy=command.policy, reason=command.reason)
 
-
-def default_decisions(state_home: Path, port: int) -> Path:
-    """Where decisions go unless told otherwise: one file a port, rewritten at every start."""
-    return state_home / "steelyard" / f"decisions-{port}.jsonl"
+    def _log_journal_end(self, text: str) -> None:
+        self._log.event("journal_failed", level="error", text=text)

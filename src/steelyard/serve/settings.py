@@ -13,7 +13,7 @@ class ServeSettings(Frozen, frozen=True):
         http_port: Open Inference Protocol over HTTP; 0 turns it off; None picks a free port (for tests).
         grpc_port: accepted for later; nothing listens there yet.
         metrics_port: Prometheus and status; 0 turns it off; None picks a free port.
-        journal: file for events and commands of every request; None records decisions only.
+        journal: file for events and commands of every request; None records none of them.
         decisions: file for decisions, rewritten at start and limited in size; None keeps them in the log.
         body_bytes_max: largest HTTP body, also after decompression.
         arena_bytes: place for the tensors of all open requests.

@@ -120,6 +120,8 @@ def serve(spec: Path, folder: Path, *options: str, name: str = "server") -> Iter
         str(metrics_port),
         "--grpc-port",
         "0",
+        "--decisions",
+        str(folder / f"{name}.decisions.jsonl"),
         *options,
     )
     with log.open("wb") as output:

@@ -40,6 +40,7 @@ class Arena:
 
     Raises:
         ValueError: `bytes_max` is less than one page.
+        OSError: the machine cannot map that much.
     """
 
     def __init__(self, name: str, bytes_max: int) -> None:
@@ -49,8 +50,12 @@ class Arena:
         self.bytes_max = bytes_max - bytes_max % SLOT_BYTES_MIN
         self.bytes_used = 0
         self.fd = os.memfd_create(f"steelyard-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.fd, self.bytes_max)
-        self._map = mmap.mmap(self.fd, self.bytes_max, mmap.MAP_SHARED)
+        try:
+            os.ftruncate(self.fd, self.bytes_max)
+            self._map = mmap.mmap(self.fd, self.bytes_max, mmap.MAP_SHARED)
+        except OSError:
+            os.close(self.fd)
+            raise
         _seal(self.fd)
         self._memory = memoryview(self._map)
         self._generation = 0

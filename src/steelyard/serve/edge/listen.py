@@ -115,6 +115,15 @@ class HttpListener:
         await self._task
 
 
+def check_address(host: str, port: int) -> None:
+    """Bind and let go again: a taken port is known before minutes go into what would be served on it.
+
+    Raises:
+        ListenError: the address cannot be bound.
+    """
+    _bind(host, port).close()
+
+
 async def serve_http(
     app: Any, host: str, port: int, *, log: EventLog | None = None, grace_s: float = 30.0
 ) -> HttpListener:
