@@ -32,6 +32,7 @@ def inspect(specs: Sequence[VariantSpec], *, timeout_s: float = 120.0) -> list[S
                 [sys.executable, "-m", "steelyard.runtime.inspect"],
                 input=msgspec.json.encode((sys.path, rest)),
                 stdout=subprocess.PIPE,
+                env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
                 timeout=timeout_s,
                 check=False,
             )

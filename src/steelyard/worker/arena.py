@@ -5,8 +5,10 @@ Rules of this file:
   further writable mapping: a worker that runs foreign code cannot scribble over a request. It is sparse:
   pages that were never written cost nothing.
 - Slots come from a binary buddy system (Knowlton, CACM 1965): powers of two from 256 B up to the largest
-  that fits, freed in any order, merged with their buddies at once. So memory that small tensors used comes
-  back for large ones, and an idle arena starts again at its first, warm pages.
+  that fits, freed in any order, merged with their buddies. So memory that small tensors used comes back for
+  large ones. One slot of each size, the one freed last, is kept as it is for the next tensor of that size,
+  as requests come and go alike: splitting and merging an idle arena's levels costs three times the rest.
+  The kept ones are merged before the arena is called full.
 - A slot is a 64-byte header followed by the tensor. The header's first word is the slot's generation: a
   number never used twice, 0 once freed. Owner and readers refuse a reference whose generation is not the
   one in the slot. A reader that *holds* a view is not protected: owners free only what nobody reads
@@ -63,17 +65,20 @@ class Arena:
         # free[order] holds the offsets of free slots of SLOT_BYTES_MIN << order; a dict is an ordered set:
         # the slot freed last, whose pages are warm, is taken first, and a buddy is removed in O(1).
         self._free = _whole_slots(self.bytes_max)
+        self._kept: dict[int, int] = {}  # order -> offset of the slot of that order that was freed last
 
     def alloc(self, length: int) -> TensorRef | None:
         """Take a slot for `length` bytes; None if no slot is large enough: the arena is full. O(log size)."""
-        wanted = _order(length + HEADER_BYTES)
-        order = next((o for o in range(wanted, len(self._free)) if self._free[o]), None)
-        if order is None:
-            return None
-        offset, _ = self._free[order].popitem()
-        while order > wanted:
-            order -= 1
-            self._free[order][offset + (SLOT_BYTES_MIN << order)] = None
+        order = _order(length + HEADER_BYTES)
+        offset = self._kept.pop(order, None)
+        if offset is None:
+            offset = self._split(order)
+        if offset is None:
+            while self._kept:
+                self._merge(*self._kept.popitem())
+            offset = self._split(order)
+            if offset is None:
+                return None
         self._generation += 1
         self._taken[offset] = (order, self._generation)
         self.bytes_used += SLOT_BYTES_MIN << order
@@ -99,6 +104,31 @@ class Arena:
         del self._taken[offset]
         self.bytes_used -= SLOT_BYTES_MIN << order
         _GENERATION.pack_into(self._map, offset, 0)
+        earlier = self._kept.get(order)
+        self._kept[order] = offset
+        if earlier is not None:
+            self._merge(order, earlier)
+
+    def close(self) -> None:
+        """Close the file; the memory goes with the last mapping. Safe to call twice."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        _unmap(self._memory, self._map)
+
+    def _split(self, wanted: int) -> int | None:
+        """The offset of a free slot of this order, cut from the smallest that is large enough."""
+        order = next((o for o in range(wanted, len(self._free)) if self._free[o]), None)
+        if order is None:
+            return None
+        offset, _ = self._free[order].popitem()
+        while order > wanted:
+            order -= 1
+            self._free[order][offset + (SLOT_BYTES_MIN << order)] = None
+        return offset
+
+    def _merge(self, order: int, offset: int) -> None:
+        """Put a slot among the free ones, joined with its buddy for as long as that is free, too."""
         while order + 1 < len(self._free):
             buddy = offset ^ (SLOT_BYTES_MIN << order)
             if buddy not in self._free[order]:
@@ -107,13 +137,6 @@ class Arena:
             offset = min(offset, buddy)
             order += 1
         self._free[order][offset] = None
-
-    def close(self) -> None:
-        """Close the file; the memory goes with the last mapping. Safe to call twice."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-        _unmap(self._memory, self._map)
 
     def _slot(self, ref: TensorRef) -> tuple[int, int]:
         offset = ref.offset - HEADER_BYTES
