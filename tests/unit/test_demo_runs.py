@@ -60,8 +60,8 @@ async def status(request):
     now_s = time.monotonic()
     return web.json_response({"now_s": now_s, "services": {"lines": {
         "replicas": [{"id": 1, "state": "ready", "cores": 1.0, "stage": "read"}], "cores": 1.0,
-        "core_seconds": now_s - born_s, "counters": counters, "queue_rows": 0, "p50_ms": 5.0, "p99_ms": 6.0,
-        "rate_rps": 20.0}}})
+        "core_seconds": now_s - born_s, "counters": counters, "cold_starts": 1, "resizes": 0,
+        "queue_rows": 0, "p50_ms": 5.0, "p99_ms": 6.0, "rate_rps": 20.0}}})
 
 async def main():
     application = web.Application()

@@ -20,6 +20,8 @@ def status(
         cores=cores,
         core_seconds=0.0,
         counters=counters,
+        cold_starts=1,
+        resizes=0,
         queue_rows=0,
         p50_ms=20.0,
         p99_ms=p99_ms,

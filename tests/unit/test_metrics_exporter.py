@@ -110,6 +110,9 @@ def test_cores_are_reserved_from_start_to_end() -> None:
         for state in ("starting", "ready", "parked", "draining")
     }
     assert states == {"starting": 0, "ready": 0, "parked": 1, "draining": 0}
+    # Two replicas appeared; the second went from 2 cores to none; an end is not a resize.
+    assert value(made, "steelyard_cold_starts_total", service="ocr") == 2
+    assert value(made, "steelyard_resizes_total", service="ocr") == 1
 
 
 def test_the_live_view_reads_the_same_sums() -> None:

@@ -1,12 +1,10 @@
 """What a live run amounts to: the client's view of the requests joined with the server's view of the cores.
 
 Requests, latencies and lateness are the client's: nobody is better placed. Why a request was not completed,
-and what was reserved for it, is the server's. Cold starts and resizes are counted between samples of its
-status, so a change undone within one sampling interval is not seen.
+and what was reserved for it, is the server's.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 from steelyard.demo.client import Reading
@@ -51,7 +49,6 @@ def record(
     missing = load.offered - load.completed
     shed = min(_delta(first, after, "shed"), missing)
     rejected = min(_delta(first, after, "rejected"), missing - shed)
-    cold_starts, resizes = _changes([sample.status for sample in samples])
     summary = RunSummary(
         policy=policy,
         service=service,
@@ -68,8 +65,8 @@ def record(
         core_seconds=last.core_seconds - first.core_seconds,
         accuracy_mean=reading.accuracy,
         latency_ms=load.latency_ms,
-        cold_starts=cold_starts,
-        resizes=resizes,
+        cold_starts=last.cold_starts - first.cold_starts,
+        resizes=last.resizes - first.resizes,
         switches=0,
         wall_s=load.seconds,
         requests_per_wall_s=load.offered / load.seconds,
@@ -96,15 +93,3 @@ def _delta(first: ServiceStatus, last: ServiceStatus, word: str) -> int:
 def _latest(samples: Sequence[Sample], at_s: float) -> Sample:
     """The last sample taken at or before `at_s`; the first one if there is none."""
     return next((sample for sample in reversed(samples) if sample.at_s <= at_s), samples[0])
-
-
-def _changes(statuses: Sequence[ServiceStatus]) -> tuple[int, int]:
-    """Replicas that appeared, and changes of a living replica's cores."""
-    cores_by_id = [{replica.id: replica.cores for replica in status.replicas} for status in statuses]
-    seen = set().union(*cores_by_id)
-    resizes = sum(
-        before[each] != after[each]
-        for before, after in pairwise(cores_by_id)
-        for each in before.keys() & after.keys()
-    )
-    return len(seen - cores_by_id[0].keys()), resizes

@@ -37,12 +37,14 @@ class ReplicaStatus(msgspec.Struct, frozen=True):
 
 
 class ServiceStatus(msgspec.Struct, frozen=True):
-    """One service as the server sees it; counters and core-seconds since the server started."""
+    """One service as the server sees it; counts and core-seconds since the server started."""
 
     replicas: list[ReplicaStatus]
     cores: float
     core_seconds: float
     counters: dict[str, int]
+    cold_starts: int
+    resizes: int
     queue_rows: int
     p50_ms: float | None
     p99_ms: float | None

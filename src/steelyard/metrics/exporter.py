@@ -33,6 +33,8 @@ class ServiceMetrics:
         summary: accounting and latency, read by the live view too.
         core_seconds: reserved cores over time.
         replicas: id -> (state, cores) of those that are not gone.
+        cold_starts: replicas that were started.
+        resizes: changes of a live replica's cores.
     """
 
     def __init__(self, slo_s: float, *, now_s: float) -> None:
@@ -40,6 +42,8 @@ class ServiceMetrics:
         self.summary = ServiceSummary()
         self.core_seconds = CoreSeconds(now_s=now_s)
         self.replicas: dict[int, tuple[str, float]] = {}
+        self.cold_starts = 0
+        self.resizes = 0
         self.refused: Counter[tuple[Outcome, str]] = Counter()
         self.answers: Counter[str] = Counter()
         self.http: Counter[int] = Counter()
@@ -97,6 +101,9 @@ class Exporter:
         if state == "gone":
             metrics.replicas.pop(replica_id, None)
         else:
+            before = metrics.replicas.get(replica_id)
+            metrics.cold_starts += before is None
+            metrics.resizes += before is not None and before[1] != cores
             metrics.replicas[replica_id] = (state, cores)
         self.set_cores(service, sum(held for _, held in metrics.replicas.values()), now_s=now_s)
 
@@ -169,6 +176,8 @@ def _samples(
         names.REPLICAS: [((state,), value) for state, value in states.items()],
         names.CORES: [((), metrics.core_seconds.cores)],
         names.CORE_SECONDS: [((), metrics.core_seconds.total(now_s=now_s))],
+        names.COLD_STARTS: [((), metrics.cold_starts)],
+        names.RESIZES: [((), metrics.resizes)],
     }
     return table.get(metric, [])
 

@@ -110,6 +110,16 @@ CORE_SECONDS = Metric(
     ("service",),
     "Cores reserved, over time: the cost, cold starts included.",
 )
+COLD_STARTS = Metric(
+    "steelyard_cold_starts_total", "counter", "replicas", ("service",), "Replicas that were started."
+)
+RESIZES = Metric(
+    "steelyard_resizes_total",
+    "counter",
+    "resizes",
+    ("service",),
+    "Changes of a live replica's cores in place, parking and waking included.",
+)
 BUILD = Metric("steelyard_build_info", "gauge", "1", ("version",), "Always 1; the version is the label.")
 
 METRICS = (
@@ -127,6 +137,8 @@ METRICS = (
     REPLICAS,
     CORES,
     CORE_SECONDS,
+    COLD_STARTS,
+    RESIZES,
     BUILD,
 )
 

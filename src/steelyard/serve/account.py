@@ -73,6 +73,8 @@ class Account:
             "cores": metrics.core_seconds.cores,
             "core_seconds": metrics.core_seconds.total(now_s=now_s),
             "counters": metrics.summary.counts.as_dict(),
+            "cold_starts": metrics.cold_starts,
+            "resizes": metrics.resizes,
             "queue_rows": self.queue_rows[name],
             "rate_rps": view.rate_rps,
             "p50_ms": None if view.p50_s is None else view.p50_s * 1e3,
