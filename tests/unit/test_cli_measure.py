@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from steelyard.cli.measure import Measured, measure, stage_times, widths_of, with_cold_starts
+from steelyard.cli.edge_times import edge_times
+from steelyard.cli.measure import Measured, measure, stage_times, widths_of, with_measured
 from steelyard.config.load import LoadedSpec, read_spec
 from steelyard.config.resolve import resolve
-from steelyard.profile.types import Cell, Profile
+from steelyard.profile.types import Cell, Constants, Profile
 from steelyard.profiler.subject import Subject
 from steelyard.runtime.base import Signature, TensorSpec, WidthRule
 from steelyard.serve.base import Deployment
@@ -55,7 +56,46 @@ def test_measured_cold_starts_replace_the_default_but_not_what_the_spec_says() -
     spec = loaded("{v: {python: 'a:B'}, w: {python: 'a:B', cold_start: 3s}}")
     deployment = deployed(spec)
     found = measured(deployment, "v", "w")
-    assert cold_starts_s(with_cold_starts(deployment, found, spec.spec)) == {"v": 0.07, "w": 3.0}
+    assert cold_starts_s(with_measured(deployment, found, spec.spec)) == {"v": 0.07, "w": 3.0}
+
+
+@pytest.mark.parametrize(("measured_s", "used_s"), [(0.0002, 0.001), (0.02, 0.02)])
+def test_a_slow_reply_is_taken_from_every_deadline_and_a_fast_one_keeps_the_default(
+    measured_s: float, used_s: float
+) -> None:
+    spec = loaded("{v: {python: 'a:B'}}")
+    deployment = deployed(spec)
+    (found,) = measured(deployment, "v")
+    profile = replace(PROFILE, constants=Constants(reply_s=measured_s))
+    made = with_measured(deployment, [found._replace(profile=profile)], spec.spec)
+    assert made.services["s"].served.service.reply_s == used_s
+
+
+def test_a_service_without_measurements_keeps_its_default_reply() -> None:
+    spec = loaded("{v: {python: 'a:B'}}")
+    deployment = deployed(spec)
+    assert with_measured(deployment, [], spec.spec) == deployment
+
+
+def test_the_edge_is_timed_on_one_row_as_binary() -> None:
+    inputs = (TensorSpec("x", "FP32", (-1, 3, 8)), TensorSpec("text", "BYTES", (-1, 2)))
+    outputs = (TensorSpec("y", "FP32", (-1, -1)), TensorSpec("word", "BYTES", (-1, 1)))
+    deployment = deployed(loaded("{v: {python: 'a:B'}}"))
+    served = deployment.services["s"].served
+    served = replace(served, signature=Signature(inputs, outputs, batchable=True))
+    (variant,) = deployment.services["s"].stages["a"].specs
+    found = edge_times(served, variant)
+    assert found is not None
+    assert 0 < found.parse_s < 1
+    assert 0 < found.reply_s < 1
+
+
+@pytest.mark.parametrize("inputs", [(), (TensorSpec("x", "FP32", (-1, -1)),)])
+def test_without_an_example_the_edge_is_not_timed(inputs: tuple[TensorSpec, ...]) -> None:
+    deployment = deployed(loaded("{v: {python: 'a:B'}}"))
+    served = replace(deployment.services["s"].served, signature=Signature(inputs, (), batchable=True))
+    (variant,) = deployment.services["s"].stages["a"].specs
+    assert edge_times(served, variant) is None
 
 
 def test_a_stage_knows_its_profiles_and_declarations() -> None:

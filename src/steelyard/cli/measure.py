@@ -14,18 +14,19 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from steelyard.cli.edge_times import edge_times
 from steelyard.cli.output import say
 from steelyard.config.schema import Spec
 from steelyard.core.types import Stage
 from steelyard.profile.tables import StageTimes
-from steelyard.profile.types import Profile
+from steelyard.profile.types import Constants, Profile
 from steelyard.profiler.grid import Form
 from steelyard.profiler.profile import missing, profile_variant, stored_profile
 from steelyard.profiler.store import ProfileStore, default_directory
 from steelyard.profiler.subject import Subject
 from steelyard.runtime.base import WidthRule
 from steelyard.runtime.widths import width_rules
-from steelyard.serve.base import Deployment
+from steelyard.serve.base import Deployment, ServedService
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -63,7 +64,7 @@ def measure(
                     continue
                 rows_max, buckets = spec.batch_rows_max or 1, deployed.served.buckets
                 subject = Subject(stage.model, spec, stage.signature, rows_max, buckets)
-                profile = _measure_one(subject, store, core_ids, form)
+                profile = _measure_one(subject, deployed.served, store, core_ids, form)
                 found.append(Measured(service, stage_name, subject, profile))
     return tuple(found)
 
@@ -87,8 +88,11 @@ def widths_of(measured: Sequence[Measured]) -> dict[tuple[str, str, str], tuple[
     return {(m.service, m.stage, m.subject.spec.name): width_rules(m.profile) for m in measured}
 
 
-def with_cold_starts(deployment: Deployment, measured: Sequence[Measured], spec: Spec) -> Deployment:
-    """The deployment with measured cold starts, except where the spec states one."""
+def with_measured(deployment: Deployment, measured: Sequence[Measured], spec: Spec) -> Deployment:
+    """The deployment with measured cold starts, except where the spec states one, and times to reply.
+
+    A reply's default holds where the codec is faster: it also covers what the HTTP server adds.
+    """
     cold_starts_s = {
         (m.service, m.stage, m.subject.spec.name): m.profile.cold_start_s
         for m in measured
@@ -106,18 +110,26 @@ def with_cold_starts(deployment: Deployment, measured: Sequence[Measured], spec:
     services = {}
     for name, deployed in deployment.services.items():
         stages = tuple(timed(name, stage) for stage in deployed.served.service.stages)
-        served = replace(deployed.served, service=replace(deployed.served.service, stages=stages))
+        service = deployed.served.service
+        replies_s = (m.profile.constants.reply_s for m in measured if m.service == name)
+        timed_service = replace(service, stages=stages, reply_s=max((service.reply_s, *replies_s)))
+        served = replace(deployed.served, service=timed_service)
         services[name] = replace(deployed, served=served)
     return replace(deployment, services=services)
 
 
-def _measure_one(subject: Subject, store: ProfileStore, core_ids: Sequence[int], form: Form) -> Profile:
+def _measure_one(
+    subject: Subject, served: ServedService, store: ProfileStore, core_ids: Sequence[int], form: Form
+) -> Profile:
     """One variant; says that it is measured only if it is."""
     name = f"{subject.model}/{subject.spec.name}"
     known = stored_profile(subject, store, cores=len(core_ids))
+    constants = known.constants if known else Constants()
     if known is None or missing(subject, form, cores=len(core_ids), known=known):
         length = "a few seconds" if form == "quick" else "a while; interrupted, it goes on later"
         say(f"measuring {name} on this machine ({length})", err=True)
+        found = edge_times(served, subject.in_bucket(subject.bucket_count - 1))
+        constants = replace(constants, **(found._asdict() if found else {}))
     with _progress() as on_progress:
         return asyncio.run(
             profile_variant(
@@ -125,6 +137,7 @@ def _measure_one(subject: Subject, store: ProfileStore, core_ids: Sequence[int],
                 store,
                 core_ids=core_ids,
                 form=form,
+                constants=constants,
                 on_progress=on_progress,
                 on_notice=lambda line: say(line, err=True),
             )

@@ -60,7 +60,7 @@ def serve(
         return 0
 
     from steelyard.backend.cpu import usable_core_ids
-    from steelyard.cli.measure import measure, stage_times, widths_of, with_cold_starts
+    from steelyard.cli.measure import measure, stage_times, widths_of, with_measured
     from steelyard.config.resolve import notices, resolve
     from steelyard.serve.edge.listen import check_address
     from steelyard.serve.settings import ServeSettings
@@ -96,7 +96,7 @@ def serve(
     if grpc and (grpc_port or ports):
         say(f"gRPC is not served yet: nothing listens on port {grpc}", err=True)
     measured = measure(deployment, profiles, core_ids=core_ids, form="quick")
-    deployment = with_cold_starts(deployment, measured, loaded.spec)
+    deployment = with_measured(deployment, measured, loaded.spec)
 
     from steelyard.serve.server import run
 

@@ -30,8 +30,8 @@ class Constants(Frozen, frozen=True):
     """Costs around a batch that planning and simulation need; seconds, and ratios of service time.
 
     Attributes:
-        parse_s: edge time from the request's last byte to `RequestArrived`.
-        reply_s: time from `BatchCompleted` to the answer's last byte written.
+        parse_s: the edge's time to check and store a request of one row; the HTTP server's is not in it.
+        reply_s: the edge's time to write the answer to it; the HTTP server's is not in it.
         dispatch_s: from `RunBatch` to the worker's start, median.
         corun_ratio: service time beside a busy neighbour on another core, over that alone; >= 1 as a rule.
         starting_ratio: service time while a replica starts on an overlapping core, over that alone.

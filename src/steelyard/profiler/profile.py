@@ -108,7 +108,7 @@ async def profile_variant(
         make_backend: makes the replicas; by default processes of this machine.
         form: `quick` takes at most about 10 s for a model of moderate size.
         seed: of the inputs and of the order of visits.
-        constants: parse and reply times of the edge, which are not measured here.
+        constants: with parse and reply times of the edge, which are not measured here.
         on_progress: see `OnProgress`.
         on_notice: see `OnNotice`.
 
