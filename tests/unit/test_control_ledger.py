@@ -88,7 +88,22 @@ def test_a_guest_moves_to_a_core_that_has_become_free() -> None:
     assert made.move(3) is None
     made.release(2)
     assert made.move(3) == (CoreShare(1, 1.0),)
+    assert made.overlaps(3)  # until it is confirmed: a move can be refused
+    assert made.free("n") == 0.0
+    made.hold(3, (CoreShare(1, 1.0),))
     assert not made.overlaps(3)
+
+
+def test_a_refused_move_leaves_everything_as_it_was() -> None:
+    made = ledger(2)
+    made.allocate(1, "n", 1.0)
+    made.allocate(2, "n", 1.0)
+    made.allocate(3, "n", 1.0, hosts=(1,))
+    made.release(2)
+    made.move(3)
+    made.hold(3, (CoreShare(0, 1.0),))
+    assert made.overlaps(3)
+    assert made.free("n") == 1.0
 
 
 def test_gone_is_free_and_twice_does_no_harm() -> None:

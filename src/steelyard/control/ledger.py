@@ -183,25 +183,25 @@ class Ledger:
         self.check()
 
     def move(self, replica_id: int) -> tuple[CoreShare, ...] | None:
-        """Take a guest off the core it overlaps if there are free ones; its new shares, or None."""
+        """Take a guest off the core it overlaps if there are free ones; what it is to hold, or None.
+
+        Old and new cores are both charged until `hold` is told which it is: a move can be refused.
+        """
         ledger = self._nodes[self._node_of[replica_id]]
         core_id = ledger.guests.get(replica_id)
         if core_id is None:
             return None
         held = ledger.held[replica_id]
-        excess = min(ledger.charge(core_id) - UNITS, held[core_id])
-        if not ledger.fractional:
-            excess = held[core_id]
-        remaining = {c: units - excess if c == core_id else units for c, units in held.items()}
-        taken, missing = _take(ledger, excess, {c: u for c, u in remaining.items() if c != core_id})
+        excess = min(ledger.charge(core_id) - UNITS, held[core_id]) if ledger.fractional else held[core_id]
+        wanted = {c: units - excess if c == core_id else units for c, units in held.items()}
+        taken, missing = _take(ledger, excess, {c: u for c, u in wanted.items() if c != core_id})
         if missing:
             return None
         for other, units in taken.items():
-            remaining[other] = remaining.get(other, 0) + units
-        ledger.held[replica_id] = {c: units for c, units in remaining.items() if units}
-        ledger.settle()
+            wanted[other] = wanted.get(other, 0) + units
+            held[other] = held.get(other, 0) + units
         self.check()
-        return _as_shares(ledger.held[replica_id])
+        return _as_shares(wanted)
 
     def release(self, replica_id: int) -> None:
         """Free all that a replica held; it is gone."""
