@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steelyard.testing.live import LiveServer, steelyard
+from steelyard.demo.processes import steelyard_command
+from steelyard.testing.live import LiveServer
 
 
 def start_load(
@@ -28,7 +29,7 @@ def start_load(
     name = f"{service}-{seed}-{os.getpid()}"
     trace, result = folder / f"{name}.trace", folder / f"{name}.json"
     trace.write_text("".join(f"{count}\n" for count in counts))
-    command = steelyard(
+    command = steelyard_command(
         "load", server.url, "--model", service, "--trace", str(trace), "--input", str(payload),
         "--seed", str(seed), "--slo", f"{slo_s * 1000:g}ms", "--json", str(result),
     )  # fmt: skip

@@ -66,7 +66,7 @@ class Server:
     ) -> None:
         self.url = f"http://127.0.0.1:{http_port}"
         self._process = process
-        self._status_url = f"http://127.0.0.1:{metrics_port}/v2/steelyard/status"
+        self.status_url = f"http://127.0.0.1:{metrics_port}/v2/steelyard/status"
         self._log = log
 
     def status(self, service: str) -> ServiceStatus:
@@ -76,7 +76,7 @@ class Server:
             SteelyardError: the server does not answer, or has ended.
         """
         try:
-            with urllib.request.urlopen(self._status_url, timeout=5) as answer:
+            with urllib.request.urlopen(self.status_url, timeout=5) as answer:
                 return msgspec.json.decode(answer.read(), type=Status).services[service]
         except (OSError, msgspec.MsgspecError, KeyError) as error:
             raise SteelyardError(
@@ -107,7 +107,7 @@ def serving(spec: Path, *, policy: str, log: Path, options: Sequence[str] = ()) 
     Raises:
         SteelyardError: it does not become ready.
     """
-    http_port, metrics_port = _free_ports(2)
+    http_port, metrics_port = free_ports(2)
     arguments = ["serve", str(spec), "--policy", policy, "--grpc-port", "0", *options]
     arguments += ["--http-port", str(http_port), "--metrics-port", str(metrics_port)]
     arguments += ["--decisions", str(log.with_suffix(".decisions.jsonl"))]
@@ -147,12 +147,12 @@ def started(
             process.stdout.close()
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process politely, then not; returns when it is gone."""
+def stop(process: subprocess.Popen[bytes], *, seconds_max: float = STOP_S_MAX) -> None:
+    """End a process politely, after `seconds_max` not so; returns when it is gone."""
     if process.poll() is None:
         process.terminate()
         try:
-            process.wait(STOP_S_MAX)
+            process.wait(seconds_max)
         except subprocess.TimeoutExpired:
             process.kill()
     process.wait()
@@ -163,7 +163,7 @@ def steelyard_command(*arguments: str) -> list[str]:
     return [sys.executable, "-c", "from steelyard.cli.main import app; app()", *arguments]
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports free a moment ago, all different."""
     sockets = [socket.socket() for _ in range(count)]
     try:

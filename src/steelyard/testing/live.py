@@ -5,33 +5,17 @@ Nothing here sleeps in place of a condition: what is waited for is polled, with 
 
 import contextlib
 import json
-import signal
-import socket
 import subprocess
-import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-READY_S_MAX = 60.0
+from steelyard.demo.processes import Server, free_ports, steelyard_command, stop
+
 STOP_S_MAX = 40.0
-
-
-def steelyard(*arguments: str) -> list[str]:
-    """The command line of a `steelyard` sub-command in this environment."""
-    return [str(Path(sys.executable).with_name("steelyard")), *arguments]
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
+"""More than a server takes to drain by default."""
 
 
 def wait_until(condition: Callable[[], bool], what: str, *, seconds_max: float = 20.0) -> None:
@@ -52,10 +36,11 @@ def get_json(url: str) -> Any:
 class LiveServer:
     """A running `steelyard serve`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, metrics_port: int, log: Path) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", port: int, metrics_port: int, log: Path) -> None:
+        self._server = Server(process, port, metrics_port, log)
         self.process = process
-        self.url = f"http://127.0.0.1:{port}"
-        self.status_url = f"http://127.0.0.1:{metrics_port}/v2/steelyard/status"
+        self.url = self._server.url
+        self.status_url = self._server.status_url
         self.log = log
 
     def status(self) -> dict[str, Any]:
@@ -69,16 +54,8 @@ class LiveServer:
         return found
 
     def wait_ready(self) -> None:
-        """Return when the server says it is ready; raise with its log if it ends or takes too long."""
-        give_up_s = time.monotonic() + READY_S_MAX
-        while time.monotonic() < give_up_s:
-            if self.process.poll() is not None:
-                break
-            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-                if get_json(f"{self.url}/v2/health/ready").get("ready"):
-                    return
-            time.sleep(0.05)
-        raise RuntimeError(f"the server did not become ready:\n{self.log.read_text()[-4000:]}")
+        """Return when the server says it is ready; raise with the end of its log if it does not."""
+        self._server.wait_ready()
 
 
 def descendants(pid: int) -> list[int]:
@@ -111,7 +88,7 @@ def serve(spec: Path, folder: Path, *options: str, name: str = "server") -> Iter
     """Run a server on free ports until the block ends; its log goes to `folder`."""
     port, metrics_port = free_ports(2)
     log = folder / f"{name}.log"
-    command = steelyard(
+    command = steelyard_command(
         "serve",
         str(spec),
         "--http-port",
@@ -131,10 +108,4 @@ def serve(spec: Path, folder: Path, *options: str, name: str = "server") -> Iter
         server.wait_ready()
         yield server
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(STOP_S_MAX)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        stop(process, seconds_max=STOP_S_MAX)
