@@ -79,6 +79,12 @@ def test_a_histogram_without_counts_has_no_quantiles() -> None:
     assert LatencyHistogram().quantile_s(0.5) is None
 
 
+def test_one_request_seen_at_once_is_one_a_second() -> None:
+    summary = ServiceSummary()
+    summary.observe("completed", now_s=10.0, latency_s=0.1)
+    assert (summary.view(now_s=10.02).rate_rps, summary.view(now_s=12.0).rate_rps) == (1.0, 0.5)
+
+
 def test_the_sliding_window() -> None:
     summary = ServiceSummary(window_s=3.0, slice_s=1.0)
     summary.observe("completed", now_s=10.0, latency_s=0.1, rows=3)

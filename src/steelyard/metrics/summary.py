@@ -123,6 +123,10 @@ class FixedHistogram:
         self.sum_s += value_s
 
 
+RATE_SPAN_S_MIN = 1.0
+"""Rates are of this many seconds at least: one request, seen at once, is not thousands a second."""
+
+
 class View(Frozen, frozen=True):
     """The last seconds of a service; latencies of completed requests, None where none completed."""
 
@@ -199,11 +203,12 @@ class ServiceSummary:
         assert self._started_s is not None
         oldest_s = max(self._slices[0].index * self._slice_s, self._started_s)
         span_s = max(now_s - oldest_s, 0.0)
+        rate_span_s = max(span_s, RATE_SPAN_S_MIN)
         return View(
             span_s=span_s,
             count=total.requests,
-            rate_rps=total.requests / span_s if span_s else 0.0,
-            goodput_rps=completed_in_time / span_s if span_s else 0.0,
+            rate_rps=total.requests / rate_span_s,
+            goodput_rps=completed_in_time / rate_span_s,
             violations=total.violations,
             violation_ratio=total.violation_ratio,
             p50_s=latency.quantile_s(0.5),
