@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from steelyard.core.commands import Complete, Discard, Fail, Reject, Shed
 from steelyard.core.types import Request, RequestId
 from steelyard.metrics import names
-from steelyard.metrics.app import metrics_app
+from steelyard.metrics.app import PagesApp
 from steelyard.metrics.exporter import CONTENT_TYPE, Exporter
 from steelyard.testing.http import ask_app
 
@@ -122,7 +122,7 @@ def test_the_live_view_reads_the_same_sums() -> None:
 
 def test_the_port_serves_metrics_and_says_what_else_is_wrong() -> None:
     made = exporter()
-    app = metrics_app(lambda: made.render(now_s=110.0))
+    app = PagesApp({"/metrics": (CONTENT_TYPE, lambda: made.render(now_s=110.0))})
     answer = ask_app(app, "GET", "/metrics")
     assert (answer.status, answer.headers["content-type"]) == (200, CONTENT_TYPE)
     assert b'steelyard_build_info{version="9.9"} 1.0' in answer.body

@@ -1,6 +1,5 @@
 """What commands share in saying: `--json`, arguments as quantities, and files that cannot be written."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +25,7 @@ def write_json(target: str | None, result: Any) -> None:
         return
     text = msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n"
     if target == "-":
-        sys.stdout.write(text)
+        say(text.removesuffix("\n"))
         return
     write_text(Path(target), text, "--json")
 
@@ -44,8 +43,17 @@ def write_text(file: Path, text: str, option: str) -> None:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print for people; `err` where standard output carries something for machines."""
-    typer.echo(text, err=err)
+    """Print a line; `err` where standard output carries something for machines.
+
+    Raises:
+        SteelyardError: it cannot be written; a reader that has left is the command line's to deal with.
+    """
+    try:
+        typer.echo(text, err=err)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise SteelyardError(f"cannot write the result: {error.strerror}") from None
 
 
 def duration_option(option: str, text: str) -> float:

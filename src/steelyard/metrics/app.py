@@ -1,9 +1,7 @@
-"""A tiny ASGI application that answers Prometheus on a port of its own."""
+"""A tiny ASGI application for a port of its own: what Prometheus and other tools read."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-
-from steelyard.metrics.exporter import CONTENT_TYPE
 
 Message = MutableMapping[str, Any]
 Page = Callable[[], bytes]
@@ -42,8 +40,3 @@ class PagesApp:
             headers.append((b"allow", b"GET"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
-
-
-def metrics_app(render: Page) -> PagesApp:
-    """An application with `/metrics` only; `render` makes Prometheus' text."""
-    return PagesApp({"/metrics": (CONTENT_TYPE, render)})
