@@ -7,13 +7,16 @@ are asked what they take, and what has no stored profile is measured; only then 
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from steelyard.cli.output import duration_option, say, size_option
 from steelyard.config.load import LoadedSpec, is_onnx, load_spec, spec_for_onnx
 from steelyard.core.errors import SpecError
+
+if TYPE_CHECKING:
+    from steelyard.serve.settings import ServeSettings
 
 TRITON_PORTS = (8000, 8001, 8002)
 PORTS = (8080, 8081, 8082)
@@ -59,10 +62,6 @@ def serve(
         typer.echo(loaded.text, nl=False)
         return 0
 
-    from steelyard.backend.cpu import usable_core_ids
-    from steelyard.cli.measure import measure, stage_times, widths_of, with_measured
-    from steelyard.config.resolve import notices, resolve
-    from steelyard.serve.edge.listen import check_address
     from steelyard.serve.settings import ServeSettings
 
     if overload_status not in (503, 429):
@@ -71,7 +70,7 @@ def serve(
     settings = ServeSettings(
         host=host,
         http_port=http,
-        grpc_port=grpc,
+        grpc_port=grpc if grpc_port or ports else 0,
         metrics_port=metrics,
         journal=_writable("--journal", journal),
         decisions=_writable("--decisions", decisions) or _usual_decisions(http),
@@ -81,20 +80,36 @@ def serve(
         overload_status=overload_status,
         log_requests=log_requests,
     )
+    return _measure_and_run(loaded, settings, cores=cores, policy=policy, profiles=profiles)
+
+
+def _measure_and_run(
+    loaded: LoadedSpec,
+    settings: "ServeSettings",
+    *,
+    cores: int | None,
+    policy: str | None,
+    profiles: Path | None,
+) -> int:
+    from steelyard.backend.cpu import usable_core_ids
+    from steelyard.cli.measure import measure, stage_times, widths_of, with_measured
+    from steelyard.config.resolve import notices, resolve
+    from steelyard.serve.edge.listen import check_address
+
     if settings.journal is not None and settings.journal == settings.decisions:
-        raise SpecError(f"--journal and --decisions: want two files, got {journal} twice")
+        raise SpecError(f"--journal and --decisions: want two files, got {settings.journal} twice")
     core_ids = usable_core_ids()
     if cores is not None and cores > len(core_ids):
         raise SpecError(f"--cores: want at most the {len(core_ids)} cores this process may use, got {cores}")
     find_modules_beside(loaded.folder)
     deployment = resolve(loaded, cores_available=len(core_ids), cores=cores, policy=policy)
-    for port in (http, metrics):
+    for port in (settings.http_port, settings.metrics_port):
         if port:
-            check_address(host, port)
+            check_address(settings.host, port)
     for notice in notices(loaded.spec):
         say(notice, err=True)
-    if grpc and (grpc_port or ports):
-        say(f"gRPC is not served yet: nothing listens on port {grpc}", err=True)
+    if settings.grpc_port:
+        say(f"gRPC is not served yet: nothing listens on port {settings.grpc_port}", err=True)
     measured = measure(deployment, profiles, core_ids=core_ids, form="quick")
     deployment = with_measured(deployment, measured, loaded.spec)
 

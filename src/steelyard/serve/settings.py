@@ -11,7 +11,7 @@ class ServeSettings(Frozen, frozen=True):
     Attributes:
         host: address to listen on.
         http_port: Open Inference Protocol over HTTP; 0 turns it off; None picks a free port (for tests).
-        grpc_port: accepted for later; nothing listens there yet.
+        grpc_port: asked for, for later; nothing listens there yet.
         metrics_port: Prometheus and status; 0 turns it off; None picks a free port.
         journal: file for events and commands of every request; None records none of them.
         decisions: file for decisions, rewritten at start and limited in size; None keeps them in the log.
@@ -25,7 +25,7 @@ class ServeSettings(Frozen, frozen=True):
 
     host: str = "127.0.0.1"
     http_port: int | None = 8080
-    grpc_port: int | None = 8081
+    grpc_port: int | None = 0
     metrics_port: int | None = 8082
     journal: Path | None = None
     decisions: Path | None = None
