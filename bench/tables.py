@@ -1,0 +1,185 @@
+"""Writes the tables of docs/results.md from the records in bench/results, between the marks of each table.
+
+A number on that page is therefore one that a script measured and stored. `--check` only says whether the page
+still agrees with the records (a test runs it).
+
+    python bench/tables.py [--check]
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).parent.parent / "docs" / "results.md"
+RESULTS = Path(__file__).parent / "results"
+Cells = Sequence[object]
+
+
+def table(head: Cells, rows: Iterable[Cells]) -> str:
+    """A Markdown table; all but the first column are right-aligned."""
+    align = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, align, *rows))
+
+
+def stamp(record: dict[str, Any]) -> str:
+    """Where a record comes from."""
+    machine = record["machine"]
+    changes = " with changes" if record["dirty"] else ""
+    return (
+        f"Commit `{record['commit'][:10]}`{changes}, {record['time'][:10]}, "
+        f"{machine['cores']} cores of {machine['cpu']}, kernel {machine['kernel'].split('-')[0]}, "
+        f"ONNX Runtime {record['packages']['onnxruntime']}."
+    )
+
+
+def percent(share: float) -> str:
+    return f"{share:.2%}"
+
+
+def surge(record: dict[str, Any]) -> str:
+    rows = [
+        (
+            row["policy"],
+            percent(row["violations"]),
+            f"{percent(row['violations_min'])} – {percent(row['violations_max'])}",
+            f"{row['core_seconds']:.1f}",
+            f"{row['mean_cores']:.2f}",
+            f"{row['p50_ms']:.0f}",
+            f"{row['p99_ms']:.0f}",
+        )
+        for row in record["policies"]
+    ]
+    head = ("policy", "violations", "least – most", "core-seconds", "mean cores", "p50 ms", "p99 ms")
+    return (
+        f"{record['seed']} seeds, {record['seconds']} s a run, SLO {record['slo_ms']:g} ms, one core answers "
+        f"{record['capacity_rps']:.0f} lines a second.\n\n{table(head, rows)}"
+    )
+
+
+def two_services(record: dict[str, Any]) -> str:
+    rows = [
+        (
+            row["arrangement"],
+            percent(row["violations"]),
+            f"{percent(row['violations_min'])} – {percent(row['violations_max'])}",
+            f"{row['core_seconds']:.1f}",
+            row["void"],
+        )
+        for row in record["arrangements"]
+    ]
+    head = ("arrangement", "violations, median", "least – most", "core-seconds", "void runs")
+    setting = f"{record['seed']} seeds, {record['seconds']} s a run, SLO {record['slo_ms']:g} ms."
+    return f"{setting}\n\n{table(head, rows)}"
+
+
+def kill(record: dict[str, Any]) -> str:
+    rows = [
+        ("workers killed", record["kills"]),
+        ("requests", record["offered"]),
+        ("without an answer", record["unanswered"]),
+        ("not completed (each told why)", percent(record["failed_share"])),
+        ("violations", percent(record["violation_ratio"])),
+        ("until two replicas are ready again, median", f"{record['recovery_s']['p50']:.2f} s"),
+        ("the same, longest", f"{record['recovery_s']['max']:.2f} s"),
+    ]
+    return table(("", ""), rows)
+
+
+def resize(record: dict[str, Any]) -> str:
+    to_1, to_2 = record["service_ms_p50"]["to_1"], record["service_ms_p50"]["to_2"]
+    rows = [
+        ("resizes", record["resizes"]),
+        ("batches, of them failed", f"{record['batches']}, {record['failed']}"),
+        ("the call, median (p99)", f"{record['call_ms']['p50']:.2f} ms ({record['call_ms']['p99']:.2f} ms)"),
+        ("first batch after a step to 2 cores, later ones", f"{to_2['first']:.1f}, {to_2['later']:.1f} ms"),
+        ("first batch after a step to 1 core, later ones", f"{to_1['first']:.1f}, {to_1['later']:.1f} ms"),
+    ]
+    return table(("", ""), rows)
+
+
+def overhead(record: dict[str, Any]) -> str:
+    rows = []
+    for size, name in (("small", "784 floats"), ("large", "600 KB")):
+        row = record[size]
+        rows.append(
+            (
+                name,
+                f"{row['cpu_us']['steelyard']:.0f}",
+                f"{row['cpu_us']['raw']:.0f}",
+                f"{row['cpu_ratio_to_raw']:.2f}",
+                f"{row['worker_cpu_us']:.0f}",
+                f"{row['latency_p50_us']['steelyard']:.0f}",
+                f"{row['latency_p50_us']['raw']:.0f}",
+                f"{row['added_latency_us']:.0f}",
+            )
+        )
+    head = (
+        "tensor",
+        "server CPU µs",
+        "raw ASGI CPU µs",
+        "ratio",
+        "worker CPU µs",
+        "latency p50 µs",
+        "raw ASGI p50 µs",
+        "added to a call of ONNX Runtime µs",
+    )
+    return table(head, rows)
+
+
+def edge(record: dict[str, Any]) -> str:
+    rows = [
+        (
+            name,
+            f"{record[size]['cpu_us']['ours']:.0f}",
+            f"{record[size]['cpu_us']['raw']:.0f}",
+            f"{record[size]['cpu_ratio']:.2f}",
+            f"{record[size]['cpu_us']['default_malloc']:.0f}",
+        )
+        for size, name in (("small", "784 floats"), ("large", "600 KB"))
+    ]
+    return table(("tensor", "edge CPU µs", "raw ASGI CPU µs", "ratio", "edge with malloc's defaults"), rows)
+
+
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "surge": ("surge", surge),
+    "two_services": ("two_services", two_services),
+    "kill": ("kill", kill),
+    "resize": ("resize_threads", resize),
+    "overhead": ("overhead", overhead),
+    "edge": ("edge", edge),
+}
+"""By mark: the record's name, and what makes the table of it."""
+
+
+def rendered(page: str) -> str:
+    """The page with every table made anew from its record."""
+    for mark, (name, render) in TABLES.items():
+        record = json.loads((RESULTS / f"{name}.json").read_text())
+        body = f"<!-- {mark} -->\n\n{render(record)}\n\n{stamp(record)}\n\n<!-- /{mark} -->"
+        page, found = re.subn(
+            rf"<!-- {mark} -->.*?<!-- /{mark} -->", lambda _, b=body: b, page, flags=re.DOTALL
+        )  # type: ignore[misc]
+        if found != 1:
+            raise SystemExit(f"{PAGE}: want one pair of marks <!-- {mark} -->, found {found}")
+    return page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; fail if the page is out of date"
+    )
+    options = parser.parse_args()
+    page = PAGE.read_text()
+    fresh = rendered(page)
+    if options.check and fresh != page:
+        raise SystemExit(f"{PAGE} does not agree with bench/results: run python bench/tables.py")
+    if not options.check:
+        PAGE.write_text(fresh)
+
+
+if __name__ == "__main__":
+    main()
