@@ -8,7 +8,6 @@ still agrees with the records (a test runs it).
 
 import argparse
 import json
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,12 +157,12 @@ def rendered(page: str) -> str:
     """The page with every table made anew from its record."""
     for mark, (name, render) in TABLES.items():
         record = json.loads((RESULTS / f"{name}.json").read_text())
-        body = f"<!-- {mark} -->\n\n{render(record)}\n\n{stamp(record)}\n\n<!-- /{mark} -->"
-        page, found = re.subn(
-            rf"<!-- {mark} -->.*?<!-- /{mark} -->", lambda _, b=body: b, page, flags=re.DOTALL
-        )  # type: ignore[misc]
-        if found != 1:
-            raise SystemExit(f"{PAGE}: want one pair of marks <!-- {mark} -->, found {found}")
+        begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+        if page.count(begin) != 1 or page.count(end) != 1:
+            raise SystemExit(f"{PAGE}: want one pair of marks {begin} {end}")
+        before, _, rest = page.partition(begin)
+        _, _, after = rest.partition(end)
+        page = f"{before}{begin}\n\n{render(record)}\n\n{stamp(record)}\n\n{end}{after}"
     return page
 
 
