@@ -30,7 +30,7 @@ def fill_wait_s(rows: int, arrival_rate_rps: float, quantile: float) -> float:
     return fill_wait_quantile_s(rows, arrival_rate_rps, quantile) if arrival_rate_rps > 0 else inf
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def server_wait_s(arrival_rate_rps: float, service_time_s: float, servers: int, quantile: float) -> float:
     """Wait for a free one of `servers` alike, nearly constant service times, at a quantile [s].
 

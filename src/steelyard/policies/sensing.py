@@ -17,8 +17,14 @@ def rows_in_last(view: ServiceView, seconds: float, *, now_s: float) -> tuple[in
 
 
 def rate_over(view: ServiceView, seconds: float, *, now_s: float) -> float:
-    """Rows a second over the last `seconds`; without windows, the last whole second's count, else 0."""
+    """Rows a second over the last `seconds`; without windows, the last whole second's count, else 0.
+
+    If the latest window alone is longer (the server stood still meanwhile), the rate of that window.
+    """
     rows, covered_s = rows_in_last(view, seconds, now_s=now_s)
+    if covered_s <= 0 and view.windows:
+        last = view.windows[-1]
+        rows, covered_s = last.arrival_rows, last.to_s - last.from_s
     if covered_s > 0:
         return rows / covered_s
     return float(view.arrival_rows_by_second[-1]) if view.arrival_rows_by_second else 0.0

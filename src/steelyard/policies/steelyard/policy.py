@@ -9,8 +9,8 @@ the undominated plans of the whole service (`prospects`). Then one of two cases:
   arrives now. Then the combination with the fewest violations a second, by weight, that fits; and a present
   one is kept unless the new one is better by a margin.
 
-Parts of a core are used only where the node enforces them and several services share it. One node, and of
-each stage the first variant: the one its owner prefers.
+Parts of a core are used only where the node enforces them, and several services share it or one may not have
+a whole core. One node, and of each stage the first variant: the one its owner prefers.
 """
 
 from collections.abc import Sequence
@@ -41,6 +41,8 @@ BUSY_PERIOD_S = 0.5
 FRACTION = 0.25
 MARGIN = 0.02
 """Where cores are short: the share of the offered rows that a change must save."""
+
+TOO_LITTLE = "its limit is less than the least that the node can give"
 
 Pick = tuple[Prospect, Point[StageChoice]]
 
@@ -109,7 +111,9 @@ class SteelyardPolicy:
         return Decision(Plan(plans) if plans else None, next_at_s, reason, runner_up)
 
     def _step(self, node: NodeView) -> float:
-        return FRACTION if node.fractional and len(self._services) > 1 else 1.0
+        limits = (service.cores_max for service in self._services.values())
+        wants_parts = len(self._services) > 1 or any(limit is not None and limit < 1 for limit in limits)
+        return FRACTION if node.fractional and wants_parts else 1.0
 
     def _limit(self, service: str, node: NodeView) -> float:
         limit = self._services[service].cores_max
@@ -177,7 +181,7 @@ class SteelyardPolicy:
                     view, now_s=snapshot.now_s, cores=self._limit(view.service, node), step=self._step(node)
                 )
             )
-        served = sorted(prospects, key=lambda p: -p.service.weight)
+        served = sorted((p for p in prospects if p.points), key=lambda p: -p.service.weight)
         best: Point[Pick] | None = None
         while served and best is None:
             options = [[Option(q.time_s, cores_of(q.choices), (p, q)) for q in p.points] for p in served]
@@ -195,7 +199,7 @@ class SteelyardPolicy:
         for p in prospects:
             point = chosen.get(p.service.name)
             if point is None:
-                verdicts.append(Verdict(p, None, "no core is left for it"))
+                verdicts.append(Verdict(p, None, "no core is left for it" if p.points else TOO_LITTLE))
                 continue
             words = _short_words(p, point.choices, point.time_s)
             verdicts.append(Verdict(p, point.choices, words, _words(p.present)))

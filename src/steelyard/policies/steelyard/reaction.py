@@ -4,8 +4,7 @@ A stage is in need when the rows that wait would take more than a part of the la
 It is given, whole and at once, what carries its present rate and serves the last waiting row in half of
 what is left: first cores for its live replicas, from what is free, then from services that have more than
 they need. Where the burst is beyond doubt and live replicas do not carry it, replicas are started in
-parallel; and given up while they still start if the demand that the slow path plans for is met without
-them.
+parallel; and given up while they still start if what the slow path plans for is held without them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,8 @@ from steelyard.core.snapshot import ClusterSnapshot, ReplicaView, ServiceView
 from steelyard.core.types import Service
 from steelyard.policies.sensing import latest_stage, live_replicas, rate_over, rows_in_last
 from steelyard.policies.steelyard.demand import DRAIN_S, arrival_demand_rps
-from steelyard.policies.steelyard.sizing import StageSizing, observed_ratio
+from steelyard.policies.steelyard.prospects import RATIO_WINDOWS as PLANNED_OVER
+from steelyard.policies.steelyard.sizing import StageChoice, StageSizing, observed_ratio
 
 TRIGGER = 0.6
 """A queue that takes this part of the available latency is a need."""
@@ -30,6 +30,8 @@ UTILISATION = 0.9
 CALM_UTILISATION = 0.7
 GAIN_MIN = 1.02
 """A further step of cores must give a replica this much more throughput."""
+CANCEL_SHARE = 0.8
+"""A start is given up if the latency without it is at most this part of what is available."""
 SPLIT_GAIN_MIN = 1.05
 RATIO_WINDOWS = 10
 
@@ -133,18 +135,33 @@ class Reaction:
         stage = latest_stage(view, sizing.stage.name)
         if not starting or not _ready(view, sizing.stage.name) or stage is None or stage.queue_rows:
             return
-        ratio = observed_ratio(view, sizing, RATIO_WINDOWS)
+        ratio = observed_ratio(view, sizing, PLANNED_OVER)
         demand = arrival_demand_rps(view, now_s=self._snapshot.now_s)
-        rates = {r.replica_id: sizing.rate_rps(r.cores_desired) / ratio for r in live}
+        cores = {r.replica_id: r.cores_desired for r in live}
         for replica in sorted(starting, key=lambda r: (r.started_s, r.replica_id), reverse=True):
-            del rates[replica.replica_id]
-            if demand > CALM_UTILISATION * sum(rates.values()):
+            del cores[replica.replica_id]
+            if not self._suffices(view, sizing, tuple(cores.values()), demand, ratio):
                 return
             self.cancels.append(GrantCancel(replica.replica_id))
             self.reasons.append(
                 f"{view.service}.{sizing.stage.name}: {demand:.1f} rows/s do not need starting replica "
                 f"{replica.replica_id}"
             )
+
+    def _suffices(
+        self, view: ServiceView, sizing: StageSizing, cores: Sequence[float], demand: float, ratio: float
+    ) -> bool:
+        """Whether replicas of these cores hold the SLO, by the yardstick of the slow path and with a margin.
+
+        By capacity alone, starts would be given up that the slow path wants for the latency, and wants again
+        at its next decision.
+        """
+        if demand > CALM_UTILISATION * sum(sizing.rate_rps(c) for c in cores) / ratio:
+            return False
+        service = self._services[view.service]
+        mean = sum(cores) / len(cores)
+        choice = StageChoice(len(cores), mean, sizing.rows_max(mean))
+        return sizing.latency_s(choice, demand, ratio) <= CANCEL_SHARE * (service.slo_s - service.reply_s)
 
     def _grow(self, need: StageNeed, ready: list[ReplicaView]) -> bool:
         """Grow the smallest replica by one step, again and again, until the need is met; whether any grew."""

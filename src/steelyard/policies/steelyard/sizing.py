@@ -83,8 +83,10 @@ class StageSizing:
 
     def rate_rps(self, cores: float) -> float:
         """Rows a second of one replica that is never idle, as profiled."""
+        if cores <= 0:
+            return 0.0
         rows = self.rows_max(cores)
-        return rows / self.median_s(rows, cores) if cores > 0 else 0.0
+        return rows / self.median_s(rows, cores)
 
     def latency_s(self, choice: StageChoice, demand_rps: float, ratio: float) -> float:
         """Seconds that all but the allowed violations keep; `UNSTABLE_S` or more if the queue grows."""
