@@ -1,25 +1,26 @@
 """The live drivers on virtual time: real machines, a real policy, replicas in memory; a minute in a second.
 
-What is left out is what only a machine has: noise, neighbours, and cores that are not really there. It is for
-tests of what the parts do together, and for a first look at a policy before it meets a machine.
+What tests of policies run. Everything is what the server runs, down to the drivers, but for the ends:
+arrivals come from a list, batches and cold starts take the seconds they are told to, and each `decide` is
+answered by a second instance of the policy after its declared `solve_s`. What is left out is what only a
+machine has: noise, neighbours, and cores that are not really there. Runs with equal arguments are the same.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
+
+import numpy as np
 
 from steelyard.backend.base import BackendEvent
 from steelyard.backend.memory import MemoryBackend
 from steelyard.control.machine import ControlMachine
-from steelyard.core.commands import RecordDecision, RunBatch
-from steelyard.core.events import ServiceDraining
+from steelyard.core.commands import Command, Complete, Discard, RecordDecision, RunBatch
+from steelyard.core.events import Event, NodeJoined, ServiceDraining
 from steelyard.core.service import ServiceMachine
-from steelyard.core.types import Request, Service, ServiceTimes
+from steelyard.core.types import Request, RequestId, Service, ServiceTimes
 from steelyard.journal.records import CONTROL, machine_name
-from steelyard.metrics.exporter import Exporter
-from steelyard.metrics.summary import Counts
-from steelyard.policies.base import PolicyContext
-from steelyard.policies.registry import make_policy
+from steelyard.policies.base import Policy
 from steelyard.serve.base import End
 from steelyard.serve.control_driver import ControlDriver
 from steelyard.serve.planner import InlinePlanner
@@ -30,169 +31,205 @@ WINDOW_S = 0.1
 
 
 class Ended(NamedTuple):
-    """One request, how it ended and when."""
+    """How a request ended, and when it had arrived."""
 
-    request: Request
-    end: End
+    arrived_s: float
     ended_s: float
+    end: End
+
+    @property
+    def violated(self) -> bool:
+        """Late, shed, rejected or failed."""
+        return self.end.late if isinstance(self.end, Complete) else not isinstance(self.end, Discard)
 
 
-class ReplicaChange(NamedTuple):
-    """One change of a replica: its state and its reserved cores from `at_s` on."""
+class CoresAt(NamedTuple):
+    """Cores reserved for a service from `at_s` on."""
 
     at_s: float
     service: str
-    replica_id: int
-    state: str
     cores: float
 
 
-class VirtualRun(NamedTuple):
-    """What came of a run; core-seconds and counts by service."""
-
-    ended: list[Ended]
-    counts: dict[str, Counts]
-    core_seconds: dict[str, float]
-    changes: list[ReplicaChange]
-    decisions: list[RecordDecision]
-
-
 class VirtualServer:
-    """One run of some services under a policy.
+    """One run of some services on one node; it starts cold.
 
     Args:
-        services: what is served.
-        service_times: by (service, stage); what the policy and the machines believe.
-        policy: registered name.
-        requests: ascending in `arrived_s`, from `warm_s` on: before that, the first replicas start.
-        seconds: end of the account of core-seconds.
+        services: by name.
+        service_times: by (service, stage); what everybody believes, and what is true but for `spread`.
+        make: makes a policy; called twice, for `react` and for `decide`.
+        arrivals: seconds of single-row requests, ascending, by service.
         cores: of the node.
-        true_time_s: (service, batch, cores) -> seconds it really takes; None as believed.
-        cold_start_s: of every replica.
-        warm_s: beginning of the account.
+        fractional: whether the node enforces parts of a core.
+        spread: sigma of a log-normal factor on service times; 0 for none.
+        seed: of that factor.
+
+    Attributes:
+        ended: by service, in the order of their ends.
+        history: every change of reserved cores until the end of the run.
+        decisions: everything recorded.
+        sent: every command of the control machine until the end of the run, with its time.
     """
 
     def __init__(
         self,
-        services: Sequence[Service],
+        services: Mapping[str, Service],
         service_times: Mapping[tuple[str, str], ServiceTimes],
-        policy: str,
-        requests: Sequence[Request],
+        make: Callable[[], Policy],
+        arrivals: Mapping[str, Iterable[float]],
         *,
-        seconds: float,
         cores: int = 2,
-        true_time_s: Callable[[str, RunBatch, float], float] | None = None,
-        cold_start_s: float = 0.2,
-        warm_s: float = 1.0,
+        fractional: bool = False,
+        spread: float = 0.0,
+        seed: int = 0,
     ) -> None:
-        self._services = {service.name: service for service in services}
+        self._services = dict(services)
         self._times = dict(service_times)
-        self._policy = policy
-        self._requests = requests
-        self._seconds = seconds
-        self._cores = cores
-        self._true_time_s = true_time_s or self._believed_s
-        self._cold_start_s = cold_start_s
-        self._warm_s = warm_s
-        self._service_of: dict[int, str] = {}
-        self._exporter = Exporter({s.name: s.slo_s for s in services}, version="virtual", now_s=0.0)
-        self._ended: list[Ended] = []
-        self._changes: list[ReplicaChange] = []
-        self._decisions: list[RecordDecision] = []
+        self._node = NodeJoined("local", tuple(range(cores)), fractional)
+        self._spread = spread
+        self._rng = np.random.default_rng(seed)
+        self._arrivals = {name: tuple(times_s) for name, times_s in arrivals.items()}
+        self._losses: list[tuple[float, int]] = []
+        self._cores: dict[int, tuple[str, float]] = {}
+        self._is_over = False
+        self._control = ControlMachine(self._services, make(), window_s=WINDOW_S)
+        self._planning = make()
+        self.ended: dict[str, list[Ended]] = {name: [] for name in services}
+        self.history: list[CoresAt] = []
+        self.decisions: list[RecordDecision] = []
+        self.sent: list[tuple[float, Command]] = []
 
-    def run(self) -> VirtualRun:
-        """Run to the last answer."""
+    def lose(self, replica_id: int, at_s: float) -> None:
+        """Let a replica's worker die at `at_s`; to be said before the run."""
+        self._losses.append((at_s, replica_id))
+
+    def run(self, until_s: float) -> "VirtualServer":
+        """Run for `until_s` virtual seconds and answer what is open then; once. Returns itself."""
         with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-            return runner.run(self._run())
+            runner.run(self._run(until_s))
+        return self
+
+    def violation_ratio(self, service: str, *, from_s: float = 0.0) -> float:
+        """Violations over requests, of those that arrived from `from_s` on."""
+        ended = [e for e in self.ended[service] if e.arrived_s >= from_s]
+        return sum(e.violated for e in ended) / len(ended) if ended else 0.0
+
+    def core_seconds(self, until_s: float, service: str | None = None) -> float:
+        """Cores reserved, over time: from each start to its end, cold starts included."""
+        total = 0.0
+        for name in [service] if service is not None else list(self._services):
+            steps = [step for step in self.history if step.service == name]
+            ends = [*(step.at_s for step in steps[1:]), until_s]
+            total += sum(step.cores * (end - step.at_s) for step, end in zip(steps, ends, strict=False))
+        return total
+
+    def count(self, kind: type[Command]) -> int:
+        """Commands of one kind that the control machine has sent."""
+        return sum(isinstance(command, kind) for _, command in self.sent)
 
     def on_replica(self, service: str, replica_id: int, state: str, cores: float) -> None:
         """Take down a replica's change (`control_driver.ReplicaWatch`)."""
-        now_s = asyncio.get_running_loop().time()
-        self._service_of[replica_id] = service
-        self._exporter.set_replica(service, replica_id, state, cores, now_s=now_s)
-        self._changes.append(ReplicaChange(now_s, service, replica_id, state, cores))
+        if self._is_over:
+            return
+        self._cores[replica_id] = (service, 0.0 if state == "gone" else cores)
+        total = sum(held for owner, held in self._cores.values() if owner == service)
+        self.history.append(CoresAt(asyncio.get_running_loop().time(), service, total))
 
-    async def _run(self) -> VirtualRun:
+    async def _run(self, until_s: float) -> None:
         loop = asyncio.get_running_loop()
 
         def sink(event: BackendEvent) -> None:
             control.on_backend(event)
 
-        def service_time_s(batch: RunBatch, cores: float) -> float:
-            return self._true_time_s(self._service_of[batch.replica_id], batch, cores)
-
         def pump(name: str, machine: ServiceMachine | ControlMachine) -> MachinePump:
-            return MachinePump(name, machine, clock=loop.time, call_at=loop.call_at, record=_nobody)
-
-        def context() -> PolicyContext:
-            return PolicyContext(self._services, self._times)
+            return MachinePump(name, machine, clock=loop.time, call_at=loop.call_at, record=self._record)
 
         backend = MemoryBackend(
-            range(self._cores),
+            self._node.core_ids,
             sink,
             loop=loop,
-            service_time_s=service_time_s,
-            cold_start_s=self._cold_start_s,
+            service_time_s=self._service_time_s,
+            cold_start_s=self._cold_start_s(),
         )
         drained = {name: asyncio.Event() for name in self._services}
         drivers = {
             name: ServiceDriver(
                 pump(machine_name(name), ServiceMachine(service, self._times_of(name))),
                 backend,
-                free=lambda _: None,
+                free=_nobody,
                 report=lambda event: control.handle(event),  # noqa: PLW0108 - control does not exist yet
                 on_end=self._on_end,
                 on_drained=drained[name].set,
             )
             for name, service in self._services.items()
         }
-        machine = ControlMachine(self._services, make_policy(self._policy, context()), window_s=WINDOW_S)
-        planner = InlinePlanner(make_policy(self._policy, context()), call_later=loop.call_later)
         control = ControlDriver(
-            pump(CONTROL, machine),
+            pump(CONTROL, self._control),
             backend,
             drivers,
-            planner=planner,
+            planner=InlinePlanner(self._planning, call_later=loop.call_later),
             watch=self,
-            on_decision=self._decisions.append,
+            on_decision=self.decisions.append,
         )
-        control.handle(backend.node())
-        for request in self._requests:
+        control.handle(self._node)
+        for request in self._requests():
             loop.call_at(request.arrived_s, drivers[request.service].submit, request, _nobody)
-        windows = round(self._seconds / WINDOW_S)
-        for window in range(1, windows + 1):
+        for at_s, replica_id in self._losses:
+            loop.call_at(at_s, backend.lose, replica_id)
+        for window in range(1, round(until_s / WINDOW_S) + 1):
             loop.call_at(window * WINDOW_S, control.close_window)
-        await asyncio.sleep(self._warm_s)
-        before = self._core_seconds(self._warm_s)
-        await asyncio.sleep(self._seconds - self._warm_s)
-        after = self._core_seconds(self._seconds)
+        await asyncio.sleep(until_s)
+        self._is_over = True
         for driver in drivers.values():
             driver.handle(ServiceDraining())
         await asyncio.gather(*(event.wait() for event in drained.values()))
         control.stop()
         await backend.close()
-        return VirtualRun(
-            self._ended,
-            {name: metrics.summary.counts for name, metrics in self._exporter.services.items()},
-            {name: after[name] - before[name] for name in after},
-            self._changes,
-            self._decisions,
-        )
+
+    def _requests(self) -> Iterable[Request]:
+        sequence = 0
+        for name, times_s in self._arrivals.items():
+            for at_s in times_s:
+                sequence += 1
+                deadline_s = at_s + self._services[name].slo_s
+                yield Request(RequestId(0, sequence), name, 1, "x", at_s, deadline_s)
 
     def _times_of(self, service: str) -> dict[str, ServiceTimes]:
         return {stage: times for (owner, stage), times in self._times.items() if owner == service}
 
-    def _believed_s(self, service: str, batch: RunBatch, cores: float) -> float:
-        return self._times[service, batch.stage].service_time_s(batch.variant, 0, batch.rows, cores)
+    def _cold_start_s(self) -> float:
+        """One for all replicas: the longest."""
+        stages = [stage for service in self._services.values() for stage in service.stages]
+        return max(variant.cold_start_s for stage in stages for variant in stage.variants)
 
-    def _core_seconds(self, now_s: float) -> dict[str, float]:
-        services = self._exporter.services.items()
-        return {name: metrics.core_seconds.total(now_s=now_s) for name, metrics in services}
+    def _service_time_s(self, batch: RunBatch, cores: float) -> float:
+        service, _ = self._cores[batch.replica_id]
+        median_s = self._times[service, batch.stage].service_time_s(batch.variant, 0, batch.rows, cores)
+        factor = float(np.exp(self._spread * self._rng.standard_normal())) if self._spread else 1.0
+        return median_s * factor
+
+    def _record(self, name: str, now_s: float, event: Event, commands: list[Command]) -> None:
+        del event
+        if name == CONTROL:
+            self._control.validate()
+            if not self._is_over:
+                self.sent += [(now_s, command) for command in commands]
 
     def _on_end(self, request: Request, end: End) -> None:
         now_s = asyncio.get_running_loop().time()
-        self._exporter.observe_end(request.service, request, end, now_s=now_s)
-        self._ended.append(Ended(request, end, now_s))
+        self.ended[request.service].append(Ended(request.arrived_s, now_s, end))
+
+
+def poisson(rates_rps: Iterable[tuple[float, float]], *, seed: int) -> list[float]:
+    """Poisson arrivals: pieces of (seconds, rate), one after another."""
+    rng = np.random.default_rng(seed)
+    times_s: list[float] = []
+    start_s = 0.0
+    for seconds, rate_rps in rates_rps:
+        count = int(rng.poisson(seconds * rate_rps))
+        times_s += sorted(start_s + float(t) for t in rng.uniform(0.0, seconds, count))
+        start_s += seconds
+    return times_s
 
 
 def _nobody(*_: object) -> None:
