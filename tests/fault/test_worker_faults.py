@@ -198,6 +198,17 @@ def test_a_start_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     play(scenario, tmp_path, LocalLimits(start_s_max=1.0), hang=True)
 
 
+def test_a_batch_that_hangs_ends_its_worker(tmp_path: Path) -> None:
+    async def scenario(rig: Rig, backend: LocalBackend) -> None:
+        await rig.ready(1)
+        assert np.array_equal(await rig.answer(1, 1, rows(1)), 2 * rows(1))
+        rig.run(2, 1, [rig.request(2, HANG)])
+        gone = await rig.event(ReplicaGone, replica_id=1)
+        assert (gone.expected, gone.reason) == (False, "stuck: a batch did not end within 0.5 s")
+
+    play(scenario, tmp_path, LocalLimits(batch_s_max=0.5))
+
+
 def test_a_worker_that_hangs_is_stopped_all_the_same(tmp_path: Path) -> None:
     async def scenario(rig: Rig, backend: LocalBackend) -> None:
         await rig.ready(1)

@@ -11,7 +11,7 @@ import pytest
 
 from steelyard.backend.base import BackendEvent
 from steelyard.backend.replica import LocalReplica, cores_of, is_fractional
-from steelyard.core.commands import ResizeReplica, StartReplica
+from steelyard.core.commands import ResizeReplica, RunBatch, StartReplica
 from steelyard.core.events import (
     BatchCompleted,
     ReplicaGone,
@@ -185,3 +185,29 @@ def test_two_halves_make_one_core_that_takes_a_quota() -> None:
     assert is_fractional(halves)
     assert not is_fractional(TWO)
     assert cores_of(tuple(CoreShare(n, 0.1) for n in range(3))) == 0.3  # not 0.30000000000000004
+
+
+def test_a_batch_that_does_not_end_ends_its_worker(pid: int) -> None:
+    async def scenario(stage: Stage) -> None:
+        stage.become_ready(pid)
+        await stage.seen(ReplicaReady)
+        stage.replica.run(RunBatch(1, 1, "st", "v", 1, (), 0.0), (), 0.01)
+        async with asyncio.timeout(10):
+            while not stage.kills:
+                await asyncio.sleep(0)
+        assert stage.replica.ended(-9).reason == "stuck: a batch did not end within 0.01 s"
+
+    play(scenario)
+
+
+def test_a_batch_that_ended_while_nobody_looked_is_no_reason_to_end_its_worker(pid: int) -> None:
+    async def scenario(stage: Stage) -> None:
+        stage.become_ready(pid)
+        await stage.seen(ReplicaReady)
+        stage.replica.run(RunBatch(1, 1, "st", "v", 1, (), 0.0), (), 0.0)
+        stage.worker.send(m.Done(1, 1.0, 2.0, ()))
+        stage.replica._look_for_stuck()  # as after a pause: the timer is due before the doorbell was read
+        assert stage.kills == 0
+        assert stage.events[-1] == BatchCompleted(1, 1, 1.0, 2.0)
+
+    play(scenario)

@@ -37,6 +37,8 @@ _log = logging.getLogger(__name__)
 
 NODE = "local"
 _CLOSE_S = 1.0  # from a kill to the zygote's word that it is done
+BATCH_FACTOR_MAX = 20.0
+"""A batch that takes so many times what was expected is not slow but stuck."""
 StageKey = tuple[str, str]
 """(service, stage)."""
 VariantKey = tuple[str, str, str]
@@ -49,12 +51,15 @@ class LocalLimits(Frozen, frozen=True):
     Attributes:
         start_s_max: seconds from `start` to ready; a replica that takes longer is given up.
         stop_s_max: seconds a worker has to end by itself; then it is killed.
+        batch_s_max: seconds a batch may take, or `BATCH_FACTOR_MAX` times what was expected if that is more;
+            then its worker counts as stuck and is killed.
         arena_bytes_max: for the outputs one worker holds; memory is only taken by what is written.
         throttle_period_s: how often throttling is reported for replicas with a quota.
     """
 
     start_s_max: float = 60.0
     stop_s_max: float = 2.0
+    batch_s_max: float = 30.0
     arena_bytes_max: int = 256 << 20
     throttle_period_s: float = 0.5
 
@@ -178,10 +183,11 @@ class LocalBackend:
             replica.unload(command.variant)
 
     def run(self, command: RunBatch, requests: Sequence[Request]) -> None:
-        """Run a batch; if the worker has just ended, its `ReplicaGone` is the answer."""
+        """Run a batch; if the worker has just ended, or is stuck, its `ReplicaGone` is the answer."""
         replica = self._replicas.get(command.replica_id)
         if replica is not None:
-            replica.run(command, requests)
+            seconds_max = max(self._limits.batch_s_max, BATCH_FACTOR_MAX * command.expected_s)
+            replica.run(command, requests, seconds_max)
 
     def release(self, command: ReleaseOutputs) -> None:
         """Let the worker reuse the place of a batch's outputs."""

@@ -76,6 +76,8 @@ class LocalReplica:
         self._started_s = time.monotonic()
         self._reason = ""
         self._timer: asyncio.TimerHandle | None = None
+        self._overdue: dict[int, tuple[float, float]] = {}  # batch -> (loop time when stuck, seconds)
+        self._watch: asyncio.TimerHandle | None = None
         self._reader: ArenaReader | None = None
         self._doorbell: LoopDoorbell[m.FromWorker] = LoopDoorbell(
             sock, m.FromWorker, self._received, self._lost, loop=loop
@@ -96,13 +98,16 @@ class LocalReplica:
             except OSError as error:
                 self._give_up(f"its CPU quota cannot be set: {error.strerror}")
 
-    def run(self, command: RunBatch, requests: Sequence[Request]) -> None:
-        """Send a batch, and with it whatever else waits to be sent."""
+    def run(self, command: RunBatch, requests: Sequence[Request], seconds_max: float) -> None:
+        """Send a batch, and with it whatever else waits; a worker that takes longer than given is killed."""
         parts = tuple(
             m.Part(part.row_start, part.rows, request.rows, request.tensors)
             for part, request in zip(command.slices, requests, strict=True)
         )
         self._doorbell.send(m.Run(command.batch_id, command.variant, command.rows, parts))
+        self._overdue[command.batch_id] = (self._loop.time() + seconds_max, seconds_max)
+        if self._watch is None:  # one timer serves all batches until it fires
+            self._watch = self._loop.call_later(seconds_max, self._look_for_stuck)
 
     def release(self, batch_id: int) -> None:
         """No hurry: it goes with the next batch."""
@@ -176,6 +181,8 @@ class LocalReplica:
     def close(self) -> None:
         """Let go of the doorbell, the arena and the quota."""
         self._cancel_timer()
+        if self._watch is not None:
+            self._watch.cancel()
         self._doorbell.close()
         if self._quotas is not None:
             self._quotas.forget(self.replica_id)
@@ -185,6 +192,7 @@ class LocalReplica:
     def _received(self, message: m.FromWorker, fds: list[int]) -> None:
         match message:
             case m.Done():
+                self._overdue.pop(message.batch_id, None)
                 self._sink(
                     BatchCompleted(
                         message.batch_id,
@@ -195,6 +203,7 @@ class LocalReplica:
                     )
                 )
             case m.Failed():
+                self._overdue.pop(message.batch_id, None)
                 self._sink(BatchFailed(message.batch_id, self.replica_id, message.reason))
             case m.Ready():
                 self._became_ready(fds[0])
@@ -261,6 +270,18 @@ class LocalReplica:
     def _give_up(self, reason: str) -> None:
         self._reason = self._reason or reason
         self._kill()
+
+    def _look_for_stuck(self) -> None:
+        """Give the worker up if a batch is overdue; otherwise look again when the next one would be."""
+        self._doorbell.drain()  # if this process stood still, the batch may have ended long ago
+        self._watch = None
+        if not self._overdue:
+            return
+        first_s, seconds_max = min(self._overdue.values())
+        if first_s <= self._loop.time():
+            self._give_up(f"stuck: a batch did not end within {seconds_max:g} s")
+        else:
+            self._watch = self._loop.call_at(first_s, self._look_for_stuck)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

@@ -13,14 +13,14 @@ import numpy as np
 from msgspec.structs import replace
 
 from steelyard.backend.base import Backend, Sink
-from steelyard.backend.local import LocalBackend
+from steelyard.backend.local import LocalBackend, LocalLimits
 from steelyard.core.errors import ProfileError
 from steelyard.profile.types import Cell, Constants, Profile
 from steelyard.profiler.batches import BatchMaker
 from steelyard.profiler.constants import RESIZES, cold_starts_s, neighbours
 from steelyard.profiler.grid import FULL, QUICK, Form, Setting, blocks, cores_grid, rows_grid
 from steelyard.profiler.measure import Sampler
-from steelyard.profiler.station import MakeBackend, StageKey, Station, VariantKey
+from steelyard.profiler.station import WAIT_S_MAX, MakeBackend, StageKey, Station, VariantKey
 from steelyard.profiler.store import ProfileStore
 from steelyard.profiler.subject import Key, Subject, key_of
 from steelyard.runtime.base import VariantSpec, Width, WidthRule
@@ -43,7 +43,9 @@ def local_backend(core_ids: Sequence[int]) -> MakeBackend:
         arena: Arena,
         sink: Sink,
     ) -> Backend:
-        return LocalBackend(core_ids, stages, widths, arena, sink, loop=asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        limits = LocalLimits(batch_s_max=2 * WAIT_S_MAX)  # the station itself gives up earlier, and says why
+        return LocalBackend(core_ids, stages, widths, arena, sink, loop=loop, limits=limits)
 
     return make
 
