@@ -407,3 +407,38 @@ def test_seconds_are_counted_from_windows_and_gaps_are_zero() -> None:
         rig.do(window("ocr", to_s, rows), to_s)
     # second 0: 3 + 4; second 1: 5; second 2: none; second 3 has not passed
     assert rig.machine.snapshot().services[0].arrival_rows_by_second == (7, 5, 0)
+
+
+def test_a_grant_of_the_very_instant_outlives_the_plan_asked_for_before_it() -> None:
+    """On a virtual clock a window may close at the instant of a `Solve`: what counts is which came first."""
+    rig = Rig()
+    running(rig, 1.0)
+    assert of(Solve, rig.do(Woken(), 1000.0))
+    rig.policy.grants = [GrantCores(1, 2.0)]
+    rig.confirm(rig.do(window("ocr", 1000.0), 1000.0), 1000.0)
+    commands = rig.solved(plan("ocr", [1.0]), now_s=1000.1, solve_id=2)
+    assert of(RecordDecision, commands)[0].reason == "older than the grant to ocr"
+    assert rig.cores() == {1: 2.0}
+
+
+def test_a_reaction_that_fails_is_recorded_once_and_the_next_window_is_sensed() -> None:
+    rig = Rig()
+    running(rig, 1.0)
+
+    def broken(snapshot: ClusterSnapshot) -> Grants | None:
+        raise ZeroDivisionError("rate of nothing")
+
+    works, rig.policy.react = rig.policy.react, broken  # type: ignore[method-assign]
+    (record,) = of(RecordDecision, rig.do(window("ocr", 0.6), 0.6))
+    assert (record.kind, record.reason) == ("discarded", "react failed: ZeroDivisionError: rate of nothing")
+    assert not of(RecordDecision, rig.do(window("ocr", 0.7), 0.7))
+    rig.policy.react = works  # type: ignore[method-assign]
+    rig.policy.grants = [GrantCores(1, 2.0)]
+    assert of(ResizeReplica, rig.do(window("ocr", 0.8), 0.8))
+
+
+def test_a_next_time_that_is_no_number_does_not_solve_without_end() -> None:
+    rig = Rig()
+    commands = rig.solved(plan("ocr", [1.0]), now_s=0.0, next_at_s=float("nan"))
+    assert not of(Solve, commands)
+    assert of(WakeAt, commands) == [WakeAt(0.1)]  # a window later

@@ -85,7 +85,7 @@ class ControlMachine:
         self._desired: dict[str, ServicePlan] = {}
         self._published: dict[str, ServicePlan] = {}
         self._offered: dict[str, float] = {}
-        self._granted_at_s: dict[str, float] = {}
+        self._granted: set[str] = set()  # services, since the latest `Solve` was asked for
         self._solve_id = 0
         self._solve_asked_s: float | None = None
         self._next_solve_s = float("inf")
@@ -173,9 +173,9 @@ class ControlMachine:
     def _on_solved(self, event: Solved) -> list[Command]:
         if event.solve_id != self._solve_id or self._solve_asked_s is None:
             return self._record("discarded", event.decision, "answered after it was given up")
-        asked_s, self._solve_asked_s = self._solve_asked_s, None
-        self._next_solve_s = max(event.decision.next_at_s, self._now_s + self._window_s)
-        return self._accept(event.decision, asked_s)
+        self._solve_asked_s = None
+        self._next_solve_s = max(self._now_s + self._window_s, event.decision.next_at_s)
+        return self._accept(event.decision)
 
     def _on_solve_failed(self, event: SolveFailed) -> list[Command]:
         if event.solve_id != self._solve_id or self._solve_asked_s is None:
@@ -257,7 +257,10 @@ class ControlMachine:
         self._reported.clear()
         if not self._desired or not self._policy.reacts:
             return []
-        grants = self._policy.react(self.snapshot())
+        try:
+            grants = self._policy.react(self.snapshot())
+        except Exception as error:  # a policy's bug must not end the sensing of every service
+            return self._record("discarded", None, f"react failed: {type(error).__name__}: {error}")
         return self._apply(grants) if grants is not None and grants.grants else []
 
     def _apply(self, grants: Grants) -> list[Command]:
@@ -269,7 +272,7 @@ class ControlMachine:
                 dropped.append(result)
                 continue
             for service in (name for name in result if result[name] != self._desired[name]):
-                self._granted_at_s[service] = self._now_s
+                self._granted.add(service)
                 applied = self._dirty = True
             self._desired = result
         reason = "; ".join([grants.reason, *(f"dropped: {why}" for why in dropped)])
@@ -278,7 +281,7 @@ class ControlMachine:
             return self._record("react", None, reason)
         return self._record("discarded", None, reason) if dropped else []
 
-    def _accept(self, decision: Decision, asked_s: float) -> list[Command]:
+    def _accept(self, decision: Decision) -> list[Command]:
         """Make a decision the desired state, if it still fits the world."""
         if decision.plan is None:
             return self._record("decide", decision, decision.reason, changed=False)
@@ -287,7 +290,7 @@ class ControlMachine:
         if objection:
             return self._record("discarded", decision, objection)
         plans = {name: quantised(plan) for name, plan in wanted.items()}
-        stale = [name for name, plan in plans.items() if self._takes_back(plan, asked_s)]
+        stale = [name for name, plan in plans.items() if self._takes_back(plan)]
         if stale:
             self._next_solve_s = self._now_s
             return self._record("discarded", decision, f"older than the grant to {', '.join(stale)}")
@@ -298,9 +301,9 @@ class ControlMachine:
             self._cause = f"decision {self._solve_id}"
         return self._record("decide", decision, decision.reason, changed=changed)
 
-    def _takes_back(self, plan: ServicePlan, asked_s: float) -> bool:
+    def _takes_back(self, plan: ServicePlan) -> bool:
         """Whether a plan, asked for before a grant to its service, has fewer cores than granted."""
-        if self._granted_at_s.get(plan.service, float("-inf")) <= asked_s:
+        if plan.service not in self._granted:
             return False
         present = sum(desired_cores(self._desired[plan.service]).values())
         return units_of(sum(desired_cores(plan).values())) < units_of(present)
@@ -359,13 +362,13 @@ class ControlMachine:
             return []
         self._solve_id += 1
         self._solve_asked_s = self._now_s
+        self._granted.clear()  # the snapshot shows what was granted so far
         return [Solve(self._solve_id, self.snapshot())]
 
     def _offers(self) -> list[Command]:
         """Tell each service the cores it could be granted within a window: none, unless the policy reacts."""
-        if not self._policy.reacts:
-            free = 0.0
-        else:
+        free = 0.0
+        if self._policy.reacts:
             free = sum(free_cores(self._desired, self._fleet, self._ledger).values())
         commands: list[Command] = []
         for name, service in self._services.items():

@@ -277,7 +277,8 @@ class Server:
                 next_s + self._settings.window_s, time.monotonic()
             )  # a late window is not made up for
             await asyncio.sleep(next_s - time.monotonic())
-            control.close_window()
+            # In a turn of its own: the loop logs an exception in it, and the next window comes all the same.
+            asyncio.get_running_loop().call_soon(control.close_window)
 
     async def _announce(self, intake: LiveIntake, backend: Backend) -> None:
         self._say(f"cores: {len(backend.node().core_ids)}; {backend.mechanism}")
