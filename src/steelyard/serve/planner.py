@@ -121,9 +121,11 @@ class PlannerProcess:
 
     async def _start(self) -> None:
         ours, theirs = socket.socketpair()
+        arguments = [str(theirs.fileno()), str(os.getpid())]
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "steelyard.serve.planner", str(theirs.fileno()), str(os.getpid())],
+                # -P: the current directory must not shadow a module that we import.
+                [sys.executable, "-P", "-m", "steelyard.serve.planner", *arguments],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )
@@ -172,10 +174,23 @@ def _read_exactly(stream: socket.socket, size: int) -> bytes | None:
     return bytes(chunks)
 
 
+def _finite(decision: Decision) -> Decision:
+    """The decision, if a journal can hold it: JSON has no infinite numbers.
+
+    Raises:
+        ValueError: one of its numbers is not finite.
+    """
+    try:
+        msgspec.json.decode(msgspec.json.encode(decision), type=Decision)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"a number of the decision is not finite: {error}") from None
+    return decision
+
+
 def _decide(policy: Policy, snapshot: ClusterSnapshot) -> PlannerAnswer:
     started_s = time.monotonic()
     try:
-        decision, error = policy.decide(snapshot), ""
+        decision, error = _finite(policy.decide(snapshot)), ""
     except Exception as raised:
         decision, error = None, f"{type(raised).__name__}: {raised}"
     return PlannerAnswer(decision, error, time.monotonic() - started_s)
