@@ -98,6 +98,7 @@ class ControlDriver:
         self._watch = watch
         self._service_of: dict[int, str] = {}
         self._cores_of: dict[int, float] = {}
+        self._draining: set[int] = set()
         self._is_stopped = False
         pump.actions |= {
             StartReplica: self._start,
@@ -144,9 +145,11 @@ class ControlDriver:
                 self._watch.on_replica(service, replica_id, "ready", self._cores_of[replica_id])
             case ReplicaResized(replica_id=replica_id, cores=cores):
                 self._cores_of[replica_id] = cores
-                self._watch.on_replica(service, replica_id, "ready" if cores else "parked", cores)
+                state = "draining" if replica_id in self._draining else "ready" if cores else "parked"
+                self._watch.on_replica(service, replica_id, state, cores)
             case ReplicaGone(replica_id=replica_id):
                 del self._service_of[replica_id], self._cores_of[replica_id]
+                self._draining.discard(replica_id)
                 self._watch.on_replica(service, replica_id, "gone", 0.0)
 
     def _start(self, command: StartReplica) -> None:
@@ -172,6 +175,7 @@ class ControlDriver:
 
     def _drain(self, command: DrainReplica) -> None:
         cores = self._cores_of[command.replica_id]
+        self._draining.add(command.replica_id)
         self._watch.on_replica(command.service, command.replica_id, "draining", cores)
         self._services[command.service].handle(ReplicaDraining(command.replica_id))
 
