@@ -25,7 +25,8 @@ class Replica:
     Attributes:
         batch: in flight, or None.
         kept: batches, by id, that are done but whose outputs are needed until a request of several pieces
-        ends. expected_ready_s: while it starts.
+            ends.
+        expected_ready_s: while it starts.
         is_stopping: `StopReplica` was sent.
     """
 

@@ -16,7 +16,7 @@ Routing = Literal["least_finish", "round_robin"]
 
 
 class StageRules(Frozen, frozen=True):
-    """How one stage's data plane behaves; the defaults are Steelyard's own rules (DESIGN decision 8).
+    """How one stage's data plane behaves; the defaults are Steelyard's own rules (docs/adr/0004).
 
     Attributes:
         order: `edf` earliest deadline first; `fifo` order of arrival.

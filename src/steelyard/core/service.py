@@ -7,8 +7,8 @@ Rules:
    exactly once: when it has ended and no batch in flight reads its tensors.
 3. A batch's outputs are released once, when no open request needs them. While they are needed their replica
    is not stopped; if it is lost all the same, what it had finished of open requests runs again.
-4. When a batch ends, the next one is dispatched before its answers are given: the worker need not wait for
-them.
+4. When a batch ends, the next one is dispatched before its answers are given: the worker need not
+   wait for them.
 5. A request whose batch was lost with its worker, or failed together with others, runs alone from then on. So
    a request that kills workers takes no others with it, and one that makes the model raise fails alone.
 

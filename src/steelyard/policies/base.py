@@ -1,4 +1,4 @@
-"""The contract of a policy (DESIGN, "The control contract") and the registry that makes one by name.
+"""The contract of a policy: what it is asked, where and how often, and what it may answer (docs/adr/0006).
 
 A policy sees all services. `decide` may take its time: the control machine asks for it with `Solve`, the
 driver runs it in a planner process, and the answer is validated on a fresh snapshot. `react` is optional,

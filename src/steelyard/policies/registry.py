@@ -1,4 +1,4 @@
-"""Policies by name: `static`, `themis`, `themis+ours`, and what packages offer under `steelyard.policies`.
+"""Policies by name: the built-in ones, and what packages offer under `steelyard.policies`.
 
 A published policy runs on the data-plane rules of its own paper; `name+ours` runs it on the shared ones, so
 that a comparison can tell the policy from its queue.

@@ -8,17 +8,17 @@ forecast:
 - Steady for K seconds in a row: apply the horizontal program, one core a replica.
 
 What differs from the release, and why:
-- *The forecast is persistence*, the maximum 1-s rate of the last 10 s. The paper's LSTM predicts that
-  maximum no better (MAPE 7.6 % against 7.7 % on its own trace), and it can only veto a transition, never
-  provision ahead.
+- *The forecast is persistence*, the maximum 1-s rate of the last 10 s, and never less than lambda. The
+  paper's LSTM predicts that maximum no better (MAPE 7.6 % against 7.7 % on its own trace), and it can only
+  veto a transition, never provision ahead.
 - *Growing n publishes the new replicas first and then shrinks the old ones.* The release shrank first,
   which dips in capacity; the authors' revision of 2025 has this order. `control.reconcile` does it for
   every policy.
 - *What does not fit the node is left out.* The vertical step comes first, without the extra replicas; from
   the next tick on, replicas come before cores, because one-core replicas carry more. On Kubernetes the extra
   pods would be pending for ever: this is in the policy's favour.
-- c_max and b_max are the variant's own limits and the node's cores; the paper's were 8 and 8 (4 for one
-pipeline).
+- c_max and b_max are the variant's own limits and the node's cores; the paper's were 8 and 8 (4 for
+  one pipeline).
 - After a horizontal transition the count of steady seconds starts again at 0; the paper does not say.
 
 `published` brings its data plane: first in first out, batches of exactly b without a time limit, dropped

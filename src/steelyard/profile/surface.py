@@ -22,7 +22,7 @@ from steelyard.core.errors import ProfileError
 from steelyard.profile.fit import FitPoint, LatencyFit, fit
 
 QUOTA_PERIOD_S = 0.010
-"""Period of the CPU quota that enforces parts of a core (DESIGN decision 2)."""
+"""Period of the CPU quota that enforces parts of a core (docs/adr/0003)."""
 
 _COLUMNS_MAX = 1024
 

@@ -70,7 +70,7 @@ class Profile(Frozen, frozen=True):
 
 
 class DeclaredLatency(Frozen, frozen=True):
-    """Service times stated in the spec instead of measured: coefficients or a table (DESIGN.md section 5).
+    """Service times stated in the spec instead of measured: coefficients or a table (docs/spec.md).
 
     Coefficients are those of l(b, c) = alpha b / c + beta b + gamma / c + zeta, in milliseconds (Themis,
     Sponge); rows of a table are (batch, cores, latency_ms, p99_ms or None).

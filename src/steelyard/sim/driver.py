@@ -1,9 +1,8 @@
 """The heap-clock driver of one service: the very machine that serves, with sampled service times.
 
 It carries commands out in the order given, as the live driver does: a batch ends after its sampled time, a
-later
-`WakeAt` replaces the former, a stopped replica is gone at once. When nothing more is to come, the service is
-drained, so that every request ends; then the accounts are checked.
+later `WakeAt` replaces the former, a stopped replica is gone at once. When nothing more is to come, the
+service is drained, so that every request ends; then the accounts are checked.
 """
 
 from collections.abc import Callable, Iterable, Iterator
