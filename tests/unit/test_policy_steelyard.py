@@ -5,6 +5,7 @@ second.
 """
 
 import pytest
+from msgspec import structs
 
 from steelyard.core.commands import DrainReplica, RecordDecision, ResizeReplica, StartReplica, StopReplica
 from steelyard.core.plan import (
@@ -273,6 +274,25 @@ def test_a_proven_burst_acts_on_a_shorter_queue() -> None:
     grants = make_policy("steelyard", context()).react(snapshot(queue=3, per_window=10))
     assert grants is not None
     assert grants.grants == (GrantCores(1, 2.0),)
+
+
+def test_a_large_node_takes_little_longer_to_think_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 16 replicas grow from one core to two. Each is looked at a few times; looking at all of them again for
+    # each step would be 16 x 16 times and miss the 200 us that a reaction may take.
+    seen = snapshot(queue=300, per_window=400, free=16.0, node=32.0)
+    ready = tuple(
+        ReplicaView(i, "ocr", "read", "local", "ready", 1.0, 1.0, 1.0, ("m",), 0.0) for i in range(1, 17)
+    )
+    seen = structs.replace(seen, services=(structs.replace(seen.services[0], replicas=ready),))
+    calls = []
+    rate_rps = StageSizing.rate_rps
+    monkeypatch.setattr(
+        StageSizing, "rate_rps", lambda self, cores: (calls.append(cores), rate_rps(self, cores))[1]
+    )
+    grants = make_policy("steelyard", context()).react(seen)
+    assert grants is not None
+    assert grants.grants == tuple(GrantCores(i, 2.0) for i in range(1, 17))
+    assert len(calls) <= 10 * len(ready)
 
 
 def test_nothing_is_granted_that_is_not_there_or_not_allowed() -> None:

@@ -8,6 +8,7 @@ parallel; and given up while they still start if what the slow path plans for is
 """
 
 from collections.abc import Mapping, Sequence
+from heapq import heapify, heappop, heappush
 from math import sqrt
 from typing import NamedTuple
 
@@ -165,14 +166,19 @@ class Reaction:
 
     def _grow(self, need: StageNeed, ready: list[ReplicaView]) -> bool:
         """Grow the smallest replica by one step, again and again, until the need is met; whether any grew."""
-        grew = False
-        while self._capacity(ready, need.sizing, need.ratio) < need.need_rps:
-            useful = [r for r in ready if self._gains(need.sizing, self.cores[r.replica_id])]
-            if not useful or not self._may_take(need.view, self._step):
-                break
-            smallest = min(useful, key=lambda r: (self.cores[r.replica_id], r.replica_id))
-            self.cores[smallest.replica_id] += self._step
+        sizing, grew = need.sizing, False
+        lacking = need.need_rps - self._capacity(ready, sizing, need.ratio)
+        by_id = {r.replica_id: r for r in ready}
+        useful = [(self.cores[i], i) for i in by_id if self._gains(sizing, self.cores[i])]
+        heapify(useful)
+        while lacking > 0 and useful and self._may_take(need.view, self._step):
+            cores, smallest = heappop(useful)
+            before = sizing.rate_rps(self._in_force(by_id[smallest]))
+            self.cores[smallest] = cores + self._step
             self.free -= self._step
+            lacking -= (sizing.rate_rps(self._in_force(by_id[smallest])) - before) / need.ratio
+            if self._gains(sizing, self.cores[smallest]):
+                heappush(useful, (self.cores[smallest], smallest))
             grew = True
         return grew
 
@@ -232,8 +238,10 @@ class Reaction:
 
     def _may_take(self, view: ServiceView, cores: float) -> bool:
         limit = self._services[view.service].cores_max
+        if self.free < cores - 1e-9 or limit is None:
+            return self.free >= cores - 1e-9
         held = sum(self.cores[r.replica_id] for r in view.replicas) + self._starting.get(view.service, 0.0)
-        return self.free >= cores - 1e-9 and (limit is None or held + cores <= limit + 1e-9)
+        return held + cores <= limit + 1e-9
 
 
 def _ready(view: ServiceView, stage: str) -> list[ReplicaView]:

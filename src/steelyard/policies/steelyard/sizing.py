@@ -53,6 +53,7 @@ class StageSizing:
         self._available_s = service.slo_s - service.reply_s
         self._loss_max = LOSS_SHARE * (1.0 - service.quantile)
         self._rows: dict[float, int] = {}
+        self._rates: dict[float, float] = {}
 
     @cached_property
     def fastest_s(self) -> float:
@@ -83,10 +84,11 @@ class StageSizing:
 
     def rate_rps(self, cores: float) -> float:
         """Rows a second of one replica that is never idle, as profiled."""
-        if cores <= 0:
-            return 0.0
-        rows = self.rows_max(cores)
-        return rows / self.median_s(rows, cores)
+        rate = self._rates.get(cores)
+        if rate is None:
+            rows = self.rows_max(cores) if cores > 0 else 0
+            rate = self._rates[cores] = rows / self.median_s(rows, cores) if rows else 0.0
+        return rate
 
     def latency_s(self, choice: StageChoice, demand_rps: float, ratio: float) -> float:
         """Seconds that all but the allowed violations keep; `UNSTABLE_S` or more if the queue grows."""
