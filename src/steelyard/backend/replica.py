@@ -104,10 +104,10 @@ class LocalReplica:
             m.Part(part.row_start, part.rows, request.rows, request.tensors)
             for part, request in zip(command.slices, requests, strict=True)
         )
-        self._doorbell.send(m.Run(command.batch_id, command.variant, command.rows, parts))
         self._overdue[command.batch_id] = (self._loop.time() + seconds_max, seconds_max)
         if self._watch is None:  # one timer serves all batches until it fires
             self._watch = self._loop.call_later(seconds_max, self._look_for_stuck)
+        self._doorbell.send(m.Run(command.batch_id, command.variant, command.rows, parts))
 
     def release(self, batch_id: int) -> None:
         """No hurry: it goes with the next batch."""
