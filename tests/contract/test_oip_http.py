@@ -304,7 +304,7 @@ NASTY = {
 @pytest.mark.parametrize("sent", NASTY.values(), ids=NASTY.keys())
 def test_nasty_bytes_get_4xx_and_harm_nobody(server: RunningServer, sent: bytes) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it need not be read to its end
+        with contextlib.suppress(OSError):  # it need not be read to its end: reset, or no longer connected
             client.sendall(sent)
             client.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionResetError):
