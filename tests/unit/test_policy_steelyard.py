@@ -284,11 +284,14 @@ def test_a_large_node_takes_little_longer_to_think_about(monkeypatch: pytest.Mon
         ReplicaView(i, "ocr", "read", "local", "ready", 1.0, 1.0, 1.0, ("m",), 0.0) for i in range(1, 17)
     )
     seen = structs.replace(seen, services=(structs.replace(seen.services[0], replicas=ready),))
-    calls = []
+    calls: list[float] = []
     rate_rps = StageSizing.rate_rps
-    monkeypatch.setattr(
-        StageSizing, "rate_rps", lambda self, cores: (calls.append(cores), rate_rps(self, cores))[1]
-    )
+
+    def counted(self: StageSizing, cores: float) -> float:
+        calls.append(cores)
+        return rate_rps(self, cores)
+
+    monkeypatch.setattr(StageSizing, "rate_rps", counted)
     grants = make_policy("steelyard", context()).react(seen)
     assert grants is not None
     assert grants.grants == tuple(GrantCores(i, 2.0) for i in range(1, 17))
