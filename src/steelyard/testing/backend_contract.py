@@ -10,6 +10,7 @@ batch) and `triple` (y = 3 x), for input `x` and output `y`, FP32 of shape [-1, 
 # ruff: noqa: D102  a case's name says what must hold
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -130,14 +131,14 @@ def rows(*values: float) -> Array:
     return np.array([[value, value + 0.5] for value in values], np.float32)
 
 
-class BackendContract:
+class BackendContract(ABC):
     """The suite. Override `make`; `loop_factory` for another loop."""
 
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
 
+    @abstractmethod
     def make(self, arena: Arena, sink: Sink, loop: asyncio.AbstractEventLoop) -> Backend:
         """The backend under test."""
-        raise NotImplementedError("a subclass says how to make its backend")
 
     def run(self, scenario: Callable[[Rig], Coroutine[Any, Any, None]]) -> None:
         """Run one scenario on a fresh backend, and end the backend whatever happens."""
