@@ -27,7 +27,7 @@ from steelyard.demo.recogniser import find_shipped, prepare_recogniser
 from steelyard.demo.replay import replay
 from steelyard.demo.spec import SERVICE, write_spec
 from steelyard.demo.tour import measured_cells
-from steelyard.report.types import RunSummary
+from steelyard.metrics.runs import RunSummary
 
 POLICIES = ("steelyard", "themis", "themis+ours", "fixed-1", "fixed-2")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from steelyard.metrics.runs import RunSeries, RunSummary
 from steelyard.report.html import render
-from steelyard.report.types import RunSeries, RunSummary
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 

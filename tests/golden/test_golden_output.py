@@ -19,7 +19,7 @@ from steelyard.demo.tour import Outcome
 from steelyard.journal.codec import encode
 from steelyard.journal.records import VERSION, Header, Record
 from steelyard.load.result import OK, Outcomes, summarise
-from steelyard.report.types import RunSummary
+from steelyard.metrics.runs import RunSummary
 
 Golden = Callable[[str, str], None]
 runner = CliRunner()

@@ -23,7 +23,7 @@ from steelyard.demo.processes import serving, started
 from steelyard.demo.recogniser import find_shipped
 from steelyard.demo.replay import replay
 from steelyard.demo.tour import Settings, comparison
-from steelyard.report.types import RunSeries, RunSummary
+from steelyard.metrics.runs import RunSeries, RunSummary
 
 # `profile` measures a line in 25 ms on one core. `serve` answers every line with the same tokens after 5 ms
 # and accounts for it as a server of one replica would; every tenth request is refused.

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from steelyard.core.errors import SteelyardError
+from steelyard.metrics.runs import RunSeries, RunSummary
 from steelyard.report.charts import over_time, trade_off
 from steelyard.report.html import render
-from steelyard.report.types import RunSeries, RunSummary
 
 
 def run_of(label: str, **changes: Any) -> RunSeries:

@@ -80,6 +80,7 @@ class Variant(Frozen, frozen=True):
         batch_rows_max: rows in one batch, >= 1; 1 for a model without a dynamic leading axis.
         cores_max: most cores one replica can use, >= 1.
         cold_start_s: seconds from `StartReplica` to `ReplicaReady`, as profiled.
+        resize_s: seconds from `ResizeReplica` to cores in force, as profiled.
     """
 
     name: str
@@ -87,13 +88,23 @@ class Variant(Frozen, frozen=True):
     batch_rows_max: int = 1
     cores_max: int = 1
     cold_start_s: float = 0.5
+    resize_s: float = 0.001
 
 
 class Stage(Frozen, frozen=True):
-    """One stage of a service's pipeline: a model with its variants, in the order of the spec."""
+    """One stage of a service's pipeline: a model with its variants, in the order of the spec.
+
+    Attributes:
+        name: unique in its service.
+        variants: those that can answer it.
+        after: the stages whose results it needs, all of them; empty: it takes the request's own inputs.
+        fan_out: rows it is given for each row of the request, >= 1.
+    """
 
     name: str
     variants: tuple[Variant, ...]
+    after: tuple[str, ...] = ()
+    fan_out: int = 1
 
 
 class Service(Frozen, frozen=True):

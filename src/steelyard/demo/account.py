@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from steelyard.demo.client import Reading
 from steelyard.demo.processes import ServiceStatus
-from steelyard.report.types import RunSeries, RunSummary
+from steelyard.metrics.runs import RunSeries, RunSummary
 
 
 class Sample(NamedTuple):

@@ -14,7 +14,7 @@ from steelyard.demo.client import Job, Reading
 from steelyard.demo.plan import Surge
 from steelyard.demo.processes import Server, serving, started
 from steelyard.demo.view import Stand, View
-from steelyard.report.types import RunSeries
+from steelyard.metrics.runs import RunSeries
 
 _SAMPLE_EVERY_S = 0.5
 _AFTER_S_MAX = 60.0

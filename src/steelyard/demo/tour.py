@@ -19,8 +19,8 @@ from steelyard.demo.processes import started, steelyard_command
 from steelyard.demo.recogniser import Recogniser, find_shipped, prepare_recogniser
 from steelyard.demo.replay import replay
 from steelyard.demo.spec import CORES, SERVICE, write_spec
+from steelyard.metrics.runs import RunSeries, RunSummary
 from steelyard.report.html import render
-from steelyard.report.types import RunSeries, RunSummary
 
 _PROFILE_S_MAX = 120.0
 _PROVISIONAL_SLO_MS = 1000.0

@@ -24,6 +24,8 @@ class PolicyContext:
         service_times: by (service, stage).
         options: the policy's own, from the spec; unknown ones are a `SpecError` that names the nearest.
         published: run on the rules of its own paper; otherwise on the shared ones (`name+ours`).
+        future: rows that arrive in each whole second from time 0 on, by service; empty but in a simulation,
+            and only for clairvoyants (`oracle`): a policy that can be served must not look at it.
     """
 
     def __init__(
@@ -33,11 +35,13 @@ class PolicyContext:
         options: Mapping[str, object] | None = None,
         *,
         published: bool = True,
+        future: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
         self.services = dict(services)
         self.service_times = dict(service_times)
         self.options = dict(options or {})
         self.published = published
+        self.future = dict(future or {})
 
 
 class Policy(Protocol):

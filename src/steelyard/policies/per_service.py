@@ -45,6 +45,7 @@ class PerService:
                     {key: times for key, times in context.service_times.items() if key[0] == name},
                     context.options,
                     published=context.published,
+                    future={key: rows for key, rows in context.future.items() if key == name},
                 )
             )
             for name, service in context.services.items()

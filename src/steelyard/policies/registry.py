@@ -62,5 +62,11 @@ def make_policy(name: str, context: PolicyContext) -> Policy:
     if bare not in known:
         raise SpecError(f"unknown policy {name!r}; there are: {', '.join(nearest_first(bare, known))}")
     published = context.published and bare == name
-    made = PolicyContext(context.services, context.service_times, context.options, published=published)
+    made = PolicyContext(
+        context.services,
+        context.service_times,
+        context.options,
+        published=published,
+        future=context.future,
+    )
     return known[bare].make(made)

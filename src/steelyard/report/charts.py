@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from math import log10
 from typing import Any
 
-from steelyard.report.types import RunSeries
+from steelyard.metrics.runs import RunSeries
 
 COLOURS = ("#0f9d7e", "#e08a00", "#4d8fdb", "#c7609d", "#8a7be0", "#7a7f87")
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")

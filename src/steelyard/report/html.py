@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from steelyard.core.errors import SteelyardError
+from steelyard.metrics.runs import RunSeries, RunSummary
 from steelyard.report.charts import colour_of, over_time, trade_off
-from steelyard.report.types import RunSeries, RunSummary
 
 _COLUMNS = (
     ("run", ""),

@@ -1,4 +1,4 @@
-"""What a report is made of: plain records of runs, live or simulated.
+"""What runs come to, live or simulated: plain records, of which reports are made.
 
 The keys of `RunSummary` are those of `runs[]` in the JSON of `demo` and `simulate` (docs/cli.md): a contract.
 What one kind of run cannot know (the simulator's own speed in a live run) is None.
