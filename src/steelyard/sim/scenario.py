@@ -32,7 +32,7 @@ class Failure(Frozen, frozen=True):
 
 
 class SlowDown(Frozen, frozen=True):
-    """Batches that start in `[from_s, to_s)` take `factor` times as long: a neighbour, a throttled machine."""
+    """Batches that start in `[from_s, to_s)` take `factor` times as long: a neighbour, throttling."""
 
     from_s: float
     to_s: float
