@@ -44,6 +44,7 @@ from steelyard.core.types import ServiceTimes, Stage
 from steelyard.forecast.predictors import WindowMaximum
 from steelyard.plan.themis import Choice, ThemisStage, horizontal, vertical_with_extra
 from steelyard.policies.base import PolicyContext
+from steelyard.policies.fitting import fitted_choices
 from steelyard.policies.options import integer, refuse_unknown
 from steelyard.policies.sensing import rate_over, wanted_replicas
 
@@ -135,7 +136,7 @@ class ThemisPolicy:
     def _begin(self, tick: Tick, node: str, next_at_s: float) -> Decision:
         """Start with what the forecast wants of one-core replicas; without history, one a stage."""
         first = tick.then or tick.choices
-        fitted = _fitted(first, [1] * len(first), tick.cores, replicas_first=True)
+        fitted = fitted_choices(first, [1] * len(first), tick.cores, replicas_first=True)
         return Decision(self._plan(fitted, node), next_at_s, f"begin with {_words(fitted)} ({tick.figures})")
 
     def _go_vertical(self, tick: Tick, why: str, node: str, next_at_s: float) -> Decision:
@@ -145,14 +146,14 @@ class ThemisPolicy:
             for (n, has), choice, more in zip(tick.present, tick.choices, tick.extra, strict=True)
         ]
         grows = any(choice.cores > has for choice, (_, has) in zip(kept, tick.present, strict=True))
-        fitted = _fitted(kept, [n for n, _ in tick.present], tick.cores, replicas_first=grows)
+        fitted = fitted_choices(kept, [n for n, _ in tick.present], tick.cores, replicas_first=grows)
         reason = f"vertical {_words(fitted)} ({tick.figures}): {why}"
         other = f"horizontal {_words(tick.now)}: not while {why}" if tick.now else "horizontal: not feasible"
         return Decision(self._plan(fitted, node), next_at_s, reason, other)
 
     def _go_horizontal(self, tick: Tick, now: Sequence[Choice], node: str, next_at_s: float) -> Decision:
         """One core a replica."""
-        fitted = _fitted(now, [1] * len(now), tick.cores, replicas_first=True)
+        fitted = fitted_choices(now, [1] * len(now), tick.cores, replicas_first=True)
         if [(c.replicas, c.cores) for c in fitted] != list(tick.present):
             self._steady = 0
         reason = f"horizontal {_words(fitted)} ({tick.figures}) after {self._steady_ticks} steady ticks"
@@ -204,30 +205,6 @@ def _unsteady(tick: Tick) -> str:
     if any(b.replicas > a.replicas for a, b in zip(tick.now or (), tick.then or (), strict=False)):
         return "the forecast wants more replicas"
     return ""
-
-
-def _fitted(
-    choices: Sequence[Choice], present: Sequence[int], cores: int, *, replicas_first: bool
-) -> list[Choice]:
-    """The choices cut down to a node's cores, one at a time from the stage that takes most.
-
-    Cut first are replicas beyond `present` (`replicas_first`) or cores beyond one, then the other, then
-    replicas down to one: the caller has made sure that one core a stage fits.
-    """
-    fitted = list(choices)
-    while sum(c.replicas * c.cores for c in fitted) > cores:
-        extra = [i for i, c in enumerate(fitted) if c.replicas > max(1, present[i])]
-        large = [i for i, c in enumerate(fitted) if c.cores > 1]
-        first, second = (extra, large) if replicas_first else (large, extra)
-        several = [i for i, c in enumerate(fitted) if c.replicas > 1]
-        among = first or second or several
-        index = max(among, key=lambda i: (fitted[i].replicas * fitted[i].cores, -i))
-        cut = fitted[index]
-        if among is large:
-            fitted[index] = cut._replace(cores=cut.cores - 1)
-        else:
-            fitted[index] = cut._replace(replicas=cut.replicas - 1)
-    return fitted
 
 
 def _words(choices: Sequence[Choice]) -> str:
