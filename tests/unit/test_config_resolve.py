@@ -8,14 +8,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from steelyard.config.load import LoadedSpec, read_spec, spec_for_onnx
+from steelyard.config.notices import notices
 from steelyard.config.policy import chosen_policy
-from steelyard.config.resolve import (
-    BATCH_ROWS_DEFAULT,
-    CORES_DEFAULT,
-    CORES_MIN_SHARED,
-    notices,
-    resolve,
-)
+from steelyard.config.resolve import resolve
+from steelyard.config.stages import BATCH_ROWS_DEFAULT, CORES_DEFAULT, CORES_MIN_SHARED
 from steelyard.core.errors import SpecError
 from steelyard.runtime.base import Signature, TensorSpec, VariantSpec
 from steelyard.serve.base import Deployment

@@ -93,7 +93,8 @@ def _measure_and_run(
 ) -> int:
     from steelyard.backend.cpu import usable_core_ids
     from steelyard.cli.measure import measure, stage_times, widths_of, with_measured
-    from steelyard.config.resolve import notices, resolve
+    from steelyard.config.notices import notices
+    from steelyard.config.resolve import resolve
     from steelyard.serve.edge.listen import check_address
 
     if settings.journal is not None and settings.journal == settings.decisions:

@@ -1,0 +1,153 @@
+"""What serving and planning both read off a spec: variants, their bounds, what a service promises."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from msgspec.structs import replace
+
+from steelyard.config.load import LoadedSpec
+from steelyard.config.schema import StageSpec, VariantEntry
+from steelyard.config.source import Path as SpecPath
+from steelyard.config.source import nearest
+from steelyard.core.types import Service, Stage, Variant
+from steelyard.runtime.base import VariantSpec
+from steelyard.runtime.registry import names as runtime_names
+
+BATCH_ROWS_DEFAULT = 16
+"""Rows of a batch where neither spec nor model sets a bound: the profile shows what is worth it below."""
+CORES_DEFAULT = 8
+"""Most cores of a replica where the spec sets no bound: a session for each width costs memory."""
+CORES_MIN_ALONE, CORES_MIN_SHARED = 1.0, 0.25
+"""Least cores of a service where the spec sets no bound: several services can leave theirs to each other."""
+
+
+class Candidate(NamedTuple):
+    """A variant that can answer a stage: its path in the spec, its name, and what the spec says of it."""
+
+    path: SpecPath
+    name: str
+    entry: VariantEntry
+
+
+def candidates(loaded: LoadedSpec, service: str, stage_name: str, stage: StageSpec) -> list[Candidate]:
+    """A stage's variants: its model's, or for Python glue the one that it is."""
+    if stage.model is None:
+        path: SpecPath = ("services", service, "pipeline", stage_name, "python")
+        return [Candidate(path, stage_name, VariantEntry(python=stage.python))]
+    model = loaded.spec.models[stage.model]
+    return [
+        Candidate(("models", stage.model, "variants", name), name, entry)
+        for name, entry in model.variants.items()
+    ]
+
+
+def variant_spec(loaded: LoadedSpec, candidate: Candidate, *, cores_max: int) -> VariantSpec:
+    """What a worker needs to make a variant; relative files made absolute.
+
+    Args:
+        loaded: the checked spec.
+        candidate: the variant.
+        cores_max: most cores of a replica where the spec does not say.
+
+    Raises:
+        SpecError: it cannot be run at all, its runtime is not known, or a file is missing.
+    """
+    path, name, entry = candidate
+    known = runtime_names()
+    if not entry.kind:
+        message = "declares only its latency: it can be planned, not served; give onnx, python or runtime"
+        raise loaded.source.error(path, message)
+    if entry.kind not in known:
+        raise loaded.source.error(
+            (*path, "runtime"), f"unknown runtime {entry.kind}{nearest(entry.kind, known)}"
+        )
+    return VariantSpec(
+        name=name,
+        kind=entry.kind,
+        target=_target(loaded, path, entry),
+        batch_rows_max=entry.batch_max,
+        cores_max=entry.cores_max or cores_max,
+        providers=entry.providers,
+        session_options=entry.session_options,
+        example={tensor: example.shape for tensor, example in entry.example.items()},
+        options=_options(entry),
+    )
+
+
+def bounded_variant(candidate: Candidate, *, batch_rows_max: int, cores_max: int) -> Variant:
+    """A variant as machines and policies know it, with the spec's times where it states them."""
+    entry = candidate.entry
+    known = Variant(
+        name=candidate.name, accuracy=entry.accuracy, batch_rows_max=batch_rows_max, cores_max=cores_max
+    )
+    if entry.cold_start is not None:
+        known = replace(known, cold_start_s=entry.cold_start)
+    return known if entry.resize is None else replace(known, resize_s=entry.resize)
+
+
+def promised_service(loaded: LoadedSpec, name: str, stages: Sequence[Stage]) -> Service:
+    """What the spec promises for a service of these stages, which are in topological order."""
+    service = loaded.spec.services[name]
+    cores_min = CORES_MIN_ALONE if len(loaded.spec.services) == 1 else CORES_MIN_SHARED
+    return Service(
+        name=name,
+        slo_s=service.slo.latency,
+        quantile=service.slo.quantile,
+        stages=tuple(stages),
+        request_rows_max=service.limits.request_rows,
+        queue_rows_max=service.limits.queue_rows,
+        retries_max=service.limits.retries,
+        cores_min=service.cores.min or min(cores_min, service.cores.max or cores_min),
+        cores_max=service.cores.max,
+        weight=service.weight,
+    )
+
+
+def latency_classes(loaded: LoadedSpec, service: str) -> dict[str, float]:
+    """Latency bound in seconds by SLO class."""
+    return {name: known.latency for name, known in loaded.spec.services[service].classes.items()}
+
+
+def check_minima(loaded: LoadedSpec, cores: int) -> None:
+    """What the services must have at least fits on so many cores.
+
+    Raises:
+        SpecError: it does not.
+    """
+    total = 0.0
+    for name, service in loaded.spec.services.items():
+        total += service.cores.min or 0.0
+        if total > cores:
+            message = f"want at most {cores} cores for all services together, got {total:g}"
+            raise loaded.source.error(("services", name, "cores", "min"), message)
+
+
+def _target(loaded: LoadedSpec, path: SpecPath, entry: VariantEntry) -> str:
+    if entry.kind == "onnx":
+        file = loaded.folder / (entry.onnx or entry.target)
+        if not file.is_file():
+            raise loaded.source.error((*path, "onnx" if entry.onnx else "target"), f"no such file: {file}")
+        return str(file.resolve())
+    target = entry.python or entry.target
+    file_name, colon, attribute = target.rpartition(":")
+    if entry.kind == "python" and not (colon and file_name and attribute):
+        where = (*path, "python") if entry.python and path[-1] != "python" else path
+        raise loaded.source.error(where, f"want module:Class or file.py:Class, got {target or 'nothing'}")
+    if not file_name.endswith(".py"):
+        return target
+    file = loaded.folder / file_name
+    if not file.is_file():
+        raise loaded.source.error(
+            (*path, "python") if path[-1] != "python" else path, f"no such file: {file}"
+        )
+    return f"{Path(file).resolve()}:{attribute}"
+
+
+def _options(entry: VariantEntry) -> dict[str, Any]:
+    """The runtime's options; a `sleep` variant without any sleeps what its `latency` declares."""
+    latency = entry.latency
+    if entry.kind != "sleep" or entry.options or latency is None or latency.coefficients_ms is None:
+        return dict(entry.options)
+    alpha, beta, gamma, zeta = latency.coefficients_ms
+    return {"alpha_ms": alpha, "beta_ms": beta, "gamma_ms": gamma, "zeta_ms": zeta}
