@@ -11,6 +11,8 @@ second: the time to fill a batch counts as busy. As released:
 
 `vertical` not feasible: the largest lambda' that is, by binary search, and replicas for the rest at its
 cores.
+
+The revision of 2025 runs the same programs on other sums (`Reckoning`, `plan.themis2025`).
 """
 
 from collections.abc import Callable, Sequence
@@ -21,13 +23,40 @@ import numpy as np
 
 from steelyard.plan.queueing import themis_fill_wait_ms
 
+GB_PER_CORE = 18.0
+"""What one core costs, in GB of memory."""
+
 
 class ThemisStage(NamedTuple):
-    """A stage: `latency_ms(rows, cores)`, and the largest cores and batch that may be chosen."""
+    """A stage: `latency_ms(rows, cores)`, and the largest cores and batch that may be chosen.
+
+    Attributes:
+        memory_gb: of one replica; the horizontal program prices a replica at this + `GB_PER_CORE` a core.
+        fan_out: rows for each row of the service (the papers know only 1).
+    """
 
     latency_ms: Callable[[int, int], float]
     cores_max: int
     rows_max: int
+    memory_gb: float = 0.0
+    fan_out: int = 1
+
+
+class Reckoning(NamedTuple):
+    """What a revision reckons with.
+
+    Attributes:
+        fill_wait_ms: of a batch of rows at a rate.
+        fill_is_busy: whether a replica gives 1000 b / (l + q) rows a second, or 1000 b / l.
+        demand_rps: the rate that is to be carried where lambda is seen.
+    """
+
+    fill_wait_ms: Callable[[int, float], float]
+    fill_is_busy: bool
+    demand_rps: Callable[[float], float]
+
+
+THEMIS_2024 = Reckoning(themis_fill_wait_ms, True, lambda rate: rate)
 
 
 class Choice(NamedTuple):
@@ -39,46 +68,66 @@ class Choice(NamedTuple):
     time_ms: int
 
 
-def capacity_rps(stage: ThemisStage, rows: int, cores: int, rate: float) -> float:
-    """Rows a second of one replica: 1000 b / (l + q)."""
-    return 1000.0 * rows / (stage.latency_ms(rows, cores) + themis_fill_wait_ms(rows, rate))
+def capacity_rps(
+    stage: ThemisStage, rows: int, cores: int, rate: float, reckoning: Reckoning = THEMIS_2024
+) -> float:
+    """Rows a second of one replica: 1000 b / (l + q), or 1000 b / l; `rate` is the stage's own."""
+    busy_ms = stage.latency_ms(rows, cores)
+    if reckoning.fill_is_busy:
+        busy_ms += reckoning.fill_wait_ms(rows, rate)
+    return 1000.0 * rows / busy_ms
 
 
-def horizontal(stages: Sequence[ThemisStage], rate: int, slo_ms: int) -> tuple[Choice, ...] | None:
-    """H(lambda): one-core replicas, as few as possible; None if one core is too slow for the SLO."""
+def horizontal(
+    stages: Sequence[ThemisStage], rate: int, slo_ms: int, reckoning: Reckoning = THEMIS_2024
+) -> tuple[Choice, ...] | None:
+    """H(lambda): one-core replicas, as cheap as possible; None if one core is too slow for the SLO."""
     if rate == 0:
         return tuple(_idle(stage, 1) for stage in stages)
-    options = [
-        [
-            (float(choice.replicas), choice)
+    options = []
+    for stage in stages:
+        own, demand = rate * stage.fan_out, reckoning.demand_rps(rate) * stage.fan_out
+        price = stage.memory_gb + GB_PER_CORE
+        choices = [
+            _choice(
+                stage, ceil(demand / capacity_rps(stage, rows, 1, own, reckoning)), 1, rows, own, reckoning
+            )
             for rows in range(1, stage.rows_max + 1)
-            for choice in [_choice(stage, ceil(rate / capacity_rps(stage, rows, 1, rate)), 1, rows, rate)]
         ]
-        for stage in stages
-    ]
+        options.append([(choice.replicas * price, choice) for choice in choices])
     return _least(options, slo_ms)
 
 
 def vertical(
-    stages: Sequence[ThemisStage], rate: int, slo_ms: int, replicas: Sequence[int]
+    stages: Sequence[ThemisStage],
+    rate: int,
+    slo_ms: int,
+    replicas: Sequence[int],
+    reckoning: Reckoning = THEMIS_2024,
 ) -> tuple[Choice, ...] | None:
     """V(lambda | n): cores and batches for replicas that stay as they are; None if not feasible."""
     if rate == 0:
         return tuple(_idle(stage, n) for stage, n in zip(stages, replicas, strict=True))
-    options = [
-        [
-            (float(cores), _choice(stage, n, cores, rows, rate))
-            for cores in range(1, stage.cores_max + 1)
-            for rows in range(1, stage.rows_max + 1)
-            if n * capacity_rps(stage, rows, cores, rate) >= rate
-        ]
-        for stage, n in zip(stages, replicas, strict=True)
-    ]
+    options = []
+    for stage, n in zip(stages, replicas, strict=True):
+        own, demand = rate * stage.fan_out, reckoning.demand_rps(rate) * stage.fan_out
+        options.append(
+            [
+                (float(cores), _choice(stage, n, cores, rows, own, reckoning))
+                for cores in range(1, stage.cores_max + 1)
+                for rows in range(1, stage.rows_max + 1)
+                if n * capacity_rps(stage, rows, cores, own, reckoning) >= demand
+            ]
+        )
     return _least(options, slo_ms)
 
 
 def vertical_with_extra(
-    stages: Sequence[ThemisStage], rate: int, slo_ms: int, replicas: Sequence[int]
+    stages: Sequence[ThemisStage],
+    rate: int,
+    slo_ms: int,
+    replicas: Sequence[int],
+    reckoning: Reckoning = THEMIS_2024,
 ) -> tuple[tuple[Choice, ...], tuple[int, ...]]:
     """V(lambda | n), and the replicas to add if n are too few at any size.
 
@@ -86,28 +135,34 @@ def vertical_with_extra(
     has no answer; taken then are single rows on all cores, the least latency there is.
     """
     low, high = 0, rate
-    best = vertical(stages, rate, slo_ms, replicas)
+    best = vertical(stages, rate, slo_ms, replicas, reckoning)
     if best is not None:
         return best, (0,) * len(stages)
     while high - low > 1:
         middle = (low + high) // 2
-        found = vertical(stages, middle, slo_ms, replicas)
+        found = vertical(stages, middle, slo_ms, replicas, reckoning)
         if found is None:
             high = middle
         else:
             low, best = middle, found
+    demand, carried = reckoning.demand_rps(rate), reckoning.demand_rps(low)
+
+    def capacity(stage: ThemisStage, choice: Choice) -> float:
+        """Rows of the service, not of the stage."""
+        own = rate * stage.fan_out
+        return capacity_rps(stage, choice.rows, choice.cores, own, reckoning) / stage.fan_out
+
     if best is None:
         best = tuple(
-            _choice(stage, n, stage.cores_max, 1, rate) for stage, n in zip(stages, replicas, strict=True)
+            _choice(stage, n, stage.cores_max, 1, rate * stage.fan_out, reckoning)
+            for stage, n in zip(stages, replicas, strict=True)
         )
-        carried = (
-            choice.replicas * capacity_rps(stage, 1, choice.cores, rate)
-            for stage, choice in zip(stages, best, strict=True)
+        least = min(
+            choice.replicas * capacity(stage, choice) for stage, choice in zip(stages, best, strict=True)
         )
-        low = min(rate, int(min(carried)))
+        carried = min(demand, int(least))
     extra = tuple(
-        ceil((rate - low) / capacity_rps(stage, choice.rows, choice.cores, rate))
-        for stage, choice in zip(stages, best, strict=True)
+        ceil((demand - carried) / capacity(stage, choice)) for stage, choice in zip(stages, best, strict=True)
     )
     return best, extra
 
@@ -116,8 +171,10 @@ def _idle(stage: ThemisStage, replicas: int) -> Choice:
     return Choice(replicas, 1, 1, ceil(stage.latency_ms(1, 1)))
 
 
-def _choice(stage: ThemisStage, replicas: int, cores: int, rows: int, rate: float) -> Choice:
-    time_ms = ceil(stage.latency_ms(rows, cores) + themis_fill_wait_ms(rows, rate))
+def _choice(
+    stage: ThemisStage, replicas: int, cores: int, rows: int, rate: float, reckoning: Reckoning
+) -> Choice:
+    time_ms = ceil(stage.latency_ms(rows, cores) + reckoning.fill_wait_ms(rows, rate))
     return Choice(replicas, cores, rows, time_ms)
 
 
