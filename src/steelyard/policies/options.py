@@ -1,10 +1,14 @@
 """A policy's options, read once: an unknown key or a value of the wrong kind is one clear line."""
 
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from math import isfinite
 
 from steelyard.core.errors import SpecError
+
+_DURATION = re.compile(r"(\d+\.?\d*|\.\d+)\s*(ms|s|m|h)")
+_SECONDS_OF = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def nearest_first(word: str, known: Iterable[str]) -> list[str]:
@@ -55,3 +59,29 @@ def integer(
     if value != int(value):
         raise SpecError(f"policy {policy}: option {key}: want a whole number, got {value:g}")
     return int(value)
+
+
+def duration_s(
+    policy: str,
+    options: Mapping[str, object],
+    key: str,
+    default_s: float,
+    *,
+    least_s: float = 0.0,
+    most_s: float = 1e9,
+) -> float:
+    """Seconds in [least_s, most_s] of a duration as the spec writes it: `400ms`, `15s`, `2m`, `24h`.
+
+    Raises:
+        SpecError: it is not.
+    """
+    if key not in options:
+        return default_s
+    value = options[key]
+    matched = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if matched is None:
+        raise SpecError(f"policy {policy}: option {key}: want a duration such as 15s or 2m, got {value!r}")
+    seconds = float(matched[1]) * _SECONDS_OF[matched[2]]
+    if not least_s <= seconds <= most_s:
+        raise SpecError(f"policy {policy}: option {key}: want {least_s:g}s to {most_s:g}s, got {value}")
+    return seconds
