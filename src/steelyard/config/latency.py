@@ -37,7 +37,8 @@ def declared_latency(
     at: SpecPath = (*path, "latency")
     coefficients = latency.coefficients_ms
     if coefficients is not None:
-        _check_positive(coefficients, variant, source, at)
+        rows_max, cores_max = variant.batch_max or 1, variant.cores_max or 1
+        check_positive(coefficients, source, at, rows_max=rows_max, cores_max=cores_max)
         spread = COEFFICIENTS_SPREAD if latency.spread is None else latency.spread
         return DeclaredLatency(
             coefficients_ms=coefficients, stat=latency.stat, spread=spread, distribution=latency.distribution
@@ -50,25 +51,34 @@ def declared_latency(
     return DeclaredLatency(table=rows, stat=latency.stat, spread=spread, distribution=latency.distribution)
 
 
-def _table_of(latency: LatencySpec, device: str, at: SpecPath) -> tuple[str | None, SpecPath]:
-    if latency.devices is None:
-        return latency.table, (*at, "table")
-    found = latency.devices.get(device)
-    return (found.table if found else None), (*at, device, "table")
-
-
-def _check_positive(
-    coefficients: tuple[float, float, float, float], variant: VariantEntry, source: Source, at: SpecPath
+def check_positive(
+    coefficients: tuple[float, float, float, float],
+    source: Source,
+    at: SpecPath,
+    *,
+    rows_max: int,
+    cores_max: int,
 ) -> None:
-    """Linear in b, and monotone in c for each b: the least value lies in a corner of the range."""
+    """Linear in b, and monotone in c for each b: the least value lies in a corner of the range.
+
+    Raises:
+        SpecError: l(b, c) <= 0, or infinite, for some b <= rows_max and c <= cores_max.
+    """
     alpha, beta, gamma, zeta = coefficients
-    for batch in (1, variant.batch_max or 1):
-        for cores in (1, variant.cores_max or 1):
+    for batch in (1, rows_max):
+        for cores in (1, cores_max):
             latency_ms = alpha * batch / cores + beta * batch + gamma / cores + zeta
             if not 0 < latency_ms < math.inf:
                 raise source.error(
                     at, f"l(b={batch}, c={cores}) = {latency_ms:g} ms, want more than 0 in the whole range"
                 )
+
+
+def _table_of(latency: LatencySpec, device: str, at: SpecPath) -> tuple[str | None, SpecPath]:
+    if latency.devices is None:
+        return latency.table, (*at, "table")
+    found = latency.devices.get(device)
+    return (found.table if found else None), (*at, device, "table")
 
 
 def _read_table(file: Path, source: Source, at: SpecPath) -> tuple[_Row, ...]:

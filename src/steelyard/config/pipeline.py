@@ -45,7 +45,7 @@ def stage_order(service: ServiceSpec, source: Source, path: Path) -> tuple[str, 
     Raises:
         SpecError: the stages form a cycle.
     """
-    sorter = TopologicalSorter({name: _upstream(stage) for name, stage in service.pipeline.items()})
+    sorter = TopologicalSorter({name: upstream(stage) for name, stage in service.pipeline.items()})
     try:
         return tuple(sorter.static_order())
     except CycleError as error:
@@ -59,7 +59,7 @@ def tensor_of(reference: str) -> tuple[str, str]:
     return stage, tensor
 
 
-def _upstream(stage: StageSpec) -> list[str]:
+def upstream(stage: StageSpec) -> list[str]:
     """The stages that a stage waits for."""
     references = [*stage.inputs.values(), *([stage.each] if stage.each else [])]
     if stage.when:
@@ -78,8 +78,8 @@ def _references(service: ServiceSpec) -> Iterator[tuple[Path, str]]:
             yield (*at, "each"), stage.each
         if stage.when is not None:
             yield (*at, "when"), stage.when
-        for index, upstream in enumerate(stage.after):
-            yield (*at, "after", index), f"{upstream}.0"
+        for index, before in enumerate(stage.after):
+            yield (*at, "after", index), f"{before}.0"
     for tensor, reference in service.outputs.items():
         yield ("outputs", tensor), reference
     for reference in service.items:
@@ -109,7 +109,7 @@ def _check_items(spec: Spec, service: ServiceSpec, source: Source, path: Path) -
         for stage_name in before:  # grows while it is walked
             stage = service.pipeline.get(stage_name, StageSpec(model=""))
             known.update(spec.models[stage.model].variants if stage.model else {})
-            before += [name for name in _upstream(stage) if name not in before]
+            before += [name for name in upstream(stage) if name not in before]
         for variant in items.mean:
             if variant and variant not in known:
                 at = (*path, "items", reference, "mean", variant)

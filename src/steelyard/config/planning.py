@@ -1,0 +1,281 @@
+"""From a checked spec to what planning and simulating need; no model is loaded, and nothing is measured.
+
+A variant's service times are those that the spec declares (`latency:`), else those of a stored profile of
+this machine; a variant with neither cannot be planned. Where the spec sets no bound, a variant's range is
+that of its table or profile. Nodes have whole cores: whether a machine enforces parts of one is not known
+before a server runs there.
+"""
+
+from collections.abc import Mapping
+from math import ceil
+from pathlib import Path
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from steelyard.config.fan_out import fan_outs
+from steelyard.config.latency import check_positive, declared_latency
+from steelyard.config.load import LoadedSpec
+from steelyard.config.pipeline import stage_order, upstream
+from steelyard.config.schema import ServiceSpec
+from steelyard.config.source import Path as SpecPath
+from steelyard.config.stages import (
+    BATCH_ROWS_DEFAULT,
+    CORES_DEFAULT,
+    Candidate,
+    bounded_variant,
+    candidates,
+    check_minima,
+    latency_classes,
+    promised_service,
+    variant_spec,
+)
+from steelyard.core.errors import ProfileError
+from steelyard.core.types import Service, ServiceTimes, Stage, Variant
+from steelyard.profile.tables import StageTimes, service_times
+from steelyard.profile.types import Constants, DeclaredLatency, Profile
+from steelyard.profiler.store import ProfileStore, default_directory
+from steelyard.profiler.subject import Subject, key_of
+from steelyard.runtime.base import Signature
+from steelyard.sim.scenario import Physics, SimulatedNode
+
+NODE = "local"
+"""Name of the only node where the spec lists none, as `serve` calls this machine."""
+
+
+class Blueprint(NamedTuple):
+    """A spec as policies and the simulator take it.
+
+    Attributes:
+        services: by name; stages in topological order.
+        times: one for each stage of each service.
+        nodes: the cluster.
+        classes: latency bound in seconds, by service and SLO class.
+        physics: what the profiles know of the machine besides service times.
+    """
+
+    services: dict[str, Service]
+    times: tuple[StageTimes, ...]
+    nodes: tuple[SimulatedNode, ...]
+    classes: dict[str, dict[str, float]]
+    physics: Physics
+
+    @property
+    def cores(self) -> int:
+        """Of all nodes together."""
+        return sum(node.cores for node in self.nodes)
+
+    def service_times(self) -> dict[tuple[str, str], ServiceTimes]:
+        """What answers for each (service, stage)."""
+        return {(known.service, known.stage): service_times(known) for known in self.times}
+
+
+class _Known(NamedTuple):
+    """A variant in its stage, and where its service times come from: one of the two."""
+
+    variant: Variant
+    declared: DeclaredLatency | None
+    profile: Profile | None
+
+
+def blueprint(loaded: LoadedSpec, *, cores_available: int, profiles: Path | None = None) -> Blueprint:
+    """What a spec says of services, service times and nodes.
+
+    Args:
+        loaded: the checked spec.
+        cores_available: of this machine: what `cores: auto` stands for, and part of a stored profile's key.
+        profiles: folder of stored profiles; None is the user's own.
+
+    Raises:
+        SpecError: it cannot be planned; one line that names file, line and key.
+        ProfileError: a stored profile cannot be used.
+        ModelError: a model's file cannot be read.
+    """
+    nodes = _nodes(loaded, cores_available)
+    sources = _Sources(loaded, profiles, cores_available, max(node.cores for node in nodes))
+    services: dict[str, Service] = {}
+    times: list[StageTimes] = []
+    constants: list[Constants] = []
+    for name, spec in loaded.spec.services.items():
+        known = {stage: sources.of_stage(name, stage) for stage in spec.pipeline}
+        service = promised_service(loaded, name, _stages(loaded, name, spec, known))
+        profiled = [k.profile for variants in known.values() for k in variants if k.profile is not None]
+        constants += [profile.constants for profile in profiled]
+        replies_s = (profile.constants.reply_s for profile in profiled)
+        services[name] = replace(service, reply_s=max((service.reply_s, *replies_s)))
+        times += [_times(name, stage.name, known[stage.name]) for stage in service.stages]
+    made = Blueprint(
+        services=services,
+        times=tuple(times),
+        nodes=nodes,
+        classes={name: latency_classes(loaded, name) for name in services},
+        physics=_physics(constants),
+    )
+    _check_times(loaded, made)
+    _check_room(loaded, made)
+    return made
+
+
+def check_objectives(loaded: LoadedSpec, made: Blueprint) -> None:
+    """Every service can answer a single row within its SLO, on the most cores that it can have.
+
+    Raises:
+        SpecError: one cannot; names the least latency.
+    """
+    for name, service in made.services.items():
+        least_s = least_latency_s(made, name)
+        if least_s > service.slo_s:
+            message = (
+                f"want at least {least_s * 1e3:.4g}ms: so long takes a single row on the most cores, "
+                f"got {service.slo_s * 1e3:.4g}ms"
+            )
+            raise loaded.source.error(("services", name, "slo", "latency"), message)
+
+
+def least_latency_s(made: Blueprint, service: str) -> float:
+    """Median seconds of one row alone along the longest path, each stage at its fastest, and of the reply."""
+    known = made.service_times()
+    cores_max = max(node.cores for node in made.nodes)
+    ends_s: dict[str, float] = {}
+    for stage in made.services[service].stages:
+        fastest_s = min(
+            known[service, stage.name].service_time_s(variant.name, 0, 1, float(cores))
+            for variant in stage.variants
+            for cores in range(1, min(variant.cores_max, cores_max) + 1)
+        )
+        ends_s[stage.name] = fastest_s + max((ends_s[name] for name in stage.after), default=0.0)
+    return max(ends_s.values()) + made.services[service].reply_s
+
+
+class _Sources:
+    """Finds every variant's service times and range: in the spec, else in the store."""
+
+    def __init__(self, loaded: LoadedSpec, profiles: Path | None, cores: int, cores_max: int) -> None:
+        self._loaded = loaded
+        self._store = ProfileStore(profiles or default_directory())
+        self._cores = cores
+        self._cores_max = min(cores_max, CORES_DEFAULT)
+
+    def of_stage(self, service: str, stage_name: str) -> list[_Known]:
+        stage = self._loaded.spec.services[service].pipeline[stage_name]
+        listed = candidates(self._loaded, service, stage_name, stage)
+        # As `signatures.shape_buckets` has them: the variants share their buckets.
+        buckets = {name: (b.dim, b.sizes) for c in listed for name, b in c.entry.buckets.items()}
+        model = stage.model or stage_name
+        return [self._declared(c) or self._profiled(c, model, buckets) for c in listed]
+
+    def _declared(self, candidate: Candidate) -> _Known | None:
+        path, _, entry = candidate
+        source = self._loaded.source
+        latency = declared_latency(entry, source, path, folder=self._loaded.folder)
+        if latency is None:
+            return None
+        rows_max, cores_max = BATCH_ROWS_DEFAULT, self._cores_max
+        if latency.table:
+            rows_max = max(rows for rows, *_ in latency.table)
+            cores_max = ceil(max(cores for _, cores, *_ in latency.table))
+        rows_max, cores_max = entry.batch_max or rows_max, entry.cores_max or cores_max
+        if latency.coefficients_ms is not None:
+            at = (*path, "latency")
+            check_positive(latency.coefficients_ms, source, at, rows_max=rows_max, cores_max=cores_max)
+        variant = bounded_variant(candidate, batch_rows_max=rows_max, cores_max=cores_max)
+        return _Known(variant, latency, None)
+
+    def _profiled(
+        self, candidate: Candidate, model: str, buckets: dict[str, tuple[int, tuple[int, ...]]]
+    ) -> _Known:
+        path, name, entry = candidate
+        if not entry.kind:
+            raise self._loaded.source.error((*path, "latency"), "has no table for cpu: cores are planned")
+        spec = variant_spec(self._loaded, candidate, cores_max=self._cores_max)
+        # A profile's key is made of files and settings: what the model takes is not asked.
+        unasked = Signature((), (), batchable=True)
+        subject = Subject(model, spec, unasked, entry.batch_max or BATCH_ROWS_DEFAULT, buckets)
+        key = key_of(subject, cores=self._cores)
+        profile = self._store.load(*key, model=model, variant=name)
+        if profile is None or not profile.cells:
+            message = (
+                f"no profile of it on this machine in {self._store.directory}: "
+                f"run `steelyard profile {self._loaded.source.label}`, or give latency:"
+            )
+            raise self._loaded.source.error(path, message)
+        variant = bounded_variant(
+            candidate,
+            batch_rows_max=entry.batch_max or max(cell.rows for cell in profile.cells),
+            cores_max=spec.cores_max,
+        )
+        if entry.cold_start is None:
+            variant = replace(variant, cold_start_s=profile.cold_start_s)
+        if entry.resize is None:
+            variant = replace(variant, resize_s=profile.resize_s)
+        return _Known(variant, None, profile)
+
+
+def _nodes(loaded: LoadedSpec, cores_available: int) -> tuple[SimulatedNode, ...]:
+    cluster = loaded.spec.cluster
+    if cluster.nodes is None:
+        return (SimulatedNode(NODE, cluster.cores or cores_available),)
+    return tuple(SimulatedNode(node.name, node.cores) for node in cluster.nodes)
+
+
+def _stages(
+    loaded: LoadedSpec, name: str, service: ServiceSpec, known: Mapping[str, list[_Known]]
+) -> list[Stage]:
+    path: SpecPath = ("services", name)
+    order = stage_order(service, loaded.source, path)
+    rows = fan_outs(service, order, loaded.source, path)
+    return [
+        Stage(
+            name=stage,
+            variants=tuple(k.variant for k in known[stage]),
+            after=tuple(upstream(service.pipeline[stage])),
+            fan_out=rows[stage],
+        )
+        for stage in order
+    ]
+
+
+def _times(service: str, stage: str, known: list[_Known]) -> StageTimes:
+    return StageTimes(
+        service,
+        stage,
+        profiles=tuple(k.profile for k in known if k.profile is not None),
+        declared={k.variant.name: k.declared for k in known if k.declared is not None},
+    )
+
+
+def _physics(constants: list[Constants]) -> Physics:
+    """The dearest of what the profiles measured; nothing where all is declared."""
+    if not constants:
+        return Physics()
+    return Physics(
+        dispatch_s=max(c.dispatch_s for c in constants),
+        corun_ratio=max(1.0, *(c.corun_ratio for c in constants)),
+        starting_ratio=max(1.0, *(c.starting_ratio for c in constants)),
+    )
+
+
+def _check_times(loaded: LoadedSpec, made: Blueprint) -> None:
+    """Every stage's times can be asked: a table may contradict itself."""
+    for known in made.times:
+        try:
+            service_times(known)
+        except ProfileError as error:
+            raise loaded.source.error(
+                ("services", known.service, "pipeline", known.stage), str(error)
+            ) from None
+
+
+def _check_room(loaded: LoadedSpec, made: Blueprint) -> None:
+    """Every stage of every service can have a replica of one core."""
+    check_minima(loaded, made.cores)
+    stages = sum(len(service.stages) for service in made.services.values())
+    if stages > made.cores:
+        key = "cores" if loaded.spec.cluster.nodes is None else "nodes"
+        message = f"want at least {stages} cores, one for each stage of all services, got {made.cores}"
+        raise loaded.source.error(("cluster", key), message)
+    for name, service in made.services.items():
+        if service.cores_max is not None and service.cores_max < len(service.stages):
+            message = f"want at least {len(service.stages)}, one core for each stage"
+            at = ("services", name, "cores", "max")
+            raise loaded.source.error(at, f"{message}, got {service.cores_max:g}")
