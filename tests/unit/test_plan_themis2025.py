@@ -58,7 +58,7 @@ def test_extra_replicas_are_for_the_demand_that_is_left() -> None:
 
 
 def test_memory_makes_replicas_of_one_stage_dearer() -> None:
-    # Single rows take 20 ms, 50/s; batches of 2 take 30 ms, 67/s, and 46.05 ms to fill at 100/s. So 110 rows/s
+    # Single rows take 20 ms, 50/s; batches of 2 take 30 ms, 67/s, and 46.05 ms to fill at 100/s. 110 rows/s
     # need 3 replicas or 2, and the budget lets only one stage form batches: the one whose replicas are dear.
     def latency_ms(rows: int, cores: int) -> float:
         return 10.0 + 10.0 * rows / cores

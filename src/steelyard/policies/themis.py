@@ -29,24 +29,22 @@ from collections.abc import Sequence
 from math import floor
 from typing import NamedTuple
 
-from steelyard.core.plan import (
-    Decision,
-    Grants,
-    Plan,
-    ReplicaPlan,
-    ServicePlan,
-    StagePlan,
-    StageRules,
-    VariantShare,
-)
-from steelyard.core.snapshot import ClusterSnapshot, ServiceView
-from steelyard.core.types import ServiceTimes, Stage
+from steelyard.core.plan import Decision, Grants, Plan, ServicePlan, StageRules
+from steelyard.core.snapshot import ClusterSnapshot
 from steelyard.forecast.predictors import WindowMaximum
-from steelyard.plan.themis import Choice, ThemisStage, horizontal, vertical_with_extra
+from steelyard.plan.themis import Choice, horizontal, vertical_with_extra
 from steelyard.policies.base import PolicyContext
 from steelyard.policies.fitting import fitted_choices
 from steelyard.policies.options import integer, refuse_unknown
-from steelyard.policies.sensing import rate_over, wanted_replicas
+from steelyard.policies.sensing import rate_over
+from steelyard.policies.uniform import (
+    choice_words,
+    present_size,
+    stage_problem,
+    too_few_cores,
+    uniform_plan,
+    whole_cores,
+)
 
 TICK_S = 1.0
 RATE_OVER_S = 2.0
@@ -104,10 +102,10 @@ class ThemisPolicy:
         """One tick of the state machine."""
         next_at_s = snapshot.now_s + TICK_S
         node = snapshot.nodes[0]
-        cores = floor(node.cores + 1e-9)
-        if cores < len(self._service.stages):
-            stages = len(self._service.stages)
-            return Decision(None, next_at_s, f"{node.name} has {cores} cores for {stages} stages")
+        cores = whole_cores(node.cores)
+        lacking = too_few_cores(self._service, node.name, cores)
+        if lacking:
+            return Decision(None, next_at_s, lacking)
         tick = self._look(snapshot, cores)
         if tick.desired is None:
             return self._begin(tick, node.name, next_at_s)
@@ -118,16 +116,16 @@ class ThemisPolicy:
         self._steady += 1
         if tick.now is None or self._steady < self._steady_ticks:
             wait = f"steady for {self._steady} of {self._steady_ticks} ticks ({tick.figures})"
-            return Decision(None, next_at_s, wait, f"horizontal {_words(tick.now)}" if tick.now else "")
+            return Decision(None, next_at_s, wait, f"horizontal {choice_words(tick.now)}" if tick.now else "")
         return self._go_horizontal(tick, tick.now, node.name, next_at_s)
 
     def _look(self, snapshot: ClusterSnapshot, cores: int) -> Tick:
         view = next(v for v in snapshot.services if v.service == self._service.name)
         rate = int(rate_over(view, RATE_OVER_S, now_s=snapshot.now_s))
         ahead = max(rate, int(self._forecast.predict(view.arrival_rows_by_second)))
-        problem = [self._problem(stage, cores) for stage in self._service.stages]
+        problem = [stage_problem(self._service, stage, self._times, cores) for stage in self._service.stages]
         slo_ms = floor(self._service.slo_s * 1000 + 1e-9)
-        present = [self._present(view, stage) for stage in self._service.stages]
+        present = [present_size(view, stage) for stage in self._service.stages]
         choices, extra = vertical_with_extra(problem, rate, slo_ms, [n for n, _ in present])
         now, then = (horizontal(problem, r, slo_ms) for r in (rate, ahead))
         figures = f"rate {rate}, forecast {ahead}"
@@ -137,7 +135,9 @@ class ThemisPolicy:
         """Start with what the forecast wants of one-core replicas; without history, one a stage."""
         first = tick.then or tick.choices
         fitted = fitted_choices(first, [1] * len(first), tick.cores, replicas_first=True)
-        return Decision(self._plan(fitted, node), next_at_s, f"begin with {_words(fitted)} ({tick.figures})")
+        return Decision(
+            self._plan(fitted, node), next_at_s, f"begin with {choice_words(fitted)} ({tick.figures})"
+        )
 
     def _go_vertical(self, tick: Tick, why: str, node: str, next_at_s: float) -> Decision:
         """Cores now, never fewer than there are, and the extra replicas."""
@@ -147,8 +147,12 @@ class ThemisPolicy:
         ]
         grows = any(choice.cores > has for choice, (_, has) in zip(kept, tick.present, strict=True))
         fitted = fitted_choices(kept, [n for n, _ in tick.present], tick.cores, replicas_first=grows)
-        reason = f"vertical {_words(fitted)} ({tick.figures}): {why}"
-        other = f"horizontal {_words(tick.now)}: not while {why}" if tick.now else "horizontal: not feasible"
+        reason = f"vertical {choice_words(fitted)} ({tick.figures}): {why}"
+        other = (
+            f"horizontal {choice_words(tick.now)}: not while {why}"
+            if tick.now
+            else "horizontal: not feasible"
+        )
         return Decision(self._plan(fitted, node), next_at_s, reason, other)
 
     def _go_horizontal(self, tick: Tick, now: Sequence[Choice], node: str, next_at_s: float) -> Decision:
@@ -156,42 +160,12 @@ class ThemisPolicy:
         fitted = fitted_choices(now, [1] * len(now), tick.cores, replicas_first=True)
         if [(c.replicas, c.cores) for c in fitted] != list(tick.present):
             self._steady = 0
-        reason = f"horizontal {_words(fitted)} ({tick.figures}) after {self._steady_ticks} steady ticks"
+        reason = f"horizontal {choice_words(fitted)} ({tick.figures}) after {self._steady_ticks} steady ticks"
         return Decision(self._plan(fitted, node), next_at_s, reason, f"stay {_present_words(tick.present)}")
 
-    def _present(self, view: ServiceView, stage: Stage) -> tuple[int, int]:
-        """Replicas wanted now and the most cores one of them is to have; (1, 1) to begin with.
-
-        Those still starting count: the release waits for them, so it never asks for them twice.
-        """
-        wanted = wanted_replicas(view, stage.name)
-        if not wanted:
-            return 1, 1
-        return len(wanted), max(1, floor(max(r.cores for r in wanted)))
-
-    def _problem(self, stage: Stage, cores: int) -> ThemisStage:
-        variant = stage.variants[0]
-        times: ServiceTimes = self._times[self._service.name, stage.name]
-
-        def latency_ms(rows: int, cores: int) -> float:
-            return times.service_time_s(variant.name, 0, rows, float(cores)) * 1000.0
-
-        others = len(self._service.stages) - 1
-        return ThemisStage(latency_ms, max(1, min(variant.cores_max, cores - others)), variant.batch_rows_max)
-
-    def _plan(self, choices: list[Choice], node: str) -> Plan:
+    def _plan(self, choices: Sequence[Choice], node: str) -> Plan:
         rules = published_rules(self._service.slo_s) if self._published else StageRules()
-        stages = {}
-        for stage, choice in zip(self._service.stages, choices, strict=True):
-            variant = stage.variants[0].name
-            stages[stage.name] = StagePlan(
-                (ReplicaPlan(float(choice.cores), (variant,), node),) * choice.replicas,
-                (VariantShare(variant, 1.0),),
-                choice.rows,
-                budget_s=choice.time_ms / 1000.0,
-                rules=rules,
-            )
-        return Plan({self._service.name: ServicePlan(self._service.name, stages)})
+        return uniform_plan(self._service, choices, node, rules)
 
 
 def _unsteady(tick: Tick) -> str:
@@ -205,10 +179,6 @@ def _unsteady(tick: Tick) -> str:
     if any(b.replicas > a.replicas for a, b in zip(tick.now or (), tick.then or (), strict=False)):
         return "the forecast wants more replicas"
     return ""
-
-
-def _words(choices: Sequence[Choice]) -> str:
-    return ", ".join(f"{c.replicas}x{c.cores} cores batch {c.rows}" for c in choices)
 
 
 def _present_words(present: Sequence[tuple[int, int]]) -> str:
