@@ -32,9 +32,9 @@ class _Entry(NamedTuple):
 class StageMeter:
     """Means of one stage over the last seconds, up to `memory_s`.
 
-    A batch counts whole in the window in which it ended. A replica that runs a batch is taken to use all of its
-    cores. Windows that were left out because there was nothing to see count as idle; time before the oldest
-    window that a snapshot still shows does not count at all.
+    A batch counts whole in the window in which it ended, and a replica that runs one is taken to use all of
+    its cores. Windows that were left out because there was nothing to see count as idle; time before the
+    oldest window that a snapshot still shows does not count at all.
     """
 
     def __init__(self, stage: str, memory_s: float) -> None:
