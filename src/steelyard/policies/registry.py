@@ -4,27 +4,39 @@ A published policy runs on the data-plane rules of its own paper; `name+ours` ru
 that a comparison can tell the policy from its queue.
 """
 
+from collections.abc import Callable
 from importlib.metadata import entry_points
 
 from steelyard.core.errors import SpecError
 from steelyard.policies.base import Policy, PolicyContext, PolicyEntry
+from steelyard.policies.hpa import make_hpa
+from steelyard.policies.kpa import make_kpa
 from steelyard.policies.options import nearest_first
 from steelyard.policies.per_service import PerService
+from steelyard.policies.rayserve import make_rayserve
 from steelyard.policies.static import StaticPolicy
 from steelyard.policies.steelyard.policy import SteelyardPolicy
 from steelyard.policies.themis import ThemisPolicy
+from steelyard.policies.themis2025 import Themis2025Policy
+from steelyard.policies.vpa import make_vpa
 
 ENTRY_POINT_GROUP = "steelyard.policies"
 OURS = "+ours"
 
 
-def _themis(context: PolicyContext) -> Policy:
-    return PerService(ThemisPolicy, context)
+def _each(make: Callable[[PolicyContext], Policy]) -> Callable[[PolicyContext], Policy]:
+    """A policy that was written for one service, for each."""
+    return lambda context: PerService(make, context)
 
 
 _BUILT_IN: dict[str, PolicyEntry] = {
     "steelyard": PolicyEntry(SteelyardPolicy, "cores within a window, replicas behind them, jointly planned"),
-    "themis": PolicyEntry(_themis, "cores at once, one-core replicas when calm (Themis, 2024)"),
+    "themis": PolicyEntry(_each(ThemisPolicy), "cores at once, one-core replicas when calm (Themis, 2024)"),
+    "themis2025": PolicyEntry(_each(Themis2025Policy), "the same, as its authors revised it (Themis, 2025)"),
+    "hpa": PolicyEntry(_each(make_hpa), "replicas on CPU utilisation (Kubernetes HPA)"),
+    "kpa": PolicyEntry(_each(make_kpa), "replicas on concurrency, with a panic window (Knative)"),
+    "vpa": PolicyEntry(_each(make_vpa), "cores on a histogram of CPU usage, in place (Kubernetes VPA)"),
+    "rayserve": PolicyEntry(_each(make_rayserve), "replicas on ongoing requests, with delays (Ray Serve)"),
     "static": PolicyEntry(StaticPolicy, "a fixed allocation, decided once"),
 }
 
