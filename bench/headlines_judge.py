@@ -7,14 +7,15 @@ cheapest first; between neighbours ln(violations) is linear in cost, beyond the 
 extrapolated: a budget larger than the dearest point buys that point, one smaller than the cheapest buys
 nothing, and likewise for violations. Where a point has no violation at all it stands for half a one.
 
-The line, against a published policy P: at cost(P) the curve's violations are at most a third of P's or 0.05
-%, the larger of the two, and at violations(P) its cost is at most P's. P comes in two forms, as published
-and `+ours` (on the shared data plane); the better one is that which leaves the curve the smaller margin, so
-that the line holds for it only if it holds for both. Forms with more than 20 % violations are listed and do
-not count.
+The line, against a published policy P: at cost(P) the curve's violations are at most a third of P's or
+0.05 %, the larger of the two, and at violations(P) its cost is at most P's. P comes in two forms, as
+published and `+ours` (on the shared data plane); the better one is that which leaves the curve the smaller
+margin, so that the line holds for it only if it holds for both. Forms with more than 20 % violations are
+listed and do not count.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from math import exp, log
 from typing import NamedTuple
 
@@ -102,7 +103,7 @@ class Curve:
         """Share of violations that a cost buys; None if it is less than the cheapest point's."""
         if not self.points or cost < self.points[0][0]:
             return None
-        for (low_cost, more), (high_cost, less) in zip(self.points, self.points[1:], strict=False):
+        for (low_cost, more), (high_cost, less) in pairwise(self.points):
             if cost < high_cost:
                 share = (cost - low_cost) / (high_cost - low_cost)
                 return exp(log(more) + share * (log(less) - log(more)))
@@ -112,7 +113,7 @@ class Curve:
         """Core-seconds for a share of violations; None if it is less than the least point's."""
         if not self.points or violations < self.points[-1][1]:
             return None
-        for (low_cost, more), (high_cost, less) in zip(self.points, self.points[1:], strict=False):
+        for (low_cost, more), (high_cost, less) in pairwise(self.points):
             if more <= violations:
                 return low_cost
             if less <= violations:

@@ -15,11 +15,21 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # Asked of the page once it has drawn: how many curves, what it fetched, its colours, and any error.
 QUESTION = """
 <script>
+function click(element) {
+  for (const kind of ["mousedown", "mouseup"])
+    element.dispatchEvent(new MouseEvent(kind, { bubbles: true, clientX: 0, clientY: 0 }));
+}
 addEventListener("load", () => setTimeout(() => {
+  const shown = document.querySelectorAll("#time .scatterlayer .trace").length;
+  const waiting = document.querySelectorAll("#time .legendtoggle");
+  if (waiting.length) click(waiting[waiting.length - 1]);
+  setTimeout(() => {
   const answer = document.createElement("output");
   answer.id = "answer";
   answer.textContent = [
-    "curves=" + document.querySelectorAll("#time .scatterlayer .trace").length,
+    "curves=" + shown,
+    "clicked=" + document.querySelectorAll("#time .scatterlayer .trace").length,
+    "panels=" + document.querySelectorAll("#panels .barlayer .trace").length,
     "marks=" + document.querySelectorAll("#trade .point").length,
     "fetched=" + performance.getEntriesByType("resource").length,
     "ground=" + getComputedStyle(document.body).backgroundColor,
@@ -27,6 +37,7 @@ addEventListener("load", () => setTimeout(() => {
     "errors=" + window.problems.length,
   ].join(";");
   document.body.append(answer);
+  }, 800);
 }, 500));
 </script>
 """
@@ -94,6 +105,13 @@ def dump(page: Path, *options: str, home: Path) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in answer.split(";"))
 
 
+def answers(runs: list[RunSeries], folder: Path, *options: str) -> dict[str, str]:
+    page = folder / "report.html"
+    content = render(runs, title="Surge", notes=["a note"])
+    page.write_text(content.replace("<head>", "<head>" + WATCH).replace("</body>", QUESTION + "</body>"))
+    return dump(page, *options, home=folder / "home")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "ground"),
@@ -101,15 +119,28 @@ def dump(page: Path, *options: str, home: Path) -> dict[str, str]:
     ids=["light", "dark"],
 )
 def test_the_page_draws_itself_offline(tmp_path: Path, options: tuple[str, ...], ground: str) -> None:
-    content = render([series("steelyard"), series("fixed 1 core")], title="Surge", notes=["a note"])
-    page = tmp_path / "report.html"
-    page.write_text(content.replace("<head>", "<head>" + WATCH).replace("</body>", QUESTION + "</body>"))
-    answer = dump(page, *options, home=tmp_path / "home")
-    assert answer == {
+    assert answers([series("steelyard"), series("fixed 1 core")], tmp_path, *options) == {
         "curves": "9",  # arrivals, and four rows for each of two runs
+        "clicked": "5",  # without those of the last one in the legend
+        "panels": "0",
         "marks": "2",
         "fetched": "0",
         "ground": ground,
+        "wider": "false",
+        "errors": "0",
+    }
+
+
+@pytest.mark.slow
+def test_a_page_of_many_runs_stays_legible(tmp_path: Path) -> None:
+    answer = answers([series(f"policy {number}") for number in range(12)], tmp_path)
+    assert answer == {
+        "curves": "25",  # arrivals, and four rows for each of the first six
+        "clicked": "29",  # and of one that waited in the legend
+        "panels": "12",
+        "marks": "12",
+        "fetched": "0",
+        "ground": "rgb(251, 250, 248)",
         "wider": "false",
         "errors": "0",
     }

@@ -1,22 +1,23 @@
-"""The report's charts as plain Plotly figures: data and layout, without the colours of text and ground.
+"""The charts over time as plain Plotly figures: data and layout, without the colours of text and ground.
 
 Rows share one time axis: what arrived, how long it took, what was reserved, what went wrong. The colours of
 the page follow the reader's light or dark setting and are set by the page's script; only the runs' own are
-fixed here, chosen to be told apart on both grounds and, with the dashes, by people who do not see all colours
-(after Okabe and Ito, "Color Universal Design", 2008).
+fixed here. Where there are many runs, the first few are drawn together and the others wait in the legend;
+all of them stand side by side in the panels.
 """
 
-from collections.abc import Sequence
-from math import log10
+from collections.abc import Mapping, Sequence
+from math import ceil, log10
 from typing import Any
 
-from steelyard.metrics.runs import RunSeries
+from steelyard.report.courses import Course, Values
+from steelyard.report.palette import Style
 
-COLOURS = ("#0f9d7e", "#e08a00", "#4d8fdb", "#c7609d", "#8a7be0", "#7a7f87")
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+TOGETHER_MAX = 6
+"""Runs that are drawn over each other; more than that nobody can follow."""
 _ROWS = (
-    ("rate", "Arrivals, requests/s"),
-    ("p99", "Latency p99, ms"),
+    ("rate_rps", "Arrivals, requests/s"),
+    ("p99_ms", "Latency p99, ms"),
     ("cores", "Cores reserved"),
     ("replicas", "Replicas"),
     ("violations", "Violations, requests/s"),
@@ -25,21 +26,17 @@ _WHOLE = ("cores", "replicas")
 _HEIGHTS = (1.0, 1.3, 1.0, 0.7, 0.8)
 _GAP = 0.055
 _LOG_OVER = 10
+RED = "#d4483b"
+GREY = "#8a8f98"
+_COLUMNS, _PANEL_PX, _PANEL_GAP_PX = 3, 118, 46
 
 
-def colour_of(index: int) -> str:
-    """The colour of the run at `index`; they repeat when there are more runs than colours."""
-    return COLOURS[index % len(COLOURS)]
-
-
-def over_time(runs: Sequence[RunSeries]) -> dict[str, Any]:
+def over_time(runs: Sequence[Course], style: Mapping[str, Style]) -> dict[str, Any]:
     """One figure of five rows over the seconds of the trace; arrivals are the same in every run."""
-    traces = [_line(runs[0], 0, "rate", runs[0].rate_rps, name="arrivals", fill=True)]
+    traces = [_arrivals(runs[0])]
     for index, run in reversed(list(enumerate(runs))):  # the first run is drawn last, on top
-        traces.append(_line(run, index, "p99", run.p99_ms, legend=True))
-        traces.append(_line(run, index, "cores", run.cores, step=True))
-        traces.append(_line(run, index, "replicas", run.replicas, step=True))
-        traces.append(_line(run, index, "violations", run.violations, step=True))
+        for row, step in (("p99_ms", False), ("cores", True), ("replicas", True), ("violations", True)):
+            traces.append(_line(run, index, row, style[run.label], step=step, shown=index < TOGETHER_MAX))
     layout: dict[str, Any] = {
         "height": 900,
         "margin": {"l": 52, "r": 16, "t": 34, "b": 36},
@@ -49,6 +46,7 @@ def over_time(runs: Sequence[RunSeries]) -> dict[str, Any]:
         "shapes": [],
     }
     for index, (low, high) in enumerate(_domains()):
+        name, title = _ROWS[index]
         axis, number = _axis(index), "" if index == 0 else str(index + 1)
         layout[f"yaxis{number}"] = {
             "domain": [low, high],
@@ -62,13 +60,10 @@ def over_time(runs: Sequence[RunSeries]) -> dict[str, Any]:
             "showticklabels": index == len(_ROWS) - 1,
             "fixedrange": True,
         }
-        if _ROWS[index][0] in _WHOLE:
-            layout[f"yaxis{number}"] |= {
-                "range": [0, 1.15 * _most(runs, _ROWS[index][0])],
-                "tickformat": "~g",
-            }
+        if name in _WHOLE:
+            layout[f"yaxis{number}"] |= {"range": [0, 1.15 * _most(runs, name)], "tickformat": "~g"}
         layout["annotations"].append(
-            {"text": _ROWS[index][1], "x": 0, "xref": "paper", "y": high, "yref": "paper"}
+            {"text": title, "x": 0, "xref": "paper", "y": high, "yref": "paper"}
             | {"xanchor": "left", "yanchor": "bottom", "showarrow": False, "font": {"size": 13}}
         )
     layout[f"xaxis{len(_ROWS)}"]["title"] = {"text": "seconds", "font": {"size": 13}}
@@ -76,97 +71,111 @@ def over_time(runs: Sequence[RunSeries]) -> dict[str, Any]:
     return {"data": traces, "layout": layout}
 
 
-def trade_off(runs: Sequence[RunSeries]) -> dict[str, Any]:
-    """Violations against core-seconds, one mark a run: down and to the left is better."""
-    labels = list(dict.fromkeys(run.label for run in runs))
-    traces = []
-    for index, label in enumerate(labels):
-        own = [run.summary for run in runs if run.label == label]
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers+text",
-                "name": label,
-                "x": [run.core_seconds for run in own],
-                "y": [run.violation_ratio * 100 for run in own],
-                "text": [label if number == 0 else "" for number in range(len(own))],
-                "textposition": "top center",
-                "cliponaxis": False,
-                "marker": {"color": colour_of(index), "size": 14, "line": {"width": 0}},
-                "hovertemplate": "%{y:.2f} % violations<br>%{x:.1f} core-seconds<extra>" + label + "</extra>",
-            }
-        )
-    layout = {
-        "height": 340,
-        "margin": {"l": 52, "r": 24, "t": 28, "b": 44},
+def panels(
+    runs: Sequence[Course], style: Mapping[str, Style], subtitles: Mapping[str, str]
+) -> dict[str, Any]:
+    """A panel a run: its cores over those of the first run, and its violations a second in red below."""
+    rows = ceil(len(runs) / _COLUMNS)
+    height = rows * (_PANEL_PX + _PANEL_GAP_PX)
+    layout: dict[str, Any] = {
+        "height": height + 30,
+        "margin": {"l": 36, "r": 12, "t": 4, "b": 26},
         "showlegend": False,
-        "xaxis": {
-            "title": {"text": "core-seconds reserved", "font": {"size": 13}},
-            "rangemode": "tozero",
-            "fixedrange": True,
-        },
-        "yaxis": {
-            "title": {"text": "violations, %", "font": {"size": 13}},
-            "rangemode": "tozero",
-            "fixedrange": True,
-        },
+        "annotations": [],
+        "barmode": "overlay",
+        "bargap": 0,
     }
+    cores_max, lost_max = 1.2 * _most(runs, "cores"), 3.0 * _most(runs, "violations")
+    traces: list[dict[str, Any]] = []
+    for index, run in enumerate(runs):
+        row, column = divmod(index, _COLUMNS)
+        left, width = column * (1 + 0.04) / _COLUMNS, (1 - 0.04 * (_COLUMNS - 1)) / _COLUMNS
+        top = 1 - (row * (_PANEL_PX + _PANEL_GAP_PX) + _PANEL_GAP_PX) / height
+        bottom = max(0.0, top - _PANEL_PX / height)
+        x, cores, lost = f"x{index + 1}", f"y{2 * index + 1}", f"y{2 * index + 2}"
+        traces += _panel(run, runs[0], style[run.label], (x, cores, lost))
+        last = index + _COLUMNS >= len(runs)
+        layout[f"xaxis{index + 1}"] = {"domain": [left, min(1.0, left + width)], "anchor": cores}
+        layout[f"xaxis{index + 1}"] |= {"fixedrange": True, "showticklabels": last, "nticks": 5}
+        layout[f"yaxis{2 * index + 1}"] = {"domain": [bottom, top], "anchor": x, "range": [0, cores_max]}
+        layout[f"yaxis{2 * index + 1}"] |= {"fixedrange": True, "nticks": 4, "showticklabels": column == 0}
+        layout[f"yaxis{2 * index + 2}"] = {"overlaying": cores, "anchor": x, "range": [0, lost_max]}
+        layout[f"yaxis{2 * index + 2}"] |= {"visible": False, "fixedrange": True}
+        text = f"<b>{_plain(run.label)}</b><br>{_plain(subtitles.get(run.label, ''))}"
+        layout["annotations"].append(
+            {"text": text, "x": left, "xref": "paper", "y": top, "yref": "paper", "align": "left"}
+            | {"xanchor": "left", "yanchor": "bottom", "showarrow": False, "font": {"size": 12}}
+        )
     return {"data": traces, "layout": layout}
 
 
-def _line(
-    run: RunSeries,
-    index: int,
-    row: str,
-    values: Sequence[float | None],
-    *,
-    name: str = "",
-    legend: bool = False,
-    step: bool = False,
-    fill: bool = False,
-) -> dict[str, Any]:
-    number = [key for key, _ in _ROWS].index(row)
-    axis = _axis(number)
-    trace: dict[str, Any] = {
-        "type": "scatter",
-        "mode": "lines",
-        "name": name or run.label,
-        "x": list(range(len(values))),
-        "y": list(values),
-        "xaxis": axis.replace("y", "x"),
-        "yaxis": axis,
+def _panel(run: Course, first: Course, style: Style, axes: tuple[str, str, str]) -> list[dict[str, Any]]:
+    x, cores, lost = axes
+    line: dict[str, Any] = {"type": "scatter", "mode": "lines", "x0": 0, "hoverinfo": "skip"}
+    line |= {"xaxis": x, "yaxis": cores}
+    return [
+        {"type": "bar", "x0": 0, "dx": run.step_s, "y": run.violations, "xaxis": x, "yaxis": lost}
+        | {"marker": {"color": RED, "line": {"width": 0}}, "width": run.step_s, "name": run.label}
+        | {"hovertemplate": "%{x} s: %{y:.3~g} violations/s<extra></extra>"},
+        line
+        | {"dx": first.step_s, "y": first.cores, "name": first.label}
+        | {"line": {"color": GREY, "width": 1, "shape": "hv"}, "opacity": 0.7},
+        line
+        | {"dx": run.step_s, "y": run.cores, "name": run.label}
+        | {"line": {"color": style.colour, "width": 1.8, "shape": "hv"}},
+    ]
+
+
+def _arrivals(run: Course) -> dict[str, Any]:
+    return _row_of(run, "rate_rps", run.rate_rps, "arrivals") | {
+        "line": {"color": GREY, "width": 2, "shape": "linear", "dash": "solid"},
+        "fill": "tozeroy",
+        "fillcolor": "rgba(138,143,152,0.18)",
+        "showlegend": False,
+    }
+
+
+def _line(run: Course, index: int, row: str, style: Style, *, step: bool, shown: bool) -> dict[str, Any]:
+    return _row_of(run, row, getattr(run, row), _plain(run.label)) | {
         "legendgroup": run.label,
-        "showlegend": legend,
+        "showlegend": row == "p99_ms",
         "legendrank": index,
         "connectgaps": False,
+        "visible": True if shown else "legendonly",
         "line": {
-            "color": "#8a8f98" if fill else colour_of(index),
-            "width": 2.5 if index == 0 and not fill else 2,
+            "color": style.colour,
+            "width": 2.5 if index == 0 else 2,
             "shape": "hv" if step else "linear",
-            "dash": "solid" if fill else _DASHES[index % len(_DASHES)],
+            "dash": style.dash,
         },
-        "hovertemplate": "%{y:.4~g}<extra>" + (name or run.label) + "</extra>",
     }
-    if fill:
-        trace |= {"fill": "tozeroy", "fillcolor": "rgba(138,143,152,0.18)"}
-    return trace
 
 
-def _bound_latency(runs: Sequence[RunSeries], layout: dict[str, Any]) -> None:
+def _row_of(run: Course, row: str, values: Values, name: str) -> dict[str, Any]:
+    axis = _axis([key for key, _ in _ROWS].index(row))
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x0": 0,
+        "dx": run.step_s,
+        "y": values,
+        "xaxis": axis.replace("y", "x"),
+        "yaxis": axis,
+        "hovertemplate": "%{y:.4~g}<extra>" + name + "</extra>",
+    }
+
+
+def _bound_latency(runs: Sequence[Course], layout: dict[str, Any]) -> None:
     """Draw the SLO across the latency row; a logarithmic axis where a run leaves it far behind."""
     slo_ms = runs[0].slo_ms
     layout["shapes"].append(
         {"type": "line", "xref": "x2 domain", "yref": "y2", "x0": 0, "x1": 1, "y0": slo_ms, "y1": slo_ms}
-        | {"line": {"color": "#d4483b", "width": 1.5, "dash": "dash"}}
+        | {"line": {"color": RED, "width": 1.5, "dash": "dash"}}
     )
     layout["annotations"].append(
         {"text": f"SLO {slo_ms:g} ms", "xref": "x2 domain", "yref": "y2", "x": 0.005, "y": slo_ms}
-        | {
-            "xanchor": "left",
-            "yanchor": "bottom",
-            "showarrow": False,
-            "font": {"color": "#d4483b", "size": 12},
-        }
+        | {"xanchor": "left", "yanchor": "bottom", "showarrow": False, "font": {"color": RED, "size": 12}}
     )
     worst_ms = max((p99 for run in runs for p99 in run.p99_ms if p99 is not None), default=0.0)
     if worst_ms > _LOG_OVER * slo_ms:
@@ -176,9 +185,9 @@ def _bound_latency(runs: Sequence[RunSeries], layout: dict[str, Any]) -> None:
         layout["yaxis2"]["range"] = [0, 1.15 * max(worst_ms, slo_ms)]
 
 
-def _most(runs: Sequence[RunSeries], row: str) -> float:
+def _most(runs: Sequence[Course], row: str) -> float:
     """The largest value of a row in any run, at least 1."""
-    values: list[float] = [value for run in runs for value in getattr(run, row)]
+    values: list[float] = [value for run in runs for value in getattr(run, row) if value is not None]
     return max([1.0, *values])
 
 
@@ -194,3 +203,8 @@ def _domains() -> list[tuple[float, float]]:
 
 def _axis(index: int) -> str:
     return "y" if index == 0 else f"y{index + 1}"
+
+
+def _plain(text: str) -> str:
+    """Text in which Plotly finds no tag."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
