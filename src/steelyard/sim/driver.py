@@ -93,9 +93,9 @@ class ServiceDriver:
         self._sample_s = sample_s
         self._window_s = window_s
         self._journal = journal
-        self._kernel: Kernel[ServiceEvent] = Kernel()
+        self._kernel = Kernel()
         self._sequence = 0
-        self._wake_number = 0
+        self._wake_s: float | None = None
         self._cores: dict[int, float] = {}
         self._requests: dict[RequestId, Request] = {}
         self._released: set[RequestId] = set()
@@ -105,10 +105,11 @@ class ServiceDriver:
             self._schedule_replica(replica_id, replica)
         for at_s, event in events:
             kind = Kind.CANCELLATION if isinstance(event, RequestCancelled) else Kind.REPLICA
-            self._kernel.schedule(at_s, kind, event)
+            act = self._on_cores if isinstance(event, ReplicaReady | ReplicaResized) else self._tell
+            self._kernel.schedule(at_s, kind, act, event)
         self._schedule_arrival()
         if window_s is not None:
-            self._kernel.schedule(window_s, Kind.WINDOW, WindowClosed())
+            self._kernel.schedule(window_s, Kind.WINDOW, self._on_window, WindowClosed())
 
     def run(self) -> dict[RequestId, Outcome]:
         """Run to the end; returns the outcomes.
@@ -116,25 +117,28 @@ class ServiceDriver:
         Raises:
             AssertionError: the accounts do not balance.
         """
-        while len(self._kernel):
-            self._step()
+        self._kernel.run()
         self._tell(ServiceDraining())
-        while len(self._kernel):
-            self._step()
+        self._kernel.run()
         self._check_accounts()
         return self.outcomes
 
-    def _step(self) -> None:
-        due = self._kernel.take()
-        event = due.what
-        if isinstance(event, Woken) and due.number != self._wake_number:
-            return  # a later WakeAt replaced this one
-        if isinstance(event, RequestArrived):
-            self._schedule_arrival()
-        elif isinstance(event, WindowClosed) and self._window_s is not None and len(self._kernel):
-            self._kernel.schedule(due.at_s + self._window_s, Kind.WINDOW, event)
-        elif isinstance(event, ReplicaReady | ReplicaResized):
-            self._cores[event.replica_id] = event.cores
+    def _on_arrival(self, event: RequestArrived) -> None:
+        self._schedule_arrival()
+        self._tell(event)
+
+    def _on_window(self, event: WindowClosed) -> None:
+        if self._window_s is not None and self._kernel.due:
+            self._kernel.schedule(self._kernel.now_s + self._window_s, Kind.WINDOW, self._on_window, event)
+        self._tell(event)
+
+    def _on_wake(self, at_s: float) -> None:
+        if at_s == self._wake_s:
+            self._wake_s = None
+            self._tell(Woken())
+
+    def _on_cores(self, event: ReplicaReady | ReplicaResized) -> None:
+        self._cores[event.replica_id] = event.cores
         self._tell(event)
 
     def _tell(self, event: ServiceEvent) -> None:
@@ -162,10 +166,11 @@ class ServiceDriver:
                 self._released.add(command.request_id)
             case WakeAt():
                 assert command.at_s > now_s, f"wake at {command.at_s}, not after {now_s}"
-                self._wake_number = self._kernel.schedule(command.at_s, Kind.WAKE, Woken())
+                self._wake_s = command.at_s
+                self._kernel.schedule(command.at_s, Kind.WAKE, self._on_wake, command.at_s)
             case StopReplica():
                 gone = ReplicaGone(command.replica_id, expected=True)
-                self._kernel.schedule(now_s, Kind.REPLICA, gone)
+                self._kernel.schedule(now_s, Kind.REPLICA, self._tell, gone)
             case _:
                 pass  # reports, outputs: nobody is there to take them
 
@@ -175,20 +180,20 @@ class ServiceDriver:
         finished_s = now_s + self._sample_s(command.variant, bucket, command.rows, cores)
         self.batches.append((now_s, command))
         completed = BatchCompleted(command.batch_id, command.replica_id, now_s, finished_s)
-        self._kernel.schedule(finished_s, Kind.COMPLETION, completed)
+        self._kernel.schedule(finished_s, Kind.COMPLETION, self._tell, completed)
 
     def _schedule_arrival(self) -> None:
         request = next(self._arrivals, None)
         if request is not None:
-            self._kernel.schedule(request.arrived_s, Kind.ARRIVAL, RequestArrived(request))
+            self._kernel.schedule(request.arrived_s, Kind.ARRIVAL, self._on_arrival, RequestArrived(request))
 
     def _schedule_replica(self, replica_id: int, replica: SimulatedReplica) -> None:
         cores, variants, ready_s = replica
         if ready_s > 0:
             started = ReplicaStarted(replica_id, self._stage, "local", cores, variants, ready_s)
-            self._kernel.schedule(0.0, Kind.REPLICA, started)
+            self._kernel.schedule(0.0, Kind.REPLICA, self._tell, started)
         ready = ReplicaReady(replica_id, self._stage, "local", cores, variants)
-        self._kernel.schedule(ready_s, Kind.REPLICA, ready)
+        self._kernel.schedule(ready_s, Kind.REPLICA, self._on_cores, ready)
 
     def _check_accounts(self) -> None:
         """Every request ended once and was released once, and the machine counts the same."""

@@ -2,15 +2,17 @@
 
 Order of what happens at the same instant: by kind, then by the order in which it was scheduled. The kinds put
 what frees something before what asks for it (a batch that ends at the instant a request arrives has ended
-when it arrives) and looking around last: completions, replicas' lives, cancellations, arrivals, wake-ups,
-windows.
+when it arrives), looking around after that, and what follows from it last: completions, replicas' lives,
+cancellations, arrivals, wake-ups, the ends of sensing windows, their reports, the planner's answers, and the
+end of the trace.
 """
 
+from collections.abc import Callable
 from enum import IntEnum
 from heapq import heappop, heappush
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any
 
-T = TypeVar("T")
+Act = Callable[[Any], None]
 
 
 class Kind(IntEnum):
@@ -22,36 +24,44 @@ class Kind(IntEnum):
     ARRIVAL = 3
     WAKE = 4
     WINDOW = 5
+    REPORT = 6
+    SOLVED = 7
+    END = 8
 
 
-class Due(NamedTuple, Generic[T]):
-    """Something due at `at_s`."""
-
-    at_s: float
-    kind: Kind
-    number: int
-    what: T
-
-
-class Kernel(Generic[T]):
-    """A clock that jumps from one due thing to the next; `now_s` is the time of the last one taken."""
+class Kernel:
+    """A clock that jumps from one due thing to the next; `now_s` is the time of the last one done."""
 
     def __init__(self, *, start_s: float = 0.0) -> None:
-        self._heap: list[Due[T]] = []
+        self._heap: list[tuple[float, Kind, int, Act, Any]] = []
         self._count = 0
+        self._is_stopped = False
         self.now_s = start_s
 
-    def __len__(self) -> int:
+    @property
+    def due(self) -> int:
+        """How many things are to come."""
         return len(self._heap)
 
-    def schedule(self, at_s: float, kind: Kind, what: T) -> int:
-        """Let something happen at `at_s`, or now if that has passed; returns its number."""
+    def schedule(self, at_s: float, kind: Kind, act: Act, what: Any) -> None:
+        """Let `act(what)` be called at `at_s`, or now if that has passed."""
         self._count += 1
-        heappush(self._heap, Due(max(at_s, self.now_s), kind, self._count, what))
-        return self._count
+        if at_s < self.now_s:
+            at_s = self.now_s
+        heappush(self._heap, (at_s, kind, self._count, act, what))
 
-    def take(self) -> Due[T]:
-        """The next thing; time moves there. There must be one."""
-        due = heappop(self._heap)
-        self.now_s = due.at_s
-        return due
+    def run(self) -> None:
+        """Do one thing after the other until nothing is due any more, or until `stop`."""
+        heap = self._heap
+        while heap and not self._is_stopped:
+            self.now_s, _, _, act, what = heappop(heap)
+            act(what)
+
+    def advance(self, to_s: float) -> None:
+        """Let time pass in which nothing is due."""
+        assert not self._heap or to_s <= self._heap[0][0], f"something is due before {to_s}"
+        self.now_s = max(self.now_s, to_s)
+
+    def stop(self) -> None:
+        """Do nothing further: what is still due is left undone."""
+        self._is_stopped = True

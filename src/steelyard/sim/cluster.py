@@ -1,0 +1,278 @@
+"""The simulated machines: replicas that start, run batches, are resized, stop and are lost.
+
+What `backend` is to the live driver: it carries out commands and answers with events, some time later. It
+decides nothing. Rules that are not obvious:
+- A resize counts for service times from the next batch on. Cores that a replica is given are paid for from
+  the moment they are asked for, those it gives up until it has let go of them.
+- A start that is cancelled has cost its cores until then. News of a replica that is gone reach nobody.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from steelyard.core.commands import (
+    LoadVariant,
+    ResizeReplica,
+    RunBatch,
+    StartReplica,
+    StopReplica,
+    UnloadVariant,
+)
+from steelyard.core.events import (
+    BatchCompleted,
+    ReplicaGone,
+    ReplicaReady,
+    ReplicaResized,
+    VariantLoaded,
+    VariantUnloaded,
+)
+from steelyard.core.snapshot import CoreShare
+from steelyard.core.types import Service, Variant
+from steelyard.sim.account import Costs
+from steelyard.sim.draws import Durations
+from steelyard.sim.kernel import Kernel, Kind
+from steelyard.sim.scenario import Failure, Physics, SimulatedNode
+
+ReplicaNews = ReplicaReady | ReplicaResized | ReplicaGone | VariantLoaded | VariantUnloaded
+
+
+class Listener(Protocol):
+    """Who hears of a service's replicas and batches."""
+
+    def on_batch(self, event: BatchCompleted) -> None:
+        """A batch has ended."""
+        ...
+
+    def on_replica(self, event: ReplicaNews) -> None:
+        """Something became of a replica."""
+        ...
+
+
+class _Replica:
+    """One replica; `shares` are in force, `cores_paid` reserved."""
+
+    __slots__ = (
+        "cores", "cores_paid", "durations", "id", "is_busy", "is_ready", "is_stopping", "node", "service",
+        "shares", "stage", "started", "variant", "variants",
+    )  # fmt: skip
+
+    def __init__(self, command: StartReplica, durations: Durations) -> None:
+        self.id = command.replica_id
+        self.service = command.service
+        self.stage = command.stage
+        self.node = command.node
+        self.variants = command.variants
+        self.shares = command.shares
+        self.cores = self.cores_paid = _cores(command.shares)
+        self.durations = durations
+        self.is_ready = self.is_busy = self.is_stopping = False
+        self.variant: str | None = None  # of the latest batch
+
+    def shares_core_with(self, other: "_Replica") -> bool:
+        """Whether the two overlap on a core."""
+        mine = {share.core_id for share in self.shares}
+        return self.node == other.node and any(share.core_id in mine for share in other.shares)
+
+
+class Cluster:
+    """Replicas of all services.
+
+    Args:
+        kernel: the clock.
+        nodes: the machines.
+        services: by name.
+        durations: by (service, stage).
+        physics: what the machines add to service times.
+        costs: by service; told of every core.
+        listeners: by service; may be filled after the cluster was made.
+
+    Attributes:
+        cold_start_s: overrides the variants' own if not None: 0 while a run is warmed up.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        nodes: Sequence[SimulatedNode],
+        services: Mapping[str, Service],
+        durations: Mapping[tuple[str, str], Durations],
+        *,
+        physics: Physics,
+        costs: Mapping[str, Costs],
+        listeners: Mapping[str, Listener],
+    ) -> None:
+        self._kernel = kernel
+        self._cores_of_node = {node.name: float(node.cores) for node in nodes}
+        self._busy_of_node = dict.fromkeys(self._cores_of_node, 0.0)
+        self._variants: dict[tuple[str, str, str], Variant] = {
+            (service.name, stage.name, variant.name): variant
+            for service in services.values()
+            for stage in service.stages
+            for variant in stage.variants
+        }
+        self._durations = durations
+        self._physics = physics
+        self._stretches = _stretches(physics)
+        self._costs = costs
+        self._listeners = listeners
+        self._replicas: dict[int, _Replica] = {}
+        self.cold_start_s: float | None = None
+
+    # Batches
+
+    def run(self, command: RunBatch) -> None:
+        """Run a batch on an idle replica."""
+        replica = self._replicas[command.replica_id]
+        assert replica.is_ready, command
+        assert not replica.is_busy, command
+        started_s = self._kernel.now_s + self._physics.dispatch_s
+        duration_s = replica.durations.draw_s(command.variant, command.rows, replica.cores)
+        if self._stretches:
+            duration_s *= self._stretch(replica, started_s)
+            self._busy_of_node[replica.node] += replica.cores
+        if replica.variant != command.variant:
+            self._costs[replica.service].switches += replica.variant is not None
+            replica.variant = command.variant
+        replica.is_busy = True
+        finished_s = started_s + duration_s
+        completed = BatchCompleted(command.batch_id, replica.id, started_s, finished_s)
+        self._kernel.schedule(
+            finished_s + self._physics.dispatch_s, Kind.COMPLETION, self._on_completed, completed
+        )
+
+    def _on_completed(self, event: BatchCompleted) -> None:
+        replica = self._replicas.get(event.replica_id)
+        if replica is None:
+            return
+        replica.is_busy = False
+        if self._stretches:
+            self._busy_of_node[replica.node] -= replica.cores
+        self._listeners[replica.service].on_batch(event)
+        if replica.is_stopping:
+            self._end(replica, expected=True)
+
+    def _stretch(self, replica: _Replica, started_s: float) -> float:
+        """Service time over that of a machine of one's own."""
+        physics = self._physics
+        factor = 1.0
+        for slow in physics.slow_downs:
+            if slow.from_s <= started_s < slow.to_s:
+                factor *= slow.factor
+        others = self._cores_of_node[replica.node] - replica.cores
+        if physics.corun_ratio != 1.0 and others > 0:
+            share = min(1.0, self._busy_of_node[replica.node] / others)
+            factor *= 1.0 + (physics.corun_ratio - 1.0) * share
+        if physics.starting_ratio != 1.0 and any(
+            not other.is_ready and other.shares_core_with(replica) for other in self._replicas.values()
+        ):
+            factor *= physics.starting_ratio
+        return factor
+
+    # Replicas
+
+    def start(self, command: StartReplica) -> None:
+        """Ready after the longest cold start of its variants; gone at once if it was given no cores."""
+        durations = self._durations[command.service, command.stage]
+        replica = self._replicas[command.replica_id] = _Replica(command, durations)
+        is_cold = self.cold_start_s is None
+        self._costs[replica.service].start(replica.cores_paid, is_cold=is_cold)
+        if not command.shares:
+            self._end(replica, expected=False, reason="no cores")
+            return
+        ready_s = self._seconds(replica, "cold_start_s") if self.cold_start_s is None else self.cold_start_s
+        ready = ReplicaReady(
+            replica.id, replica.stage, replica.node, replica.cores, replica.variants, replica.service, ready_s
+        )
+        self._kernel.schedule(self._kernel.now_s + ready_s, Kind.REPLICA, self._on_ready, ready)
+
+    def resize(self, command: ResizeReplica) -> None:
+        """In force after the longest resize of its variants; nothing if its end is on the way."""
+        replica = self._replicas.get(command.replica_id)
+        if replica is None or replica.is_stopping:
+            return
+        cores = _cores(command.shares)
+        self._pay(replica, max(cores, replica.cores_paid))
+        at_s = self._kernel.now_s + self._seconds(replica, "resize_s")
+        self._kernel.schedule(at_s, Kind.REPLICA, self._on_resized, (replica, command.shares))
+
+    def stop(self, command: StopReplica) -> None:
+        """A batch at hand is finished first; a start is cancelled."""
+        replica = self._replicas.get(command.replica_id)
+        if replica is None or replica.is_stopping:
+            return
+        replica.is_stopping = True
+        if not replica.is_busy:
+            self._end(replica, expected=True)
+
+    def load(self, command: LoadVariant) -> None:
+        """Resident after the variant's cold start."""
+        replica = self._replicas[command.replica_id]
+        cold_start_s = self._variants[replica.service, replica.stage, command.variant].cold_start_s
+        event = VariantLoaded(command.replica_id, command.variant)
+        self._kernel.schedule(self._kernel.now_s + cold_start_s, Kind.REPLICA, self._on_resident, event)
+
+    def unload(self, command: UnloadVariant) -> None:
+        """At once."""
+        event = VariantUnloaded(command.replica_id, command.variant)
+        self._kernel.schedule(self._kernel.now_s, Kind.REPLICA, self._on_resident, event)
+
+    def lose(self, failure: Failure) -> None:
+        """The oldest ready replicas of a stage die, with what they are doing."""
+        ready = [
+            replica
+            for replica in self._replicas.values()
+            if (replica.service, replica.stage) == (failure.service, failure.stage) and replica.is_ready
+        ]
+        for replica in ready[: failure.count]:
+            self._end(replica, expected=False, reason="killed by SIGKILL")
+
+    def _seconds(self, replica: _Replica, what: str) -> float:
+        """The longest of its variants' times."""
+        known = (self._variants[replica.service, replica.stage, name] for name in replica.variants)
+        return max(float(getattr(variant, what)) for variant in known)
+
+    def _pay(self, replica: _Replica, cores: float) -> None:
+        self._costs[replica.service].change(cores - replica.cores_paid)
+        replica.cores_paid = cores
+
+    def _end(self, replica: _Replica, *, expected: bool, reason: str = "") -> None:
+        del self._replicas[replica.id]
+        if replica.is_busy and self._stretches:
+            self._busy_of_node[replica.node] -= replica.cores
+        self._costs[replica.service].end(replica.cores_paid)
+        gone = ReplicaGone(replica.id, expected, reason)
+        self._kernel.schedule(
+            self._kernel.now_s, Kind.REPLICA, self._listeners[replica.service].on_replica, gone
+        )
+
+    def _on_ready(self, event: ReplicaReady) -> None:
+        replica = self._replicas.get(event.replica_id)
+        if replica is not None:
+            replica.is_ready = True
+            self._listeners[replica.service].on_replica(event)
+
+    def _on_resized(self, resized: tuple[_Replica, tuple[CoreShare, ...]]) -> None:
+        replica, shares = resized
+        if self._replicas.get(replica.id) is not replica:
+            return
+        before, replica.cores, replica.shares = replica.cores, _cores(shares), shares
+        if replica.is_busy and self._stretches:
+            self._busy_of_node[replica.node] += replica.cores - before
+        self._pay(replica, replica.cores)
+        if replica.cores != before:
+            self._costs[replica.service].resized()
+        event = ReplicaResized(replica.id, replica.cores)
+        self._listeners[replica.service].on_replica(event)
+
+    def _on_resident(self, event: VariantLoaded | VariantUnloaded) -> None:
+        replica = self._replicas.get(event.replica_id)
+        if replica is not None:
+            self._listeners[replica.service].on_replica(event)
+
+
+def _stretches(physics: Physics) -> bool:
+    return bool(physics.slow_downs) or physics.corun_ratio != 1.0 or physics.starting_ratio != 1.0
+
+
+def _cores(shares: Sequence[CoreShare]) -> float:
+    return sum(share.fraction for share in shares)
