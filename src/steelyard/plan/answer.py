@@ -1,0 +1,60 @@
+"""From the options of every stage to a plan, or to what stands in its way.
+
+Cores are not limited here: nodes are `steelyard.plan.joint`'s business.
+"""
+
+from collections.abc import Sequence
+
+from steelyard.core.plan import Infeasible
+from steelyard.plan.graph import NODES_MAX, Solution, least_time_s, longest_path_s, solve
+from steelyard.plan.options import StageChoices
+from steelyard.plan.problem import PlannedService, PlannedStage, PlanProblem
+
+
+def cheapest(
+    problem: PlanProblem, choices: Sequence[StageChoices], *, nodes_max: int = NODES_MAX
+) -> PlannedService | Infeasible:
+    """The cheapest choice for each stage within the SLO.
+
+    Raises:
+        SpecError: the stages' names or order are wrong, or the pipeline is too tangled.
+    """
+    hindrance = obstacle(problem, choices)
+    if hindrance is not None:
+        return hindrance
+    found = solve(problem.after(), [stage.options() for stage in choices], problem.slo_s, nodes_max=nodes_max)
+    assert found is not None, "the fastest options are within the SLO"
+    return planned(problem, choices, found)
+
+
+def obstacle(problem: PlanProblem, choices: Sequence[StageChoices]) -> Infeasible | None:
+    """Why no choice at all is within the SLO, whatever it costs; None if one is."""
+    for stage, among in zip(problem.stages, choices, strict=True):
+        if not len(among.cost):
+            rate = problem.rate_rps(stage)
+            return Infeasible(
+                problem.service,
+                f"stage {stage.name}: its replicas cannot carry {rate:g} rows a second",
+            )
+    least_s = least_time_s(problem.after(), [stage.options() for stage in choices])
+    if least_s > problem.slo_s * (1 + 1e-9):
+        return Infeasible(
+            problem.service,
+            f"the SLO of {problem.slo_s * 1000:g} ms is below the least latency, {least_s * 1000:.4g} ms",
+            nearest_slo_s=least_s,
+        )
+    return None
+
+
+def planned(problem: PlanProblem, choices: Sequence[StageChoices], found: Solution) -> PlannedService:
+    """A solution in the plan's words."""
+    stages = tuple(
+        among.planned(stage.name, index)
+        for stage, among, index in zip(problem.stages, choices, found.choices, strict=True)
+    )
+    return PlannedService(problem.service, stages, latency_s(problem, stages), found.cost, found.bound)
+
+
+def latency_s(problem: PlanProblem, stages: Sequence[PlannedStage]) -> float:
+    """Seconds of the longest path through planned stages."""
+    return longest_path_s(problem.after(), [stage.time_s for stage in stages])
