@@ -27,16 +27,16 @@ from steelyard.core.events import (
 )
 from steelyard.core.plan import StageRules
 from steelyard.core.service import ServiceMachine
-from steelyard.core.types import RequestId, Tensor, TensorRef
+from steelyard.core.stage import StageState
+from steelyard.core.types import RequestId, Service, Stage, Variant
 from steelyard.testing.builders import (
-    STAGE,
     TableTimes,
     make_plan,
     make_request,
     make_service,
     times_by_stage,
 )
-from steelyard.testing.laws import ServiceLaws
+from steelyard.testing.laws import ServiceLaws, named_outputs
 
 VARIANTS = ("big", "small")
 
@@ -55,13 +55,27 @@ resident = st.sampled_from([("big",), ("small",), ("big", "small")])
 durations_s = st.sampled_from([0.0, 0.001, 0.01, 0.05, 0.3])
 
 
-def named_outputs(batch_id: int) -> tuple[Tensor, ...]:
-    """Outputs that name their batch in the shape, so that `ServiceLaws` can tell whose they are."""
-    return (Tensor("y", "FP32", (batch_id,), TensorRef("a", 0, 4, 1)),)
+@st.composite
+def pipelines(draw: st.DrawFn) -> tuple[Stage, ...]:
+    """Any graph of two to four stages in topological order, with any fan-outs of up to three."""
+    names = ["a", "b", "c", "d"][: draw(st.integers(2, 4))]
+    return tuple(
+        Stage(
+            name,
+            tuple(Variant(variant, batch_rows_max=6, cores_max=4) for variant in VARIANTS),
+            tuple(draw(st.sets(st.sampled_from(names[:index])))) if index else (),
+            draw(st.sampled_from([1, 1, 1, 2, 3])),
+        )
+        for index, name in enumerate(names)
+    )
 
 
 class ServiceLife(RuleBasedStateMachine):
     """A service under every event there is; workers are whatever Hypothesis says they are."""
+
+    stages: st.SearchStrategy[tuple[Stage, ...]] = st.just(
+        make_service(variants=VARIANTS, batch_rows_max=6).stages
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,16 +85,30 @@ class ServiceLife(RuleBasedStateMachine):
         self.is_draining = False
         self.wake_s: float | None = None
 
-    @initialize(rules=rules, shares=shares, rows_max=st.integers(1, 6), reply_s=st.sampled_from([0.0, 0.005]))
-    def build(self, rules: StageRules, shares: dict[str, float], rows_max: int, reply_s: float) -> None:
+    @initialize(
+        data=st.data(),
+        rules=rules,
+        shares=shares,
+        rows_max=st.integers(1, 6),
+        reply_s=st.sampled_from([0.0, 0.005]),
+    )
+    def build(
+        self,
+        data: st.DataObject,
+        rules: StageRules,
+        shares: dict[str, float],
+        rows_max: int,
+        reply_s: float,
+    ) -> None:
         # One row takes 10 ms on a core, six take 20 ms; the small variant takes half of it.
         times = TableTimes({1: 0.01, 6: 0.02}, tail=1.5, factors={"small": 0.5})
-        self.service = make_service(
-            variants=VARIANTS, batch_rows_max=6, queue_rows_max=20, reply_s=reply_s, retries_max=1
+        self.service = Service(
+            "ocr", 0.1, data.draw(self.stages), queue_rows_max=20, reply_s=reply_s, retries_max=1
         )
+        self.names = [stage.name for stage in self.service.stages]
         plan = make_plan(self.service, batch_rows_max=rows_max, rules=rules, shares=shares)
         self.machine = ServiceMachine(self.service, times_by_stage(self.service, times), plan)
-        self.laws = ServiceLaws(self.service, plan.stages[STAGE])
+        self.laws = ServiceLaws(self.service, plan)
 
     def tell(self, event: ServiceEvent, *, late_s: float = 0.0) -> list[Command]:
         commands = self.machine.handle(event, now_s=self.now_s - late_s)
@@ -131,18 +159,20 @@ class ServiceLife(RuleBasedStateMachine):
     def complete_what_nobody_knows(self) -> None:
         assert self.tell(BatchCompleted(10**6, 10**6, self.now_s, self.now_s)) == []
 
-    @precondition(lambda self: len(self.laws.replicas) < 4)
-    @rule(cores=st.sampled_from([0.5, 1.0, 2.0]), variants=resident, delay_s=durations_s)
-    def start(self, cores: float, variants: tuple[str, ...], delay_s: float) -> None:
+    @precondition(lambda self: len(self.laws.replicas) < 3 + len(self.names))
+    @rule(data=st.data(), cores=st.sampled_from([0.5, 1.0, 2.0]), variants=resident, delay_s=durations_s)
+    def start(self, data: st.DataObject, cores: float, variants: tuple[str, ...], delay_s: float) -> None:
         self.replica_count += 1
-        self.tell(ReplicaStarted(self.replica_count, STAGE, "local", cores, variants, self.now_s + delay_s))
+        stage = data.draw(st.sampled_from(self.names))
+        self.tell(ReplicaStarted(self.replica_count, stage, "local", cores, variants, self.now_s + delay_s))
 
     @precondition(lambda self: self.laws.replicas)
     @rule(data=st.data(), cores=st.sampled_from([0.0, 1.0, 1.0, 2.0]), variants=resident)
     def become_ready(self, data: st.DataObject, cores: float, variants: tuple[str, ...]) -> None:
         replica_id = data.draw(st.sampled_from(list(self.laws.replicas)))
         if self.laws.replicas[replica_id].batch_id is None:
-            self.tell(ReplicaReady(replica_id, STAGE, "local", cores, variants))
+            stage = self.laws.replicas[replica_id].stage
+            self.tell(ReplicaReady(replica_id, stage, "local", cores, variants))
 
     @precondition(lambda self: self.laws.replicas)
     @rule(data=st.data(), cores=st.sampled_from([0.0, 0.5, 1.0, 2.0]))
@@ -219,7 +249,10 @@ class ServiceLife(RuleBasedStateMachine):
         """Without holding, only what no idle replica could finish in time waits beside one."""
         if not hasattr(self, "machine"):
             return
-        stage = self.machine.stage
+        for stage in self.machine.stages.values():
+            self.check_nobody_waits(stage)
+
+    def check_nobody_waits(self, stage: StageState) -> None:
         if stage.plan.rules.forming != "hold" or stage.plan.hold_s_max > 0 or not stage.pool.idle:
             return
         sheds_lost = stage.plan.rules.drop in ("infeasible", "early")
@@ -237,8 +270,9 @@ class ServiceLife(RuleBasedStateMachine):
         self.tell(ServiceDraining())
         for replica_id in list(self.laws.replicas):
             self.tell(ReplicaGone(replica_id, expected=False))
-        self.replica_count += 1
-        self.tell(ReplicaReady(self.replica_count, STAGE, "local", 1.0, VARIANTS))
+        for name in self.names:
+            self.replica_count += 1
+            self.tell(ReplicaReady(self.replica_count, name, "local", 1.0, VARIANTS))
         for _ in range(10_000):
             if not self.laws.open:
                 break
@@ -262,5 +296,13 @@ class ServiceLife(RuleBasedStateMachine):
         assert self.machine.open_requests == 0
 
 
+class PipelineLife(ServiceLife):
+    """The same for services of several stages."""
+
+    stages = pipelines()
+
+
 TestServiceLife = pytest.mark.slow(ServiceLife.TestCase)
 TestServiceLife.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestPipelineLife = pytest.mark.slow(PipelineLife.TestCase)
+TestPipelineLife.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)

@@ -14,19 +14,22 @@ from steelyard.core.plan import Order, VariantShare
 from steelyard.core.queue import ORDERS, StageQueue
 from steelyard.core.residuals import Residuals
 from steelyard.core.routing import LeastFinish, RoundRobin
+from steelyard.core.stage import StageState
 from steelyard.core.types import Stage, Variant
-from steelyard.core.work import OpenRequest, Piece
+from steelyard.core.work import OpenRequest, Piece, Visit
 from steelyard.testing.builders import STAGE, TableTimes, make_request
 
 TABLE = TableTimes({1: 0.010, 8: 0.020})
 STAGE_OF_ONE = Stage(STAGE, (Variant("model", batch_rows_max=8, cores_max=2),))
+MAIN = StageState(STAGE_OF_ONE, TABLE, None, queue_rows_max=100)
 
 
 def make_piece(
     sequence: int, due_s: float, *, rows: int = 1, key: str = "x", arrived_s: float = 0.0
 ) -> Piece:
     request = make_request(sequence, arrived_s, slo_s=due_s - arrived_s, rows=rows, batch_key=key)
-    return Piece(OpenRequest(request, due_s=due_s), 0, rows, sequence=sequence)
+    visit = Visit(OpenRequest(request, due_s=due_s), MAIN, arrived_s)
+    return Piece(visit, 0, rows, sequence=sequence)
 
 
 class TestQueue:

@@ -122,7 +122,7 @@ def test_cancel_drops_what_waits_and_releases_what_is_read_later() -> None:
     bench.arrive(rows=16)
     commands = bench.cancel(1)
     assert commands == [Discard(RequestId(0, 1))]
-    assert len(bench.machine.stage.queue) == 0
+    assert len(bench.machine.stages[STAGE].queue) == 0
     assert Release(RequestId(0, 1)) in bench.complete()
 
 
@@ -260,7 +260,7 @@ def test_a_batch_during_a_resize_does_not_correct_the_profile() -> None:
     bench.arrive()
     bench.resize(1, 2.0)
     bench.complete(service_s=0.080)
-    assert bench.machine.stage.estimator.residuals.mean_ratio == 1.0
+    assert bench.machine.stages[STAGE].estimator.residuals.mean_ratio == 1.0
 
 
 def test_a_drained_replica_finishes_its_batch_and_stops() -> None:
@@ -331,7 +331,7 @@ def test_a_plan_that_leaves_a_stage_out_keeps_its_rules() -> None:
     bench = patient_bench()
     plan = make_plan(bench.service)
     bench.machine.handle(PlanPublished(type(plan)(plan.service, {})), now_s=0.0)
-    assert bench.machine.stage.plan.rules == PATIENT
+    assert bench.machine.stages[STAGE].plan.rules == PATIENT
 
 
 def test_shares_of_variants_are_kept_over_batches() -> None:
@@ -418,13 +418,10 @@ def test_time_is_the_largest_seen() -> None:
 def test_a_machine_without_a_plan_works_by_the_first_variants_limits() -> None:
     service = make_service(batch_rows_max=2)
     machine = ServiceMachine(service, {STAGE: TIMES})
-    assert machine.stage.plan.batch_rows_max == 2
-    assert machine.stage.plan.mix[0].variant == VARIANT
+    assert machine.stages[STAGE].plan.batch_rows_max == 2
+    assert machine.stages[STAGE].plan.mix[0].variant == VARIANT
 
 
-def test_several_stages_and_missing_service_times_are_refused() -> None:
-    stages = (Stage("a", (Variant("v"),)), Stage("b", (Variant("v"),)))
-    with pytest.raises(SpecError, match=r"want one stage, got 2 \(a, b\)"):
-        ServiceMachine(Service("ocr", 0.1, stages), {"a": TIMES, "b": TIMES})
+def test_missing_service_times_are_refused() -> None:
     with pytest.raises(SpecError, match="stage a has no service times"):
-        ServiceMachine(Service("ocr", 0.1, stages[:1]), {})
+        ServiceMachine(Service("ocr", 0.1, (Stage("a", (Variant("v"),)),)), {})

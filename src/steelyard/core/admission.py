@@ -1,6 +1,7 @@
 """Which requests are refused at arrival: the `admission` rules of a plan.
 
-`open`      none but those that exceed the queue's limit.
+`open`      none but those that exceed the queue's limit. This alone is asked of the stages that requests do
+            not enter first, so that their queues are bounded too.
 `feasible`  also those that could not be finished in time even if the grantable cores came now and the
             starting replicas came when expected: no replica could finish a batch of it in time, or all of
             them together could not finish what goes before it and itself,
@@ -40,11 +41,12 @@ AdmissionRule = Callable[[StageState, Request, float, float], Refusal | None]
 
 def _open(stage: StageState, request: Request, due_s: float, now_s: float) -> Refusal | None:
     del due_s, now_s
-    excess = stage.queue.rows + request.rows - stage.queue_rows_max
+    rows = request.rows * stage.fan_out
+    excess = stage.queue.rows + rows - stage.queue_rows_max
     if excess <= 0:
         return None
     rate_rps = stage.capacity.rate_rps(request.bucket)
-    if request.rows > stage.queue_rows_max or rate_rps <= 0:
+    if rows > stage.queue_rows_max or rate_rps <= 0:
         return Refusal("queue_full", None)
     return Refusal("queue_full", max(excess / rate_rps, RETRY_S_MIN))
 
@@ -57,22 +59,24 @@ def _feasible(stage: StageState, request: Request, due_s: float, now_s: float) -
         return None
     if not stage.capacity.possible():
         return Refusal("deadline", None) if now_s > due_s else None
-    outlook = stage.capacity.outlook(request.rows, request.bucket, due_s=due_s, now_s=now_s)
+    rows = request.rows * stage.fan_out
+    outlook = stage.capacity.outlook(rows, request.bucket, due_s=due_s, now_s=now_s)
     if now_s + outlook.service_s_least > due_s:
         return Refusal("deadline", None)
     rows_before = _rows_before(stage, request, due_s, outlook)
-    rows_short = rows_before + request.rows - outlook.rows_possible - ROWS_TOLERANCE
+    rows_short = rows_before + rows - outlook.rows_possible - ROWS_TOLERANCE
     shortfall_s = max(outlook.earliest_s - due_s, rows_short / outlook.rate_rps)
     return Refusal("deadline", max(shortfall_s, RETRY_S_MIN)) if shortfall_s > 0 else None
 
 
 def _is_free(stage: StageState, request: Request, due_s: float, now_s: float) -> bool:
     """The common case, cheaply: nobody waits, and a replica that is idle now finishes it in time."""
-    if stage.queue.entries or request.rows > stage.piece_rows_max:
+    rows = request.rows * stage.fan_out
+    if stage.queue.entries or rows > stage.piece_rows_max:
         return False
     for replica in stage.pool.idle.values():
         variant = stage.mix.usable(replica.variants)[0]
-        if now_s + stage.estimator.service_s(variant, request.bucket, request.rows, replica.cores) <= due_s:
+        if now_s + stage.estimator.service_s(variant, request.bucket, rows, replica.cores) <= due_s:
             return True
     return False
 

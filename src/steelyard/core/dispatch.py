@@ -21,35 +21,40 @@ class Dispatcher:
     """Decides for one stage.
 
     Attributes:
+        stage: that one.
         wake_s: when to look again if nothing happens; set by `step`, later than its `now_s`.
     """
 
     def __init__(self, stage: StageState) -> None:
-        self._stage = stage
+        self.stage = stage
         self.wake_s = NEVER
-        self._watched: tuple[int, int] | None = None
+        self._watched: tuple[int, float, int] | None = None
         self._watched_until_s = NEVER
         self._choose_rules()
 
     def publish(self, plan: StagePlan) -> None:
         """Work by another plan from now on, also for what waits."""
-        self._stage.adopt(plan)
+        self.stage.adopt(plan)
         self._choose_rules()
 
     def grant(self, cores_grantable: float) -> None:
         """So many cores could be had now."""
-        self._stage.capacity.grant(cores_grantable)
+        self.stage.capacity.grant(cores_grantable)
         self._watched = None
 
     def refusal(self, request: Request, due_s: float, *, now_s: float) -> Refusal | None:
-        """Why a new request is not admitted, or None."""
-        self._stage.estimator.residuals.fade(now_s=now_s)
-        return self._admit(self._stage, request, due_s, now_s)
+        """Why a new request is not admitted, or None; `due_s` is when it must be done with all stages.
+
+        A stage inside the pipeline has no say but by the limit of its queue.
+        """
+        stage = self.stage
+        stage.estimator.residuals.fade(now_s=now_s)
+        return self._admit(stage, request, stage.due_s(due_s, request.bucket), now_s)
 
     def step(self, *, now_s: float) -> Assembly | Shedding | None:
         """What to do next; None if there is nothing to do before `wake_s`."""
         self.wake_s = NEVER
-        stage = self._stage
+        stage = self.stage
         if not stage.queue.entries:
             return None
         if stage.pool.idle:
@@ -68,7 +73,7 @@ class Dispatcher:
 
     def launch(self, assembly: Assembly, batch_id: int, *, now_s: float) -> Batch:
         """Move the pieces of an assembly from the queue into a batch in flight."""
-        stage, replica = self._stage, assembly.replica
+        stage, replica = self.stage, assembly.replica
         pieces = assembly.pieces
         batch = Batch(batch_id, replica.id, assembly.variant, pieces, assembly.rows, replica.cores)
         batch.expected_s = now_s + assembly.service_s
@@ -82,9 +87,9 @@ class Dispatcher:
         return batch
 
     def _choose_rules(self) -> None:
-        rules = self._stage.plan.rules
-        self._router = make_router(rules.routing, self._stage.estimator, self._stage.mix)
-        self._admit = ADMISSION_RULES[rules.admission]
+        rules = self.stage.plan.rules
+        self._router = make_router(rules.routing, self.stage.estimator, self.stage.mix)
+        self._admit = ADMISSION_RULES["open" if self.stage.sources else rules.admission]
         self._drop = DROP_RULES[rules.drop]
         self._leaves_s = FORMING_RULES[rules.forming]
         self._sheds_lost = rules.drop in ("infeasible", "early")
@@ -92,15 +97,15 @@ class Dispatcher:
 
     def _departure_s(self, assembly: Assembly) -> float:
         """When a batch leaves; those that have nobody to wait for leave at once."""
-        if assembly.is_full or self._stage.is_draining or assembly.pieces[0].alone:
+        if assembly.is_full or self.stage.is_draining or assembly.pieces[0].alone:
             return NOW
-        return self._leaves_s(self._stage, assembly)
+        return self._leaves_s(self.stage, assembly)
 
     def _watch_head(self, now_s: float) -> Shedding | None:
         """Shed a head that is lost, or wake when it will be; its latest start is kept meanwhile."""
-        stage = self._stage
+        stage = self.stage
         head = stage.queue.head()
-        watched = (head.sequence, stage.pool.version)
+        watched = (head.sequence, head.due_s, stage.pool.version)
         if watched != self._watched or now_s > self._watched_until_s:
             self._watched = watched
             self._watched_until_s = stage.latest_start_s(head)

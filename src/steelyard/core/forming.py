@@ -7,7 +7,8 @@
 `full`     never: only full batches run (Themis 2024).
 `timeout`  `timeout_s` after the head's arrival (Themis 2025).
 
-A piece that must run alone waits for nobody, and a draining service waits for nobody either.
+The head's arrival is that at the stage. A piece that must run alone waits for nobody, and a draining service
+waits for nobody either.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ def _held(stage: StageState, assembly: Assembly) -> float:
     point = (assembly.variant, head.bucket, assembly.rows + 1, assembly.replica.cores)
     due_s = min(piece.due_s for piece in assembly.pieces)
     latest_s = due_s - estimator.service_s(*point) - estimator.margin_s(*point)
-    return min(head.open.request.arrived_s + hold_s_max, latest_s)
+    return min(head.visit.arrived_s + hold_s_max, latest_s)
 
 
 def _full(stage: StageState, assembly: Assembly) -> float:
@@ -40,7 +41,7 @@ def _full(stage: StageState, assembly: Assembly) -> float:
 
 
 def _timed(stage: StageState, assembly: Assembly) -> float:
-    return assembly.pieces[0].open.request.arrived_s + stage.plan.rules.timeout_s
+    return assembly.pieces[0].visit.arrived_s + stage.plan.rules.timeout_s
 
 
 FORMING_RULES: dict[Forming, FormingRule] = {"hold": _held, "full": _full, "timeout": _timed}

@@ -5,16 +5,23 @@ from collections.abc import Mapping
 from steelyard.core.stage import StageState
 from steelyard.core.tally import Counts
 from steelyard.core.types import RequestId
-from steelyard.core.work import OpenRequest
+from steelyard.core.work import OpenRequest, Visit
 
 
-def check(stage: StageState, requests: Mapping[RequestId, OpenRequest], counts: Counts) -> None:
+def check(
+    stages: Mapping[str, StageState], requests: Mapping[RequestId, OpenRequest], counts: Counts
+) -> None:
     """Assert every law; the text of a failure names what broke it."""
     _accounts_balance(counts, len(requests))
-    _queue_is_whole(stage)
-    _replicas_run_one_batch(stage)
-    _requests_are_covered(stage, requests)
-    _outputs_are_held(stage, requests)
+    for stage in stages.values():
+        _queue_is_whole(stage)
+        _replicas_run_one_batch(stage)
+    _readers_are_counted(stages, requests)
+    for opened in requests.values():
+        _stages_come_in_order(stages, opened)
+        for visit in opened.visits.values():
+            _rows_are_covered(visit)
+    _outputs_are_held(stages, requests)
 
 
 def _accounts_balance(counts: Counts, open_count: int) -> None:
@@ -56,34 +63,83 @@ def _replicas_run_one_batch(stage: StageState) -> None:
         )
 
 
-def _requests_are_covered(stage: StageState, requests: Mapping[RequestId, OpenRequest]) -> None:
-    """The rows of an open request wait, run or are done, each exactly once; its readers are counted."""
+def _readers_are_counted(stages: Mapping[str, StageState], requests: Mapping[RequestId, OpenRequest]) -> None:
+    """A request counts the pieces of it that run; those wait nowhere."""
     reading: dict[RequestId, int] = {}
-    for batch in stage.batches.values():
-        assert batch.rows == sum(piece.rows for piece in batch.pieces), f"rows of batch {batch.batch_id}"
-        for piece in batch.pieces:
-            assert not piece.is_queued, f"piece {piece.sequence} runs and waits"
-            reading[piece.open.request.id] = reading.get(piece.open.request.id, 0) + 1
+    for stage in stages.values():
+        for batch in stage.batches.values():
+            assert batch.rows == sum(piece.rows for piece in batch.pieces), f"rows of batch {batch.batch_id}"
+            for piece in batch.pieces:
+                assert not piece.is_queued, f"piece {piece.sequence} runs and waits"
+                assert not piece.is_held_up, f"piece {piece.sequence} runs and is held up"
+                assert piece.visit.stage is stage, f"piece {piece.sequence} runs at another stage"
+                reading[piece.open.request.id] = reading.get(piece.open.request.id, 0) + 1
     for request_id, opened in requests.items():
         assert not opened.is_ended, f"{request_id} has ended and is open"
         assert opened.readers == reading.get(request_id, 0), f"{request_id} has {opened.readers} readers"
-        waiting = sum(piece.is_queued for piece in opened.pieces)
-        assert len(opened.pieces) == waiting + opened.readers, f"{request_id} has a piece that is nowhere"
-        spans = [(piece.row_start, piece.rows) for piece in opened.pieces]
-        spans += [(part.piece.row_start, part.piece.rows) for part in opened.done]
-        spans.sort()
-        end = 0
-        for row_start, rows in spans:
-            assert row_start == end, f"rows of {request_id} overlap or are missing: {spans}"
-            end += rows
-        assert end == opened.request.rows, f"rows of {request_id} do not add up: {spans}"
+        pieces = [piece for visit in opened.visits.values() for piece in visit.pieces]
+        running = sum(piece.is_running for piece in pieces)
+        assert running == opened.readers, f"{request_id} has a piece that is nowhere"
 
 
-def _outputs_are_held(stage: StageState, requests: Mapping[RequestId, OpenRequest]) -> None:
-    """Outputs are kept exactly as long as a finished part of an open request needs them."""
+def _stages_come_in_order(stages: Mapping[str, StageState], opened: OpenRequest) -> None:
+    """A request is at a stage if all before it were done, and waits there only while their outputs exist."""
+    request_id, visits = opened.request.id, opened.visits
+    left = sum(name not in visits or not visits[name].is_done for name in stages)
+    assert opened.stages_left == left, f"{request_id} counts {opened.stages_left} stages to go, not {left}"
+    for name, stage in stages.items():
+        sources = [visits[source.name] for source in stage.sources if source.name in visits]
+        has_inputs = len(sources) == len(stage.sources) and all(source.is_done for source in sources)
+        if name not in visits:
+            assert not has_inputs, f"{request_id} could enter {name} and did not"
+            continue
+        assert len(sources) == len(stage.sources), f"{request_id} entered {name} too early"
+        for piece in visits[name].pieces:
+            if piece.is_queued:
+                assert all(source.is_done and source.done for source in sources), (
+                    f"{request_id} waits at {name} without its inputs"
+                )
+            if piece.is_held_up:
+                assert not has_inputs, f"{request_id} is held up at {name} for nothing"
+
+
+def _rows_are_covered(visit: Visit) -> None:
+    """The rows of a visit wait, run or are done, each exactly once."""
+    request_id, name = visit.open.request.id, visit.stage.name
+    assert visit.is_done == (not visit.pieces), f"{request_id} is done at {name}, or not"
+    if visit.is_done and not visit.done:
+        return  # its outputs are not needed any more
+    spans = [(piece.row_start, piece.rows) for piece in visit.pieces]
+    spans += [(part.piece.row_start, part.piece.rows) for part in visit.done]
+    spans.sort()
+    end = 0
+    for row_start, rows in spans:
+        assert row_start == end, f"rows of {request_id} overlap or are missing at {name}: {spans}"
+        end += rows
+    wanted = visit.open.request.rows * visit.stage.fan_out
+    assert end == wanted, f"rows of {request_id} do not add up at {name}: {spans}"
+
+
+def _outputs_are_held(stages: Mapping[str, StageState], requests: Mapping[RequestId, OpenRequest]) -> None:
+    """Outputs are kept exactly as long as a finished part in them is needed.
+
+    An open request needs them, or one that has ended while a batch reads what came of it.
+    """
+    needing = dict(requests)
+    for stage in stages.values():
+        for batch in stage.batches.values():
+            needing.update((piece.open.request.id, piece.open) for piece in batch.pieces)
+    kept: dict[int, int] = {}
+    live: set[int] = set()
+    for stage in stages.values():
+        live |= {replica.id for replica in stage.pool}
+        for replica in stage.pool:
+            kept.update((batch.batch_id, batch.holders) for batch in replica.kept.values())
     holders: dict[int, int] = {}
-    for opened in requests.values():
-        for part in opened.done:
-            holders[part.batch.batch_id] = holders.get(part.batch.batch_id, 0) + 1
-    kept = {batch.batch_id: batch.holders for replica in stage.pool for batch in replica.kept.values()}
+    for opened in needing.values():
+        for visit in opened.visits.values():
+            for part in visit.done:
+                assert part.batch.replica_id in live or opened.is_ended, f"{opened.request.id} lost outputs"
+                if part.batch.replica_id in live:
+                    holders[part.batch.batch_id] = holders.get(part.batch.batch_id, 0) + 1
     assert kept == holders, f"kept {kept}, needed {holders}"

@@ -16,12 +16,12 @@ Entry = tuple[float, int, Piece]
 
 ORDERS: dict[Order, Callable[[Piece], float]] = {
     "edf": lambda piece: piece.due_s,
-    "fifo": lambda piece: piece.open.request.arrived_s,
+    "fifo": lambda piece: piece.visit.arrived_s,
 }
 
 
 class StageQueue:
-    """Pieces in order of deadline or arrival.
+    """Pieces in order of deadline or of arrival at the stage.
 
     Attributes:
         order: `edf` or `fifo`.

@@ -1,9 +1,11 @@
 """The open requests of a service and their ends: announced once, released once, with what they held.
 
-A request is *released* when it has ended and no batch in flight reads its tensors. A batch's outputs are
-released when no finished part in them belongs to an open request; a replica that is to go is stopped when it
-runs nothing and keeps no outputs.
+A request is *released* when it has ended and no batch in flight reads its tensors, nor what other stages
+made of them. A batch's outputs are released when no finished part in them is needed (`pipeline`, rule 1); a
+replica that is to go is stopped when it runs nothing and keeps no outputs.
 """
+
+from collections.abc import Iterable
 
 from steelyard.core.commands import (
     Command,
@@ -21,31 +23,34 @@ from steelyard.core.commands import (
 )
 from steelyard.core.events import BatchCompleted
 from steelyard.core.lifecycle import Replica
+from steelyard.core.pipeline import advance, enter, is_needed, is_used_up, reopen, wait
 from steelyard.core.stage import StageState
 from steelyard.core.tally import Tally
 from steelyard.core.types import Request, RequestId, Tensor
-from steelyard.core.work import Batch, OpenRequest, Part, Piece
+from steelyard.core.work import Batch, OpenRequest, Part, Visit
 
 
 class OpenRequests:
     """Requests between arrival and end, by id in order of arrival.
 
     Args:
-        stage: where they wait and run.
+        stages: where they wait and run, in order.
         tally: counts their ends.
         commands: where commands go, in the order of the calls.
     """
 
-    def __init__(self, stage: StageState, tally: Tally, commands: list[Command]) -> None:
-        self._stage = stage
+    def __init__(self, stages: Iterable[StageState], tally: Tally, commands: list[Command]) -> None:
+        self._stages = tuple(stages)
+        self._entries = [stage for stage in self._stages if not stage.sources]
         self._tally = tally
         self._commands = commands
         self.by_id: dict[RequestId, OpenRequest] = {}
 
     def admit(self, request: Request, due_s: float) -> None:
-        """Let a request wait."""
-        opened = self.by_id[request.id] = OpenRequest(request, due_s=due_s)
-        self._stage.open(opened)
+        """Let a request wait; `due_s` is when its last batch must have finished."""
+        opened = OpenRequest(request, due_s=due_s, stages_left=len(self._stages))
+        self.by_id[request.id] = opened
+        enter(opened, self._entries)
 
     def reject(self, command: Reject) -> None:
         """Refuse a request that was not admitted."""
@@ -76,70 +81,115 @@ class OpenRequests:
         replica.kept[batch.batch_id] = batch
 
     def finish(self, batch: Batch, event: BatchCompleted, *, now_s: float) -> None:
-        """Answer those whose last piece a batch was; release it unless others need its outputs."""
+        """Move on those whose last piece at the stage it was; release it unless others need its outputs."""
         offset = 0
         for piece in batch.pieces:
-            opened = piece.open
+            opened, visit = piece.open, piece.visit
             if opened.is_ended:
                 self.stop_reading(opened)
             else:
                 opened.readers -= 1
-                opened.pieces.remove(piece)
-                if opened.pieces or opened.done:
-                    opened.done.append(Part(batch, piece, offset))
+                visit.pieces.remove(piece)
+                if visit.pieces or visit.done or opened.stages_left > 1:
+                    visit.done.append(Part(batch, piece, offset))
                     batch.holders += 1
-                if not opened.pieces:
-                    self._complete(opened, piece, offset, batch, event, now_s)
+                if not visit.pieces:
+                    self._finish_visit(
+                        visit, OutputPart(batch.outputs, offset, piece.rows), batch, event, now_s
+                    )
             offset += piece.rows
         batch.holders -= 1
         self._release_outputs(batch)
 
-    def _complete(
-        self, opened: OpenRequest, last: Piece, offset: int, batch: Batch, event: BatchCompleted, now_s: float
+    def _finish_visit(
+        self, visit: Visit, last: OutputPart, batch: Batch, event: BatchCompleted, now_s: float
     ) -> None:
-        """Answer a request, of which `last` was the last piece."""
-        request = opened.request
+        """A request is done at one stage, with `last` of its pieces: it goes on, or is answered."""
+        opened = visit.open
+        visit.is_done = True
+        opened.stages_left -= 1
+        queued_s = event.started_s - visit.arrived_s
+        queue_s = visit.queue_s + (queued_s if queued_s > 0 else 0.0)
+        service_s = visit.service_s + (event.finished_s - event.started_s)
+        if opened.stages_left:
+            advance(visit, event.finished_s, queue_s=queue_s, service_s=service_s)
+            for source in visit.stage.sources:
+                before = opened.visits[source.name]
+                if is_used_up(before):
+                    self._let_go(before)
+            return
         tally = self._tally
         tally.completed += 1
         is_late = now_s > opened.due_s
         if is_late:
             tally.late += 1
-        queue_s = event.started_s - request.arrived_s
-        parts = opened.parts() if opened.done else (OutputPart(batch.outputs, offset, last.rows),)
-        service_s = event.finished_s - event.started_s
-        command = Complete(
-            request.id, batch.variant, queue_s if queue_s > 0 else 0.0, service_s, is_late, parts
-        )
-        self._end(opened, command)
+        answer = opened.visits[self._stages[-1].name]
+        variant = answer.done[-1].batch.variant if answer.done else batch.variant
+        parts = answer.parts() if answer.done else (last,)
+        self._end(opened, Complete(opened.request.id, variant, queue_s, service_s, is_late, parts))
 
     def _end(self, opened: OpenRequest, command: Complete | Shed | Fail | Discard) -> None:
-        """Announce a request's end, give up what is left of it, and free what nobody needs any more."""
-        request_id = opened.request.id
+        """Announce a request's end, give up what is left of it, and free what nobody needs any more.
+
+        Batches in flight may still read outputs of the stages before theirs; those stay until they are done.
+        """
         opened.is_ended = True
-        del self.by_id[request_id]
+        del self.by_id[opened.request.id]
         self._commands.append(command)
-        if opened.pieces:
-            for piece in opened.pieces:
-                if piece.is_queued:
-                    self._stage.queue.remove(piece)
-            opened.pieces.clear()
-        if opened.done:
-            done, opened.done = opened.done, []
-            for part in done:
-                part.batch.holders -= 1
-                self._release_outputs(part.batch)
+        for visit in opened.visits.values():
+            if visit.pieces:
+                for piece in visit.pieces:
+                    if piece.is_queued:
+                        visit.stage.queue.remove(piece)
+                visit.pieces.clear()
+            if visit.done and not visit.stage.followers:
+                self._let_go(visit)
         if opened.readers == 0:
-            self._commands.append(Release(request_id))
+            self._release(opened)
 
     def stop_reading(self, opened: OpenRequest) -> None:
         """A batch in flight reads a request no more."""
         opened.readers -= 1
         if opened.is_ended and opened.readers == 0:
-            self._commands.append(Release(opened.request.id))
+            self._release(opened)
+
+    def _release(self, opened: OpenRequest) -> None:
+        """Nothing reads a request that has ended any more."""
+        for visit in opened.visits.values():
+            if visit.done:
+                self._let_go(visit)
+        opened.visits.clear()
+        self._commands.append(Release(opened.request.id))
+
+    def lose(self, batch: Batch) -> list[OpenRequest]:
+        """A batch's outputs are lost with its replica; returns the requests that must run again there."""
+        lost = []
+        for piece in batch.pieces:
+            visit = piece.visit
+            kept = [part for part in visit.done if part.piece is not piece]
+            if piece.open.is_ended or len(kept) == len(visit.done):
+                continue
+            if visit.is_done and not is_needed(visit):
+                self._let_go(visit)  # all or none of the outputs of a stage that is done
+                continue
+            visit.done = kept
+            if visit.is_done:
+                reopen(visit)
+            visit.pieces.append(piece)
+            wait(piece)
+            lost.append(piece.open)
+        return lost
+
+    def _let_go(self, visit: Visit) -> None:
+        """A request does not need a stage's outputs any more."""
+        done, visit.done = visit.done, []
+        for part in done:
+            part.batch.holders -= 1
+            self._release_outputs(part.batch)
 
     def _release_outputs(self, batch: Batch) -> None:
         """Free outputs that were kept and that nobody needs any more."""
-        replica = self._stage.pool.get(batch.replica_id)
+        replica = batch.pieces[0].visit.stage.pool.get(batch.replica_id)
         if batch.holders == 0 and replica is not None and replica.kept.pop(batch.batch_id, None) is not None:
             self._commands.append(ReleaseOutputs(batch.replica_id, batch.batch_id))
             self.stop_if_done(replica)

@@ -5,14 +5,18 @@ Rules:
    that has already been decided.
 2. Each request ends exactly once, in `Complete`, `Reject`, `Shed`, `Fail` or `Discard`, and is released
    exactly once: when it has ended and no batch in flight reads its tensors.
-3. A batch's outputs are released once, when no open request needs them. While they are needed their replica
-   is not stopped; if it is lost all the same, what it had finished of open requests runs again.
+3. A batch's outputs are released once, when no request needs them. While they are needed their replica
+   is not stopped; if it is lost all the same, what is still needed of them is made again (`pipeline`).
 4. When a batch ends, the next one is dispatched before its answers are given: the worker need not
    wait for them.
-5. A request whose batch was lost with its worker, or failed together with others, runs alone from then on. So
-   a request that kills workers takes no others with it, and one that makes the model raise fails alone.
+5. A request whose batch was lost with its worker, or failed together with others, runs alone at that stage
+   from then on. So a request that kills workers takes no others with it, and one that makes the model raise
+   fails alone.
+6. A request is admitted if each stage that it enters first admits it, and each other one has room for it. It
+   is answered when all stages are done, with the outputs of the last one.
 
-The rules of a stage (who is admitted, what is shed, when a batch leaves) are in `dispatch` and below it.
+The rules of a stage (who is admitted, what is shed, when a batch leaves) are in `dispatch` and below it; how
+requests move from stage to stage is in `pipeline`, and by when they must have in `remaining`.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +33,6 @@ from steelyard.core.commands import (
     WakeAt,
 )
 from steelyard.core.dispatch import Dispatcher
-from steelyard.core.errors import SpecError
 from steelyard.core.events import (
     BatchCompleted,
     BatchFailed,
@@ -49,12 +52,14 @@ from steelyard.core.events import (
     WindowClosed,
     Woken,
 )
+from steelyard.core.lifecycle import Replica
+from steelyard.core.pipeline import make_stages, wait
 from steelyard.core.plan import ServicePlan
 from steelyard.core.requests import OpenRequests
 from steelyard.core.stage import StageState
 from steelyard.core.tally import Counts, Tally
 from steelyard.core.types import Service, ServiceTimes
-from steelyard.core.work import Batch, OpenRequest, Piece
+from steelyard.core.work import Batch, OpenRequest
 
 NEVER = float("inf")
 
@@ -68,29 +73,22 @@ class ServiceMachine:
         plan: the first rules; without one, each stage works by `stage.default_plan`.
 
     Raises:
-        SpecError: the service has several stages, or a stage has no service times.
+        SpecError: the stages are no pipeline (`pipeline.make_stages`), or one has no service times.
+
+    Attributes:
+        stages: their states by name, in order.
     """
 
     def __init__(
         self, service: Service, service_times: Mapping[str, ServiceTimes], plan: ServicePlan | None = None
     ) -> None:
-        if len(service.stages) != 1:
-            names = ", ".join(stage.name for stage in service.stages) or "none"
-            raise SpecError(f"service {service.name}: want one stage, got {len(service.stages)} ({names})")
-        stage = service.stages[0]
-        if stage.name not in service_times:
-            raise SpecError(f"service {service.name}: stage {stage.name} has no service times")
         self.service = service
         self.tally = Tally()
-        self.stage = StageState(
-            stage,
-            service_times[stage.name],
-            plan.stages.get(stage.name) if plan else None,
-            queue_rows_max=service.queue_rows_max,
-        )
-        self._dispatcher = Dispatcher(self.stage)
+        self.stages = make_stages(service, service_times, plan)
+        self._dispatchers = {name: Dispatcher(stage) for name, stage in self.stages.items()}
+        self._stage_of: dict[int, StageState] = {}
         self._commands: list[Command] = []
-        self._requests = OpenRequests(self.stage, self.tally, self._commands)
+        self._requests = OpenRequests(self.stages.values(), self.tally, self._commands)
         self._now_s = float("-inf")
         self._is_new = True
         self._wake_s = NEVER
@@ -102,13 +100,13 @@ class ServiceMachine:
             RequestCancelled: self._on_cancelled,
             BatchCompleted: self._on_batch_completed,
             BatchFailed: self._on_batch_failed,
-            ReplicaStarted: self.stage.pool.start,
-            ReplicaReady: self.stage.pool.ready,
-            ReplicaResized: self.stage.pool.resize,
+            ReplicaStarted: self._on_replica_started,
+            ReplicaReady: self._on_replica_ready,
+            ReplicaResized: self._on_replica_resized,
             ReplicaDraining: self._on_replica_draining,
             ReplicaGone: self._on_replica_gone,
-            VariantLoaded: self.stage.pool.load,
-            VariantUnloaded: self.stage.pool.unload,
+            VariantLoaded: self._on_variant_loaded,
+            VariantUnloaded: self._on_variant_unloaded,
             PlanPublished: self._on_plan_published,
             CapacityChanged: self._on_capacity_changed,
             WindowClosed: self._on_window_closed,
@@ -129,7 +127,7 @@ class ServiceMachine:
         if self._is_draining and not self._is_drained and not self._requests.by_id:
             self._is_drained = True
             commands.append(ServiceDrained())
-        wake_s = self._dispatcher.wake_s
+        wake_s = min([dispatcher.wake_s for dispatcher in self._dispatchers.values()])
         if wake_s < self._wake_s:
             self._wake_s = wake_s
             commands.append(WakeAt(wake_s))
@@ -140,7 +138,7 @@ class ServiceMachine:
     @property
     def is_ready(self) -> bool:
         """Whether each stage has a ready replica."""
-        return self.stage.pool.has_ready
+        return all(stage.pool.has_ready for stage in self.stages.values())
 
     @property
     def open_requests(self) -> int:
@@ -158,7 +156,7 @@ class ServiceMachine:
         Raises:
             AssertionError: one does not hold; its text names the law.
         """
-        invariants.check(self.stage, self._requests.by_id, self.tally.total)
+        invariants.check(self.stages, self._requests.by_id, self.tally.total)
 
     # Requests.
 
@@ -171,10 +169,11 @@ class ServiceMachine:
         if self._is_draining:
             self._requests.reject(Reject(request.id, "draining", None))
             return
-        refusal = self._dispatcher.refusal(request, due_s, now_s=self._now_s)
-        if refusal is not None:
-            self._requests.reject(Reject(request.id, refusal.reason, refusal.retry_after_s))
-            return
+        for dispatcher in self._dispatchers.values():
+            refusal = dispatcher.refusal(request, due_s, now_s=self._now_s)
+            if refusal is not None:
+                self._requests.reject(Reject(request.id, refusal.reason, refusal.retry_after_s))
+                return
         self._requests.admit(request, due_s)
 
     def _on_cancelled(self, event: RequestCancelled) -> None:
@@ -185,22 +184,27 @@ class ServiceMachine:
     # Batches.
 
     def _dispatch(self) -> None:
-        """Do all that the stage wants done now."""
-        while (step := self._dispatcher.step(now_s=self._now_s)) is not None:
-            if isinstance(step, Assembly):
-                self._run(step)
-            else:
-                for piece in step.pieces:
-                    self._requests.shed(piece.open, step.reason)
+        """Do all that the stages want done now; who is shed at one leaves the queues of the others."""
+        is_settled = False
+        while not is_settled:
+            is_settled = True
+            for dispatcher in self._dispatchers.values():
+                while (step := dispatcher.step(now_s=self._now_s)) is not None:
+                    if isinstance(step, Assembly):
+                        self._run(dispatcher, step)
+                        continue
+                    for piece in step.pieces:
+                        self._requests.shed(piece.open, step.reason)
+                    is_settled = len(self._dispatchers) == 1
 
-    def _run(self, assembly: Assembly) -> None:
+    def _run(self, dispatcher: Dispatcher, assembly: Assembly) -> None:
         self._batch_count += 1
-        batch = self._dispatcher.launch(assembly, self._batch_count, now_s=self._now_s)
+        batch = dispatcher.launch(assembly, self._batch_count, now_s=self._now_s)
         self._commands.append(
             RunBatch(
                 batch.batch_id,
                 batch.replica_id,
-                self.stage.name,
+                dispatcher.stage.name,
                 batch.variant,
                 batch.rows,
                 tuple([piece.slice() for piece in batch.pieces]),
@@ -208,29 +212,37 @@ class ServiceMachine:
             )
         )
 
-    def _on_batch_completed(self, event: BatchCompleted) -> None:
-        batch = self.stage.batches.pop(event.batch_id, None)
-        if batch is None:
-            return  # its replica was lost before the news came
-        replica = self.stage.pool.get(batch.replica_id)
+    def _take_batch(self, event: BatchCompleted | BatchFailed) -> tuple[StageState, Batch, Replica] | None:
+        """A batch that has ended, and where; None if its replica was lost before the news came."""
+        stage = self._stage_of.get(event.replica_id)
+        batch = stage.batches.pop(event.batch_id, None) if stage is not None else None
+        if stage is None or batch is None:
+            return None
+        replica = stage.pool.get(batch.replica_id)
         assert replica is not None, f"batch {batch.batch_id} is in flight on no replica"
+        return stage, batch, replica
+
+    def _on_batch_completed(self, event: BatchCompleted) -> None:
+        taken = self._take_batch(event)
+        if taken is None:
+            return
+        stage, batch, replica = taken
         service_s = event.finished_s - event.started_s
-        self.tally.add_batch(self.stage.name, batch, service_s)
+        self.tally.add_batch(stage.name, batch, service_s)
         if not batch.is_resized:
-            self.stage.estimator.observe(
+            stage.estimator.observe(
                 batch.variant, batch.bucket, batch.rows, batch.cores, service_s, now_s=self._now_s
             )
-        self.stage.pool.free(replica)
+        stage.pool.free(replica)
         self._requests.keep(batch, event.outputs, replica)
         self._dispatch()
         self._requests.finish(batch, event, now_s=self._now_s)
 
     def _on_batch_failed(self, event: BatchFailed) -> None:
-        batch = self.stage.batches.pop(event.batch_id, None)
-        if batch is None:
+        taken = self._take_batch(event)
+        if taken is None:
             return
-        replica = self.stage.pool.get(batch.replica_id)
-        assert replica is not None, f"batch {batch.batch_id} is in flight on no replica"
+        stage, batch, replica = taken
         is_shared = any(piece.open is not batch.pieces[0].open for piece in batch.pieces)
         for piece in batch.pieces:
             opened = piece.open
@@ -238,58 +250,83 @@ class ServiceMachine:
             if opened.is_ended:
                 continue
             if is_shared:
-                self._retry(piece)
+                piece.isolate()
+                wait(piece)
             else:
                 self._requests.fail(opened, "model_error", event.message)
-        self.stage.pool.free(replica)
+        stage.pool.free(replica)
         self._requests.stop_if_done(replica)
-
-    def _retry(self, piece: Piece) -> None:
-        """Let a piece whose batch ended badly wait again, for a batch of its own."""
-        piece.isolate()
-        self.stage.enqueue(piece)
 
     # Replicas.
 
+    def _on_replica_started(self, event: ReplicaStarted) -> None:
+        stage = self._stage_of.setdefault(event.replica_id, self.stages[event.stage])
+        stage.pool.start(event)
+        self._replicas_changed(stage)
+
+    def _on_replica_ready(self, event: ReplicaReady) -> None:
+        stage = self._stage_of.setdefault(event.replica_id, self.stages[event.stage])
+        stage.pool.ready(event)
+        self._replicas_changed(stage)
+
+    def _on_replica_resized(self, event: ReplicaResized) -> None:
+        stage = self._stage_of.get(event.replica_id)
+        if stage is not None:
+            stage.pool.resize(event)
+            self._replicas_changed(stage)
+
+    def _on_variant_loaded(self, event: VariantLoaded) -> None:
+        stage = self._stage_of.get(event.replica_id)
+        if stage is not None:
+            stage.pool.load(event)
+            self._replicas_changed(stage)
+
+    def _on_variant_unloaded(self, event: VariantUnloaded) -> None:
+        stage = self._stage_of.get(event.replica_id)
+        if stage is not None:
+            stage.pool.unload(event)
+            self._replicas_changed(stage)
+
     def _on_replica_draining(self, event: ReplicaDraining) -> None:
-        replica = self.stage.pool.drain(event)
-        if replica is not None:
+        stage = self._stage_of.get(event.replica_id)
+        replica = stage.pool.drain(event) if stage is not None else None
+        if stage is not None and replica is not None:
             self._requests.stop_if_done(replica)
+            self._replicas_changed(stage)
 
     def _on_replica_gone(self, event: ReplicaGone) -> None:
-        replica = self.stage.pool.forget(event.replica_id)
-        if replica is None:
+        stage = self._stage_of.pop(event.replica_id, None)
+        replica = stage.pool.forget(event.replica_id) if stage is not None else None
+        if stage is None or replica is None:
             return
+        self._replicas_changed(stage)
         lost: list[OpenRequest] = []
         if replica.batch is not None:
-            del self.stage.batches[replica.batch.batch_id]
+            del stage.batches[replica.batch.batch_id]
             for piece in replica.batch.pieces:
                 self._requests.stop_reading(piece.open)
                 if not piece.open.is_ended:
                     lost.append(piece.open)
-                    self._retry(piece)
+                    piece.isolate()
+                    wait(piece)
         for batch in replica.kept.values():
-            lost.extend(self._lose_outputs(batch))
+            lost.extend(self._requests.lose(batch))
         for opened in dict.fromkeys(lost):
             self._try_again(opened, event.reason)
 
-    def _lose_outputs(self, batch: Batch) -> list[OpenRequest]:
-        """Let what a lost replica had finished of open requests wait again; returns those requests."""
-        lost = []
-        for piece in batch.pieces:
-            opened = piece.open
-            kept = [part for part in opened.done if part.piece is not piece]
-            if len(kept) < len(opened.done):
-                opened.done = kept
-                opened.pieces.append(piece)
-                self.stage.enqueue(piece)
-                lost.append(opened)
-        return lost
+    def _replicas_changed(self, stage: StageState) -> None:
+        """What waits before a stage is due at another time now (`remaining`)."""
+        for other in self.stages.values():
+            if other.queue.entries and stage.remaining in other.remaining.behind:
+                other.requeue()
 
     def _try_again(self, opened: OpenRequest, reason: str) -> None:
         """Count a retry after a worker was lost, or fail the request if it has no retry or no time left."""
         has_time = all(
-            self._now_s <= self.stage.latest_start_s(piece) for piece in opened.pieces if piece.is_queued
+            self._now_s <= visit.stage.latest_start_s(piece)
+            for visit in opened.visits.values()
+            for piece in visit.pieces
+            if piece.is_queued
         )
         if opened.retries < self.service.retries_max and has_time:
             opened.retries += 1
@@ -303,16 +340,18 @@ class ServiceMachine:
         assert event.plan.service == self.service.name, (
             f"plan of {event.plan.service} for {self.service.name}"
         )
-        plan = event.plan.stages.get(self.stage.name)
-        if plan is not None:
-            self._dispatcher.publish(plan)
+        for name, dispatcher in self._dispatchers.items():
+            plan = event.plan.stages.get(name)
+            if plan is not None:
+                dispatcher.publish(plan)
 
     def _on_capacity_changed(self, event: CapacityChanged) -> None:
-        self._dispatcher.grant(event.cores_grantable)
+        for dispatcher in self._dispatchers.values():
+            dispatcher.grant(event.cores_grantable)
 
     def _on_window_closed(self, event: WindowClosed) -> None:
         del event
-        window = self.tally.close(self.service.name, (self.stage,), now_s=self._now_s)
+        window = self.tally.close(self.service.name, self.stages.values(), now_s=self._now_s)
         self._commands.append(ReportWindow(window))
 
     def _on_woken(self, event: Woken) -> None:
@@ -322,4 +361,5 @@ class ServiceMachine:
     def _on_draining(self, event: ServiceDraining) -> None:
         del event
         self._is_draining = True
-        self.stage.drain()
+        for stage in self.stages.values():
+            stage.drain()

@@ -1,13 +1,16 @@
 """The state of one stage that its rules look at: the queue, the replicas, what they can do, and the plan."""
 
+from __future__ import annotations
+
 from steelyard.core.capacity import Capacity
 from steelyard.core.estimate import Estimator
 from steelyard.core.lifecycle import ReplicaPool
 from steelyard.core.mix import VariantMix
 from steelyard.core.plan import StagePlan, VariantShare
 from steelyard.core.queue import StageQueue
+from steelyard.core.remaining import Remaining
 from steelyard.core.types import ServiceTimes, Stage
-from steelyard.core.work import Batch, OpenRequest, Piece
+from steelyard.core.work import Batch, Piece, Visit
 
 
 def default_plan(stage: Stage) -> StagePlan:
@@ -20,6 +23,10 @@ class StageState:
     """Mutable state of one stage.
 
     Attributes:
+        sources: the stages whose outputs it takes; none: it takes the requests' inputs.
+        followers: the stages that take its outputs.
+        fan_out: rows that it is given for each row of a request.
+        remaining: how long what is behind it takes at least.
         plan: its rules and limits; replicas come and go by their own events.
         batches: in flight, by id.
         piece_rows_max: rows a piece may have: every variant of the mix can run it.
@@ -33,9 +40,13 @@ class StageState:
         self, stage: Stage, times: ServiceTimes, plan: StagePlan | None, *, queue_rows_max: int
     ) -> None:
         self.name = stage.name
+        self.fan_out = stage.fan_out
+        self.sources: list[StageState] = []
+        self.followers: list[StageState] = []
         self.queue_rows_max = queue_rows_max
         self.estimator = Estimator(stage, times)
         self.pool = ReplicaPool()
+        self.remaining = Remaining(stage, self.estimator, self.pool)
         self.capacity = Capacity(self.pool, self.estimator)
         self.queue = StageQueue()
         self.batches: dict[int, Batch] = {}
@@ -57,8 +68,12 @@ class StageState:
         self.capacity.adopt(self.mix, plan.batch_rows_max)
         self.prefers_best = plan.rules.forming == "hold" and plan.rules.drop == "early"
         self.rows_floor = plan.batch_rows_max if plan.rules.forming == "full" and not self.is_draining else 0
+        self.requeue()
+
+    def requeue(self) -> None:
+        """Queue again what waits: the order, the limits, or what is behind this stage have changed."""
         waiting = list(self.queue)
-        self.queue = StageQueue(plan.rules.order)
+        self.queue = StageQueue(self.plan.rules.order)
         for piece in waiting:
             self.enqueue(piece)
 
@@ -67,25 +82,32 @@ class StageState:
         self.is_draining = True
         self.rows_floor = 0
 
-    def open(self, request: OpenRequest) -> None:
-        """Let a whole request wait."""
-        piece = Piece(request, 0, request.request.rows, sequence=self._next_sequence())
-        request.pieces.append(piece)
-        self.enqueue(piece)
+    def due_s(self, due_s: float, bucket: int) -> float:
+        """By when a request that is due at `due_s` must be done here."""
+        return due_s - self.remaining.after_s(bucket)
+
+    def open(self, visit: Visit) -> Piece:
+        """The whole of a visit as one piece, which does not wait yet."""
+        rows = visit.open.request.rows * self.fan_out
+        piece = Piece(visit, 0, rows, sequence=self._next_sequence())
+        visit.pieces.append(piece)
+        return piece
 
     def enqueue(self, piece: Piece) -> None:
         """Let a piece wait, cut into several if it has more rows than a batch may have."""
+        piece.due_s = self.due_s(piece.open.due_s, piece.bucket)
         while piece.rows > self.piece_rows_max:
             rest = Piece(
-                piece.open,
+                piece.visit,
                 piece.row_start + self.piece_rows_max,
                 piece.rows - self.piece_rows_max,
                 sequence=self._next_sequence(),
             )
+            rest.due_s = piece.due_s
             piece.rows = self.piece_rows_max
             if piece.alone:
                 rest.isolate()
-            piece.open.pieces.append(rest)
+            piece.visit.pieces.append(rest)
             self.queue.add(piece)
             piece = rest
         self.queue.add(piece)

@@ -1,12 +1,19 @@
-"""Open work: requests that have not ended, the pieces they run as, and the batches that carry them.
+"""Open work: requests that have not ended, their visits to stages, and the batches that carry them.
 
-A request runs as one piece, or as several when it has more rows than a batch may have. Pieces wait and run
-independently; the request ends once, as a whole. These objects are the machine's own and mutable: nothing
-outside `core` sees them.
+A request visits each stage once. A visit runs as one piece, or as several when it has more rows than a batch
+may have. Pieces wait and run independently; the request ends once, as a whole. These objects are the
+machine's own and mutable: nothing outside `core` sees them.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from steelyard.core.commands import OutputPart, Slice
 from steelyard.core.types import Request, Tensor
+
+if TYPE_CHECKING:
+    from steelyard.core.stage import StageState
 
 
 class OpenRequest:
@@ -15,61 +22,108 @@ class OpenRequest:
     Attributes:
         request: as it arrived.
         due_s: when its last batch must have finished: its deadline less the time of the reply.
-        pieces: those that wait or run; a piece that is done has left the list.
-        done: finished parts of the answer, in order of completion.
-        readers: batches in flight that read its tensors, counted by piece.
+        visits: to the stages it has entered, by their names; emptied when nothing of it is held any more.
+        stages_left: stages that it has not finished.
+        readers: batches in flight that read its tensors or what came of them, counted by piece.
         retries: how often it was tried again because a worker was lost.
         is_ended: whether its end was announced; batches in flight may still read it.
     """
 
-    __slots__ = ("done", "due_s", "is_ended", "pieces", "readers", "request", "retries")
+    __slots__ = ("due_s", "is_ended", "readers", "request", "retries", "stages_left", "visits")
 
-    def __init__(self, request: Request, *, due_s: float) -> None:
+    def __init__(self, request: Request, *, due_s: float, stages_left: int = 1) -> None:
         self.request = request
         self.due_s = due_s
-        self.pieces: list[Piece] = []
-        self.done: list[Part] = []
+        self.visits: dict[str, Visit] = {}
+        self.stages_left = stages_left
         self.readers = 0
         self.retries = 0
         self.is_ended = False
 
+
+class Visit:
+    """One request at one stage.
+
+    Attributes:
+        open: the request.
+        stage: where.
+        arrived_s: when it could start there: the request's arrival, or when the last of its inputs was done.
+        queue_s: seconds the request had waited before, on the path of what was done last.
+        service_s: seconds it had been served before, on the same path.
+        pieces: those that wait or run; a piece that is done has left the list.
+        done: finished parts whose outputs are kept, in order of completion.
+        is_done: all its rows are done; their outputs may be gone all the same.
+    """
+
+    __slots__ = ("arrived_s", "done", "is_done", "open", "pieces", "queue_s", "service_s", "stage")
+
+    def __init__(
+        self,
+        open_request: OpenRequest,
+        stage: StageState,
+        arrived_s: float,
+        *,
+        queue_s: float = 0.0,
+        service_s: float = 0.0,
+    ) -> None:
+        self.open = open_request
+        self.stage = stage
+        self.arrived_s = arrived_s
+        self.queue_s = queue_s
+        self.service_s = service_s
+        self.pieces: list[Piece] = []
+        self.done: list[Part] = []
+        self.is_done = False
+
     def parts(self) -> tuple[OutputPart, ...]:
-        """The whole answer, in the order of the request's rows."""
+        """All outputs, in the order of the rows."""
         if len(self.done) > 1:
             self.done.sort(key=lambda part: part.piece.row_start)
         return tuple([OutputPart(part.batch.outputs, part.offset, part.piece.rows) for part in self.done])
 
 
 class Piece:
-    """Rows `[row_start, row_start + rows)` of a request, which run in one batch.
+    """Rows `[row_start, row_start + rows)` of a visit, which run in one batch.
 
     Attributes:
-        open: the request it is a part of.
+        visit: what it is a part of.
+        open: the request of that visit.
         key: only pieces of equal keys share a batch. The request's batch key, made unique where `alone`.
-        due_s: the request's.
+        due_s: when its batch must have finished (`remaining` has the rule); set whenever it begins to wait.
         order_s: its place in the queue, set there.
         sequence: breaks ties in the queue; unique among the pieces of a stage.
         alone: it was in a batch that was lost or failed, and shares no further batch with anyone.
-        is_queued: it waits; otherwise it runs.
+        is_queued: it waits for a replica; otherwise it runs, or is held up.
+        is_held_up: it waits for outputs that were lost and are being made again.
     """
 
-    __slots__ = ("alone", "due_s", "is_queued", "key", "open", "order_s", "row_start", "rows", "sequence")
+    __slots__ = (
+        "alone", "due_s", "is_held_up", "is_queued", "key", "open", "order_s", "row_start", "rows",
+        "sequence", "visit",
+    )  # fmt: skip
 
-    def __init__(self, open_request: OpenRequest, row_start: int, rows: int, *, sequence: int) -> None:
-        self.open = open_request
+    def __init__(self, visit: Visit, row_start: int, rows: int, *, sequence: int) -> None:
+        self.visit = visit
+        self.open = visit.open
         self.row_start = row_start
         self.rows = rows
-        self.key = open_request.request.batch_key
-        self.due_s = open_request.due_s
+        self.key = visit.open.request.batch_key
+        self.due_s = visit.open.due_s
         self.order_s = 0.0
         self.sequence = sequence
         self.alone = False
         self.is_queued = False
+        self.is_held_up = False
 
     @property
     def bucket(self) -> int:
         """Shape bucket; equal batch keys have equal ones, since both come from the same dimensions."""
         return self.open.request.bucket
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a batch in flight carries it; for a piece that is not done."""
+        return not self.is_queued and not self.is_held_up
 
     def isolate(self) -> None:
         """Share no further batch with anyone."""
@@ -95,7 +149,7 @@ class Batch:
         expected_s: expected finish, absolute.
         is_resized: the replica's cores changed while it ran, so its time tells nothing of either number.
         outputs: what the worker answered.
-        holders: finished parts in it that belong to requests which have not ended.
+        holders: finished parts in it that somebody still needs.
     """
 
     __slots__ = (

@@ -18,7 +18,7 @@ from steelyard.core.plan import ServicePlan
 from steelyard.core.service import ServiceMachine
 from steelyard.core.types import RequestId, Service, ServiceTimes
 from steelyard.testing.builders import STAGE, VARIANT, make_plan, make_request, times_by_stage
-from steelyard.testing.laws import ServiceLaws
+from steelyard.testing.laws import ServiceLaws, named_outputs
 
 End = Complete | Reject | Shed | Fail | Discard
 
@@ -27,8 +27,8 @@ class ServiceBench:
     """A machine, its clock, and what it did.
 
     Args:
-        service: of one stage, as made by `make_service`.
-        times: service times of its stage.
+        service: as made by `make_service` or `make_pipeline`.
+        times: service times of its stages: of all, or by name.
         plan: its first plan; `make_plan(service)` if none is given.
 
     Attributes:
@@ -37,11 +37,17 @@ class ServiceBench:
         last: commands of the last event.
     """
 
-    def __init__(self, service: Service, times: ServiceTimes, plan: ServicePlan | None = None) -> None:
+    def __init__(
+        self,
+        service: Service,
+        times: ServiceTimes | Mapping[str, ServiceTimes],
+        plan: ServicePlan | None = None,
+    ) -> None:
         plan = plan or make_plan(service)
         self.service = service
-        self.machine = ServiceMachine(service, times_by_stage(service, times), plan)
-        self.laws = ServiceLaws(service, plan.stages[STAGE])
+        by_stage = times if isinstance(times, Mapping) else times_by_stage(service, times)
+        self.machine = ServiceMachine(service, by_stage, plan)
+        self.laws = ServiceLaws(service, plan)
         self.now_s = 0.0
         self.wake_s: float | None = None
         self.last: list[Command] = []
@@ -59,15 +65,22 @@ class ServiceBench:
         self.machine.validate()
         return self.last
 
-    def starting(self, replica_id: int, *, ready_s: float, cores: float = 1.0) -> list[Command]:
+    def starting(
+        self, replica_id: int, *, ready_s: float, cores: float = 1.0, stage: str = STAGE
+    ) -> list[Command]:
         """A replica starts."""
-        return self.tell(ReplicaStarted(replica_id, STAGE, "local", cores, (VARIANT,), ready_s))
+        return self.tell(ReplicaStarted(replica_id, stage, "local", cores, (VARIANT,), ready_s))
 
     def ready(
-        self, replica_id: int = 1, *, cores: float = 1.0, variants: tuple[str, ...] = (VARIANT,)
+        self,
+        replica_id: int = 1,
+        *,
+        cores: float = 1.0,
+        variants: tuple[str, ...] = (VARIANT,),
+        stage: str = STAGE,
     ) -> list[Command]:
         """A replica becomes ready."""
-        return self.tell(ReplicaReady(replica_id, STAGE, "local", cores, variants))
+        return self.tell(ReplicaReady(replica_id, stage, "local", cores, variants))
 
     def resize(self, replica_id: int, cores: float) -> list[Command]:
         """A replica's cores change."""
@@ -92,7 +105,8 @@ class ServiceBench:
         batch = self.running(replica_id)
         started_s = self.now_s
         self.now_s += batch.expected_s if service_s is None else service_s
-        return self.tell(BatchCompleted(batch.batch_id, replica_id, started_s, self.now_s))
+        outputs = named_outputs(batch.batch_id)
+        return self.tell(BatchCompleted(batch.batch_id, replica_id, started_s, self.now_s, outputs))
 
     def fail(self, replica_id: int = 1, message: str = "the model raised") -> list[Command]:
         """The batch on a replica fails."""

@@ -1,6 +1,6 @@
 """Short ways to make the values that tests are about; every argument has a plain default."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from steelyard.core.plan import ReplicaPlan, ServicePlan, StagePlan, StageRules, VariantShare
 from steelyard.core.types import Request, RequestId, Service, ServiceTimes, Stage, Variant
@@ -99,6 +99,33 @@ def make_service(
     )
 
 
+def make_pipeline(
+    after: Mapping[str, Iterable[str]],
+    *,
+    fan_out: Mapping[str, int] | None = None,
+    name: str = "ocr",
+    slo_s: float = 0.1,
+    batch_rows_max: int = 8,
+    cores_max: int = 4,
+    queue_rows_max: int = 4096,
+    reply_s: float = 0.0,
+    retries_max: int = 2,
+) -> Service:
+    """A service of several stages of one variant each: `after` names the sources of each, in order."""
+    variants = (Variant(VARIANT, batch_rows_max=batch_rows_max, cores_max=cores_max),)
+    fan_out = fan_out or {}
+    return Service(
+        name=name,
+        slo_s=slo_s,
+        stages=tuple(
+            Stage(stage, variants, tuple(sources), fan_out.get(stage, 1)) for stage, sources in after.items()
+        ),
+        queue_rows_max=queue_rows_max,
+        reply_s=reply_s,
+        retries_max=retries_max,
+    )
+
+
 def make_plan(
     service: Service,
     *,
@@ -108,9 +135,8 @@ def make_plan(
     shares: dict[str, float] | None = None,
     replicas: Iterable[ReplicaPlan] = (),
 ) -> ServicePlan:
-    """A plan for a service of one stage; all rows to its first variant unless `shares` say else."""
-    stage = service.stages[0]
-    mix = shares or {stage.variants[0].name: 1.0}
+    """One plan for each stage of a service; all rows to its first variant unless `shares` say else."""
+    mix = shares or {service.stages[0].variants[0].name: 1.0}
     plan = StagePlan(
         replicas=tuple(replicas),
         mix=tuple(VariantShare(variant, share) for variant, share in mix.items()),
@@ -118,7 +144,7 @@ def make_plan(
         hold_s_max=hold_s_max,
         rules=rules or StageRules(),
     )
-    return ServicePlan(service.name, {stage.name: plan})
+    return ServicePlan(service.name, {stage.name: plan for stage in service.stages})
 
 
 def times_by_stage(service: Service, times: ServiceTimes) -> dict[str, ServiceTimes]:

@@ -5,8 +5,10 @@ They hold under any driver, so a test of the live server can check its journal b
 - a request ends exactly once, and is released exactly once, after its end, when no batch reads it;
 - a batch runs on a live, idle replica, keeps to the plan's limit of rows, mixes no keys, reads open requests;
 - under the rules that shed what is lost, nothing starts that is not expected to finish in time;
-- an answer covers its request's rows once, in order, from outputs that were not released;
-- outputs are released once, and a replica is stopped once, when it runs nothing and keeps no outputs;
+- a stage runs rows of a request only when all of it is done at the stages before, and those outputs are kept;
+- an answer covers its request's rows once, in order, from outputs of the last stage that were not released;
+- outputs are released once, while no batch in flight is made of them, and a replica is stopped once, when it
+  runs nothing and keeps no outputs;
 - a wake-up is later than now.
 """
 
@@ -37,16 +39,22 @@ from steelyard.core.events import (
     ServiceDraining,
     ServiceEvent,
 )
-from steelyard.core.plan import StagePlan
-from steelyard.core.types import Request, RequestId, Service
+from steelyard.core.plan import ServicePlan, StagePlan
+from steelyard.core.types import Request, RequestId, Service, Tensor, TensorRef
 
 ROUNDING_S = 1e-9
+
+
+def named_outputs(batch_id: int) -> tuple[Tensor, ...]:
+    """Outputs that name their batch in the shape, so that `ServiceLaws` can tell whose they are."""
+    return (Tensor("y", "FP32", (batch_id,), TensorRef("a", 0, 4, 1)),)
 
 
 class SeenReplica:
     """What the events and commands so far say of a replica."""
 
-    def __init__(self, cores: float) -> None:
+    def __init__(self, stage: str, cores: float) -> None:
+        self.stage = stage
         self.cores = cores
         self.is_ready = False
         self.is_draining = False
@@ -65,13 +73,15 @@ class ServiceLaws:
         replicas: those that are not gone.
     """
 
-    def __init__(self, service: Service, plan: StagePlan) -> None:
+    def __init__(self, service: Service, plan: ServicePlan) -> None:
         self._service = service
-        self._plan = plan
+        self._stages = {stage.name: stage for stage in service.stages}
+        self._plans: dict[str, StagePlan] = dict(plan.stages)
         self._now_s = float("-inf")
         self._is_draining = False
         self._drained_count = 0
-        self._done_batches: dict[int, RunBatch] = {}
+        self._kept_batches: dict[int, RunBatch] = {}
+        self._rows_done: dict[tuple[RequestId, str], set[int]] = {}
         self.requests: dict[RequestId, Request] = {}
         self.ends: dict[RequestId, Command] = {}
         self.released: set[RequestId] = set()
@@ -115,11 +125,14 @@ class ServiceLaws:
                     replica.batch_id = None
                     if isinstance(event, BatchCompleted):
                         replica.outputs.add(event.batch_id)
-                        self._done_batches[event.batch_id] = batch
+                        self._kept_batches[event.batch_id] = batch
+                        for part in batch.slices:
+                            rows = self._rows_done.setdefault((part.request_id, batch.stage), set())
+                            rows.update(range(part.row_start, part.row_start + part.rows))
             case ReplicaStarted():
-                self.replicas.setdefault(event.replica_id, SeenReplica(event.cores))
+                self.replicas.setdefault(event.replica_id, SeenReplica(event.stage, event.cores))
             case ReplicaReady():
-                replica = self.replicas.setdefault(event.replica_id, SeenReplica(event.cores))
+                replica = self.replicas.setdefault(event.replica_id, SeenReplica(event.stage, event.cores))
                 replica.cores = event.cores
                 replica.is_ready = True
             case ReplicaResized() if event.replica_id in self.replicas:
@@ -128,10 +141,12 @@ class ServiceLaws:
                 self.replicas[event.replica_id].is_draining = True
             case ReplicaGone():
                 gone = self.replicas.pop(event.replica_id, None)
-                if gone is not None and gone.batch_id is not None:
-                    del self.running[gone.batch_id]
+                if gone is not None:
+                    self.running.pop(gone.batch_id or 0, None)
+                    for batch_id in gone.outputs:
+                        del self._kept_batches[batch_id]
             case PlanPublished():
-                self._plan = event.plan.stages[self._service.stages[0].name]
+                self._plans.update(event.plan.stages)
             case ServiceDraining():
                 self._is_draining = True
             case _:
@@ -148,7 +163,7 @@ class ServiceLaws:
                 self.released.add(command.request_id)
             case ReleaseOutputs():
                 self.replicas[command.replica_id].outputs.remove(command.batch_id)
-                del self._done_batches[command.batch_id]
+                self._check_unread(self._kept_batches.pop(command.batch_id))
             case StopReplica():
                 replica = self.replicas[command.replica_id]
                 assert replica.is_draining, "a replica is stopped that was not drained"
@@ -164,22 +179,48 @@ class ServiceLaws:
                 pass
 
     def _check_batch(self, batch: RunBatch) -> None:
-        replica = self.replicas[batch.replica_id]
+        replica, plan = self.replicas[batch.replica_id], self._plans[batch.stage]
+        assert replica.stage == batch.stage, f"batch {batch.batch_id} runs on a replica of {replica.stage}"
         assert replica.is_ready, f"batch {batch.batch_id} runs on a replica that is not ready"
         assert replica.cores > 0, f"batch {batch.batch_id} runs on a parked replica"
         assert not replica.is_draining, f"batch {batch.batch_id} runs on a draining replica"
         assert replica.batch_id is None, f"batch {batch.batch_id} runs on a busy replica"
         assert batch.rows == sum(part.rows for part in batch.slices), "rows of a batch do not add up"
-        assert 1 <= batch.rows <= self._plan.batch_rows_max, f"a batch of {batch.rows} rows"
+        assert 1 <= batch.rows <= plan.batch_rows_max, f"a batch of {batch.rows} rows"
         requests = [self.requests[part.request_id] for part in batch.slices]
         assert len({request.batch_key for request in requests}) == 1, "a batch mixes keys"
         for request in requests:
             assert request.id not in self.ends, f"{request.id} runs after its end"
-            if self._plan.rules.drop in ("infeasible", "early"):
+            if plan.rules.drop in ("infeasible", "early"):
                 due_s = request.deadline_s - self._service.reply_s
                 assert self._now_s + batch.expected_s <= due_s + ROUNDING_S, f"{request.id} starts too late"
+            self._check_inputs(request, batch.stage)
         replica.batch_id = batch.batch_id
         self.running[batch.batch_id] = batch
+
+    def _check_inputs(self, request: Request, stage: str) -> None:
+        """All that the stages before have to do for a request is done, and its outputs are kept."""
+        for source in self._stages[stage].after:
+            rows = sorted(
+                row
+                for batch in self._kept_batches.values()
+                if batch.stage == source
+                for part in batch.slices
+                if part.request_id == request.id
+                for row in range(part.row_start, part.row_start + part.rows)
+            )
+            wanted = request.rows * self._stages[source].fan_out
+            assert set(rows) >= set(range(wanted)), f"{request.id} runs at {stage} without all of {source}"
+
+    def _check_unread(self, released: RunBatch) -> None:
+        """No batch in flight is made of what a released one has made."""
+        whose = {part.request_id for part in released.slices}
+        for batch in self.running.values():
+            if released.stage in self._stages[batch.stage].after:
+                read = whose & {part.request_id for part in batch.slices}
+                assert not read, (
+                    f"outputs of {released.batch_id} are released, batch {batch.batch_id} reads them"
+                )
 
     def _check_end(self, command: Complete | Reject | Shed | Fail | Discard) -> None:
         request_id = command.request_id
@@ -189,8 +230,13 @@ class ServiceLaws:
         if isinstance(command, Reject) and command.retry_after_s is not None:
             assert command.retry_after_s > 0, "a client is told to try again at once"
         if isinstance(command, Complete):
+            request_rows = self.requests[request_id].rows
+            for stage in self._service.stages:
+                done = self._rows_done.get((request_id, stage.name), set())
+                assert done == set(range(request_rows * stage.fan_out)), f"{request_id} skipped {stage.name}"
             rows = sum(part.rows for part in command.parts)
-            assert rows == self.requests[request_id].rows, f"{request_id} is answered with {rows} rows"
+            wanted = request_rows * self._service.stages[-1].fan_out
+            assert rows == wanted, f"{request_id} is answered with {rows} rows"
             self._check_parts(command)
 
     def _check_parts(self, command: Complete) -> None:
@@ -200,7 +246,9 @@ class ServiceLaws:
             batch_id = part.outputs[0].shape[0] if part.outputs else None
             if batch_id is not None:  # outputs that name their batch, as those made by `named_outputs` do
                 offset = 0
-                for piece in self._done_batches[batch_id].slices:
+                batch = self._kept_batches[batch_id]
+                assert batch.stage == self._service.stages[-1].name, "an answer from inside the pipeline"
+                for piece in batch.slices:
                     if piece.request_id == command.request_id and offset == part.row_start:
                         assert piece.row_start == row_start, "parts of an answer are out of order"
                         assert piece.rows == part.rows, "a part of an answer has other rows than ran"

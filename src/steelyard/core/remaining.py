@@ -1,0 +1,88 @@
+"""By when a piece must have finished at its stage: the deadline of a pipeline, carried along it.
+
+A request has one absolute deadline, end to end. A piece is due at
+`deadline - reply_s - (longest path behind its stage of least service times)`: what finishes later cannot be
+answered in time, whatever happens behind. The least service time of a stage is that of one row of a request
+(`fan_out` rows there, at most a batch) on its largest ready replica with the variant that is fastest on it,
+as corrected live; without a ready replica, that of its first variant on as many cores as it can use.
+
+The rule leaves queueing behind a stage out, and so is a bound and not a share: no stage has a budget of its
+own, and the order of deadlines is the same at all stages. A piece's due time is set when it begins to wait,
+and again while it waits if replicas behind its stage have changed; corrections count from the next piece on.
+Admission asks at the stages that requests enter, by the due times there.
+"""
+
+from __future__ import annotations
+
+from steelyard.core.estimate import Estimator
+from steelyard.core.lifecycle import Replica, ReplicaPool
+from steelyard.core.types import Stage
+
+
+class Remaining:
+    """What is behind one stage, and the least time it takes; kept until a replica or a correction changes.
+
+    Args:
+        stage: as the spec has it.
+        estimator: its service times.
+        pool: its replicas.
+
+    Attributes:
+        behind: all stages behind this one.
+    """
+
+    def __init__(self, stage: Stage, estimator: Estimator, pool: ReplicaPool) -> None:
+        self._fan_out = stage.fan_out
+        self.behind: list[Remaining] = []
+        self._first = stage.variants[0]
+        self._estimator = estimator
+        self._pool = pool
+        self._largest: Replica | None = None
+        self._largest_version = -1
+        self._followers: list[Remaining] = []
+        self._after_s: dict[int, float] = {}
+        self._after_version = -1
+
+    def precede(self, follower: Remaining) -> None:
+        """That one's stage takes this one's outputs; to be told from the last stage to the first."""
+        self._followers.append(follower)
+        for stage in (follower, *follower.behind):
+            if stage not in self.behind:
+                self.behind.append(stage)
+
+    @property
+    def version(self) -> int:
+        """Grows when this stage's replicas or corrections change."""
+        return self._pool.version + self._estimator.residuals.version
+
+    def after_s(self, bucket: int) -> float:
+        """Seconds that the longest path behind this stage takes at least; 0 at the end."""
+        if not self.behind:
+            return 0.0
+        version = sum([stage.version for stage in self.behind])
+        if version != self._after_version:  # both parts of every summand only grow
+            self._after_version = version
+            self._after_s.clear()
+        after_s = self._after_s.get(bucket)
+        if after_s is None:
+            after_s = max(follower.least_s(bucket) + follower.after_s(bucket) for follower in self._followers)
+            self._after_s[bucket] = after_s
+        return after_s
+
+    def least_s(self, bucket: int) -> float:
+        """Seconds that this stage takes for one row of a request at least."""
+        replica = self._largest_ready()
+        if replica is None:
+            return self._service_s(self._first.name, bucket, float(self._first.cores_max))
+        return min(self._service_s(variant, bucket, replica.cores) for variant in replica.variants)
+
+    def _service_s(self, variant: str, bucket: int, cores: float) -> float:
+        rows = self._estimator.rows_max(variant, self._fan_out)
+        return self._estimator.service_s(variant, bucket, rows, cores)
+
+    def _largest_ready(self) -> Replica | None:
+        if self._largest_version != self._pool.version:
+            self._largest_version = self._pool.version
+            ready = [replica for replica in self._pool if replica.state == "ready" and replica.variants]
+            self._largest = max(ready, key=lambda replica: replica.cores, default=None)
+        return self._largest
