@@ -18,27 +18,19 @@ One service; see `per_service` for several. One variant a stage, the first of th
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from math import floor
+from math import ceil
 from typing import Literal, NamedTuple, Protocol
 
-from steelyard.core.plan import (
-    Decision,
-    Grants,
-    Plan,
-    ReplicaPlan,
-    ServicePlan,
-    StagePlan,
-    StageRules,
-    VariantShare,
-)
+from steelyard.core.plan import Decision, Grants, StageRules
 from steelyard.core.snapshot import ClusterSnapshot, ServiceView
-from steelyard.core.types import Service, Stage, Variant
+from steelyard.core.types import Service, ServiceTimes, Stage, Variant
 from steelyard.plan.themis import Choice
 from steelyard.policies.base import PolicyContext
 from steelyard.policies.fitting import fitted_choices
 from steelyard.policies.meters import LOOK_S, StageMeter
 from steelyard.policies.options import integer
-from steelyard.policies.sensing import live_replicas, rate_over, wanted_replicas
+from steelyard.policies.sensing import live_replicas, rate_over
+from steelyard.policies.uniform import present_size, too_few_cores, uniform_plan, whole_cores
 
 RULES = StageRules(order="fifo", forming="hold", drop="none", admission="open", routing="round_robin")
 """The published data plane of all of them."""
@@ -143,9 +135,8 @@ class ScaledPolicy:
         view = next(v for v in snapshot.services if v.service == self._service.name)
         for meter in self._meters.values():
             meter.look(view, now_s=now_s)
-        cores = floor(node.cores + 1e-9)
-        if cores < len(self._groups):
-            why = f"{node.name} has {cores} cores for {len(self._groups)} stages"
+        cores = whole_cores(node.cores)
+        if why := too_few_cores(self._service, node.name, cores):
             return Decision(None, now_s + self._loop.tick_s, why)
         if view.desired is None:
             self._due_s = now_s + self._loop.tick_s
@@ -156,7 +147,7 @@ class ScaledPolicy:
         if now_s < self._due_s - 1e-6:
             return Decision(None, self._next_s(now_s), f"next tick at {self._due_s:g} s")
         self._due_s = now_s + self._loop.tick_s
-        seen = [self._seen(view, stage) for stage in self._groups]
+        seen = [self._seen(view, stage) for stage in self._service.stages]
         wanted = [s.tick(look, now_s=now_s) for s, look in zip(self._scalers.values(), seen, strict=True)]
         return self._answer(wanted, [look.replicas for look in seen], cores, node.name, now_s, "")
 
@@ -164,27 +155,20 @@ class ScaledPolicy:
         self, wanted: Sequence[Wanted], present: Sequence[int], cores: int, node: str, now_s: float, said: str
     ) -> Decision:
         """What is wanted as far as it fits, as a plan."""
-        choices = [Choice(w.replicas, w.cores, 0, 0) for w in wanted]
+        groups = self._groups.values()
+        choices = [_choice(group, one) for group, one in zip(groups, wanted, strict=True)]
         fitted = fitted_choices(choices, present, cores, replicas_first=self._loop.cut == "replicas")
         words = [
             f"{stage} {choice.replicas}x{choice.cores} cores ({one.why}{_cut(one, choice)})"
             for stage, choice, one in zip(self._groups, fitted, wanted, strict=True)
         ]
-        return Decision(self._plan(fitted, node), self._next_s(now_s), said + "; ".join(words))
+        plan = uniform_plan(self._service, fitted, node, self._rules)
+        return Decision(plan, self._next_s(now_s), said + "; ".join(words))
 
-    def _plan(self, fitted: Sequence[Choice], node: str) -> Plan:
-        stages = {}
-        for group, choice in zip(self._groups.values(), fitted, strict=True):
-            replica = ReplicaPlan(float(choice.cores), (group.variant.name,), node)
-            mix = (VariantShare(group.variant.name, 1.0),)
-            stages[group.stage] = StagePlan((replica,) * choice.replicas, mix, group.rows, rules=self._rules)
-        return Plan({self._service.name: ServicePlan(self._service.name, stages)})
-
-    def _seen(self, view: ServiceView, stage: str) -> Seen:
-        wanted = wanted_replicas(view, stage)
-        ready = sum(replica.state == "ready" for replica in live_replicas(view, stage))
-        cores = max((round(replica.cores) for replica in wanted), default=1)
-        return Seen(max(1, len(wanted)), min(ready, max(1, len(wanted))), cores, self._meters[stage])
+    def _seen(self, view: ServiceView, stage: Stage) -> Seen:
+        replicas, cores = present_size(view, stage)
+        ready = sum(replica.state == "ready" for replica in live_replicas(view, stage.name))
+        return Seen(replicas, min(ready, replicas), cores, self._meters[stage.name])
 
     def _next_s(self, now_s: float) -> float:
         """The next tick, or a look before it."""
@@ -203,36 +187,22 @@ def groups_of(policy: str, context: PolicyContext, *, rows_max: int | None = Non
         SpecError: an option is out of range.
     """
     (service,) = context.services.values()
-    batch = integer(policy, context.options, "batch", 0, least=1) if "batch" in context.options else None
+    asked = integer(policy, context.options, "batch", 0, least=1) if "batch" in context.options else None
     cores = integer(policy, context.options, "cores", 1, least=1)
     budget_s = BATCH_SLO_SHARE * service.slo_s / longest_path(service)
-    return {
-        stage.name: _group(context, service, stage, batch, cores, budget_s, rows_max)
-        for stage in service.stages
-    }
+    groups = {}
+    for stage in service.stages:
+        variant = stage.variants[0]
+        size = min(cores, variant.cores_max)
+        time_s = _time_of(context.service_times[service.name, stage.name], variant.name)
+        most = variant.batch_rows_max if rows_max is None else min(variant.batch_rows_max, rows_max)
+        rows = measured_batch(time_s, size, budget_s, most) if asked is None else min(asked, most)
+        groups[stage.name] = Group(stage.name, variant, stage.fan_out, rows, size, time_s)
+    return groups
 
 
-def _group(
-    context: PolicyContext,
-    service: Service,
-    stage: Stage,
-    batch: int | None,
-    cores: int,
-    budget_s: float,
-    rows_max: int | None,
-) -> Group:
-    variant = stage.variants[0]
-    times = context.service_times[service.name, stage.name]
-
-    def time_s(rows: int, cores: int) -> float:
-        return times.service_time_s(variant.name, 0, rows, float(cores))
-
-    cores = min(cores, variant.cores_max)
-    most = variant.batch_rows_max if rows_max is None else min(variant.batch_rows_max, rows_max)
-    rows = (
-        measured_batch(time_s, cores, budget_s, most) if batch is None else min(batch, variant.batch_rows_max)
-    )
-    return Group(stage.name, variant, stage.fan_out, rows, cores, time_s)
+def _time_of(times: ServiceTimes, variant: str) -> Callable[[int, int], float]:
+    return lambda rows, cores: times.service_time_s(variant, 0, rows, float(cores))
 
 
 def measured_batch(time_s: Callable[[int, int], float], cores: int, budget_s: float, rows_max: int) -> int:
@@ -254,6 +224,12 @@ def longest_path(service: Service) -> int:
 def largest_rate_rps(view: ServiceView, *, now_s: float) -> float:
     """Rows a second: the largest whole second that is known, or the last seconds' rate if that is more."""
     return max(float(max(view.arrival_rows_by_second, default=0)), rate_over(view, FIRST_RATE_S, now_s=now_s))
+
+
+def _choice(group: Group, wanted: Wanted) -> Choice:
+    """What is wanted, in the terms of plans; its time is that of a full batch."""
+    time_s = group.time_s(group.rows, wanted.cores)
+    return Choice(wanted.replicas, wanted.cores, group.rows, ceil(time_s * 1000 - 1e-9))
 
 
 def _cut(wanted: Wanted, choice: Choice) -> str:
