@@ -96,7 +96,7 @@ def _stages_come_in_order(stages: Mapping[str, StageState], opened: OpenRequest)
         assert len(sources) == len(stage.sources), f"{request_id} entered {name} too early"
         for piece in visits[name].pieces:
             if piece.is_queued:
-                assert all(source.is_done and source.done for source in sources), (
+                assert all(source.is_done and source.has_outputs for source in sources), (
                     f"{request_id} waits at {name} without its inputs"
                 )
             if piece.is_held_up:
@@ -107,9 +107,10 @@ def _rows_are_covered(visit: Visit) -> None:
     """The rows of a visit wait, run or are done, each exactly once."""
     request_id, name = visit.open.request.id, visit.stage.name
     assert visit.is_done == (not visit.pieces), f"{request_id} is done at {name}, or not"
-    if visit.is_done and not visit.done:
+    if visit.is_done and not visit.done and not visit.lost:
         return  # its outputs are not needed any more
     spans = [(piece.row_start, piece.rows) for piece in visit.pieces]
+    spans += [(piece.row_start, piece.rows) for piece in visit.lost]
     spans += [(part.piece.row_start, part.piece.rows) for part in visit.done]
     spans.sort()
     end = 0

@@ -64,7 +64,7 @@ def enter(opened: OpenRequest, stages: list[StageState]) -> None:
     """Let a new request wait in the stages that take its own inputs."""
     for stage in stages:
         visit = opened.visits[stage.name] = Visit(opened, stage, opened.request.arrived_s)
-        stage.enqueue(stage.open(visit))
+        _begin(visit)
 
 
 def advance(visit: Visit, finished_s: float, *, queue_s: float, service_s: float) -> None:
@@ -85,35 +85,47 @@ def advance(visit: Visit, finished_s: float, *, queue_s: float, service_s: float
         elif all(source.name in visits and visits[source.name].is_done for source in stage.sources):
             follower = Visit(visit.open, stage, finished_s, queue_s=queue_s, service_s=service_s)
             visits[stage.name] = follower
-            stage.enqueue(stage.open(follower))
+            _begin(follower)
+
+
+def _begin(visit: Visit) -> None:
+    piece = visit.stage.whole(visit)
+    visit.pieces.append(piece)
+    visit.stage.enqueue(piece)
 
 
 def wait(piece: Piece) -> None:
-    """Let a piece wait again; stages before it whose outputs are gone run again first."""
+    """Let a piece wait again; what it needs of the stages before it and is gone is made again first."""
     opened, stage = piece.open, piece.visit.stage
     piece.is_held_up = False
     for source in stage.sources:
         visit = opened.visits[source.name]
-        if visit.is_done and not visit.done:
-            reopen(visit)
-            wait(source.open(visit))
+        if visit.is_done and not visit.has_outputs:
+            make_again(visit)
         if not visit.is_done:
             piece.is_held_up = True
     if not piece.is_held_up:
         stage.enqueue(piece)
 
 
-def reopen(visit: Visit) -> None:
-    """A visit that was done is not any more; what waits for its outputs is held up."""
-    visit.is_done = False
-    visit.open.stages_left += 1
-    for stage in visit.stage.followers:
-        follower = visit.open.visits.get(stage.name)
-        if follower is not None:
-            for piece in follower.pieces:
+def make_again(visit: Visit) -> None:
+    """Let those pieces of a visit wait again whose outputs are lost, or all if none are kept.
+
+    What waits for the outputs in the stages that follow is held up until they are there again.
+    """
+    pieces, visit.lost = visit.lost or [visit.stage.whole(visit)], []
+    if visit.is_done:
+        visit.is_done = False
+        visit.open.stages_left += 1
+        for stage in visit.stage.followers:
+            follower = visit.open.visits.get(stage.name)
+            for piece in follower.pieces if follower is not None else ():
                 if piece.is_queued:
                     stage.queue.remove(piece)
                     piece.is_held_up = True
+    visit.pieces.extend(pieces)
+    for piece in pieces:
+        wait(piece)
 
 
 def is_needed(visit: Visit) -> bool:

@@ -23,7 +23,7 @@ from steelyard.core.commands import (
 )
 from steelyard.core.events import BatchCompleted
 from steelyard.core.lifecycle import Replica
-from steelyard.core.pipeline import advance, enter, is_needed, is_used_up, reopen, wait
+from steelyard.core.pipeline import advance, enter, is_needed, is_used_up, make_again
 from steelyard.core.stage import StageState
 from steelyard.core.tally import Tally
 from steelyard.core.types import Request, RequestId, Tensor
@@ -156,8 +156,7 @@ class OpenRequests:
     def _release(self, opened: OpenRequest) -> None:
         """Nothing reads a request that has ended any more."""
         for visit in opened.visits.values():
-            if visit.done:
-                self._let_go(visit)
+            self._let_go(visit)
         opened.visits.clear()
         self._commands.append(Release(opened.request.id))
 
@@ -169,20 +168,17 @@ class OpenRequests:
             kept = [part for part in visit.done if part.piece is not piece]
             if piece.open.is_ended or len(kept) == len(visit.done):
                 continue
-            if visit.is_done and not is_needed(visit):
-                self._let_go(visit)  # all or none of the outputs of a stage that is done
-                continue
             visit.done = kept
-            if visit.is_done:
-                reopen(visit)
-            visit.pieces.append(piece)
-            wait(piece)
-            lost.append(piece.open)
+            visit.lost.append(piece)
+            if not visit.is_done or is_needed(visit):
+                make_again(visit)
+                lost.append(piece.open)
         return lost
 
     def _let_go(self, visit: Visit) -> None:
         """A request does not need a stage's outputs any more."""
         done, visit.done = visit.done, []
+        visit.lost.clear()
         for part in done:
             part.batch.holders -= 1
             self._release_outputs(part.batch)

@@ -86,12 +86,9 @@ class StageState:
         """By when a request that is due at `due_s` must be done here."""
         return due_s - self.remaining.after_s(bucket)
 
-    def open(self, visit: Visit) -> Piece:
-        """The whole of a visit as one piece, which does not wait yet."""
-        rows = visit.open.request.rows * self.fan_out
-        piece = Piece(visit, 0, rows, sequence=self._next_sequence())
-        visit.pieces.append(piece)
-        return piece
+    def whole(self, visit: Visit) -> Piece:
+        """All of a visit as one piece, which does not wait yet."""
+        return Piece(visit, 0, visit.open.request.rows * self.fan_out, sequence=self._next_sequence())
 
     def enqueue(self, piece: Piece) -> None:
         """Let a piece wait, cut into several if it has more rows than a batch may have."""

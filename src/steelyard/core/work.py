@@ -52,10 +52,11 @@ class Visit:
         service_s: seconds it had been served before, on the same path.
         pieces: those that wait or run; a piece that is done has left the list.
         done: finished parts whose outputs are kept, in order of completion.
+        lost: pieces whose outputs were lost while nobody waited for them.
         is_done: all its rows are done; their outputs may be gone all the same.
     """
 
-    __slots__ = ("arrived_s", "done", "is_done", "open", "pieces", "queue_s", "service_s", "stage")
+    __slots__ = ("arrived_s", "done", "is_done", "lost", "open", "pieces", "queue_s", "service_s", "stage")
 
     def __init__(
         self,
@@ -73,7 +74,13 @@ class Visit:
         self.service_s = service_s
         self.pieces: list[Piece] = []
         self.done: list[Part] = []
+        self.lost: list[Piece] = []
         self.is_done = False
+
+    @property
+    def has_outputs(self) -> bool:
+        """Whether all its outputs are kept; for a visit that is done."""
+        return bool(self.done) and not self.lost
 
     def parts(self) -> tuple[OutputPart, ...]:
         """All outputs, in the order of the rows."""
