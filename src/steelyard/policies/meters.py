@@ -43,12 +43,17 @@ class StageMeter:
         self._entries: deque[_Entry] = deque()
         self._seen_s = float("-inf")
 
+    def forget(self, *, now_s: float) -> None:
+        """Begin at `now_s`: what was before, nobody had been asked to serve."""
+        self._entries.clear()
+        self._seen_s = now_s
+
     def look(self, view: ServiceView, *, now_s: float) -> None:
         """Take the windows that are new since the last look."""
         new = [window for window in view.windows if window.to_s > self._seen_s + 1e-9]
-        if new or self._entries:
-            end_s = new[-1].to_s if new else now_s
-            begin_s = max(self._seen_s, view.windows[0].from_s)
+        end_s = new[-1].to_s if new else now_s
+        begin_s = max(self._seen_s, view.windows[0].from_s if view.windows else self._seen_s)
+        if begin_s > float("-inf") and end_s > begin_s:
             row_s = sum(self._rows(w) * (w.to_s - max(w.from_s, begin_s)) for w in new)
             core_s = sum(self._core_s(w) for w in new)
             self._entries.append(_Entry(end_s, end_s - begin_s, row_s, core_s))

@@ -21,6 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from typing import Literal, NamedTuple, Protocol
 
+import msgspec
+
 from steelyard.core.plan import Decision, Grants, StageRules
 from steelyard.core.snapshot import ClusterSnapshot, ServiceView
 from steelyard.core.types import Service, ServiceTimes, Stage, Variant
@@ -139,20 +141,27 @@ class ScaledPolicy:
         if why := too_few_cores(self._service, node.name, cores):
             return Decision(None, now_s + self._loop.tick_s, why)
         if view.desired is None:
-            self._due_s = now_s + self._loop.tick_s
-            rate = largest_rate_rps(view, now_s=now_s)
-            wanted = [s.begin(rate * self._groups[stage].fan_out) for stage, s in self._scalers.items()]
-            present = [1] * len(wanted) if self._loop.cut == "replicas" else [w.replicas for w in wanted]
-            return self._answer(wanted, present, cores, node.name, now_s, f"begin for {rate:.4g}/s: ")
+            return self._begin(view, cores, node.name, now_s=now_s)
         if now_s < self._due_s - 1e-6:
             return Decision(None, self._next_s(now_s), f"next tick at {self._due_s:g} s")
         self._due_s = now_s + self._loop.tick_s
         seen = [self._seen(view, stage) for stage in self._service.stages]
         wanted = [s.tick(look, now_s=now_s) for s, look in zip(self._scalers.values(), seen, strict=True)]
-        return self._answer(wanted, [look.replicas for look in seen], cores, node.name, now_s, "")
+        return self._answer(wanted, [look.replicas for look in seen], cores, node.name, now_s=now_s)
+
+    def _begin(self, view: ServiceView, cores: int, node: str, *, now_s: float) -> Decision:
+        """The first plan. Replicas beyond one a stage go first where it does not fit, or cores."""
+        self._due_s = now_s + self._loop.tick_s
+        for meter in self._meters.values():
+            meter.forget(now_s=now_s)
+        rate_rps = largest_rate_rps(view, now_s=now_s)
+        wanted = [s.begin(rate_rps * self._groups[stage].fan_out) for stage, s in self._scalers.items()]
+        present = [one.replicas if self._loop.cut == "cores" else 1 for one in wanted]
+        decision = self._answer(wanted, present, cores, node, now_s=now_s)
+        return msgspec.structs.replace(decision, reason=f"begin for {rate_rps:.4g}/s: {decision.reason}")
 
     def _answer(
-        self, wanted: Sequence[Wanted], present: Sequence[int], cores: int, node: str, now_s: float, said: str
+        self, wanted: Sequence[Wanted], present: Sequence[int], cores: int, node: str, *, now_s: float
     ) -> Decision:
         """What is wanted as far as it fits, as a plan."""
         groups = self._groups.values()
@@ -163,7 +172,7 @@ class ScaledPolicy:
             for stage, choice, one in zip(self._groups, fitted, wanted, strict=True)
         ]
         plan = uniform_plan(self._service, fitted, node, self._rules)
-        return Decision(plan, self._next_s(now_s), said + "; ".join(words))
+        return Decision(plan, self._next_s(now_s), "; ".join(words))
 
     def _seen(self, view: ServiceView, stage: Stage) -> Seen:
         replicas, cores = present_size(view, stage)
