@@ -92,17 +92,17 @@ def test_mistakes_are_one_line(arguments: list[str], line: str) -> None:
     ("options", "line"),
     [
         ({"gaps": "hol"}, "--trace-gaps: unknown value hol; did you mean hold?"),
-        ({"cut": "5"}, "--trace-slice: want two whole seconds such as 60:120, got 5"),
-        ({"cut": "a:b"}, "--trace-slice: want two whole seconds such as 60:120, got a:b"),
-        ({"cut": "0:99"}, ""),
-        ({"scale": -1.0}, ""),
+        ({"cut": "5"}, "--trace-slice: {file}: want two whole seconds such as 60:120, got 5"),
+        ({"cut": "a:b"}, "--trace-slice: {file}: want two whole seconds such as 60:120, got a:b"),
+        ({"cut": "0:99"}, "--trace-slice: {file}: want a slice A:B with 0 <= A < B <= 2, got 0:99"),
+        ({"scale": -1.0}, "--trace-scale: want a positive scale, got -1"),
     ],
 )
 def test_bad_options_are_refused(tmp_path: Path, options: dict[str, str], line: str) -> None:
     (tmp_path / "trace.txt").write_text("1\n2\n")
     with pytest.raises(TraceError) as raised:
         open_trace(tmp_path / "trace.txt", **options)  # type: ignore[arg-type]
-    assert str(raised.value).startswith(line)
+    assert str(raised.value).startswith(line.format(file=tmp_path / "trace.txt"))
 
 
 def test_files_that_are_no_traces_are_refused(tmp_path: Path) -> None:

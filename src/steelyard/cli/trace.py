@@ -116,15 +116,20 @@ def open_trace(file: Path, *, gaps: str = "silence", cut: str | None = None, sca
         ) from None
     except UnicodeDecodeError:
         raise TraceError(f"{file}: not a text file; a packed trace's name ends in .gz") from None
-    if cut is not None:
-        trace = trace.slice(*_bounds(cut))
-    return trace if scale == 1 else trace.scale(scale)
+    try:
+        trace = trace if cut is None else trace.slice(*_bounds(cut))
+    except TraceError as error:
+        raise TraceError(f"--trace-slice: {file}: {error}") from None
+    try:
+        return trace if scale == 1 else trace.scale(scale)
+    except TraceError as error:
+        raise TraceError(f"--trace-scale: {error}") from None
 
 
 def _bounds(cut: str) -> tuple[int, int]:
     first, _, last = cut.partition(":")
     if not (first.isdecimal() and last.isdecimal()):
-        raise TraceError(f"--trace-slice: want two whole seconds such as 60:120, got {cut}")
+        raise TraceError(f"want two whole seconds such as 60:120, got {cut}")
     return int(first), int(last)
 
 

@@ -61,8 +61,12 @@ def shown(value: object) -> str:
 
 
 def _quantity(value: object, units: dict[str, float] | dict[str, int]) -> float | None:
-    """Number times unit; None where the text is not one of either."""
+    """Number times unit; None where the text is not one of either.
+
+    Small units divide: 2550 / 1000 is the number nearest to 2.55, and 2550 * 0.001 is not.
+    """
     matched = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
     if matched is None or matched[2] not in units:
         return None
-    return float(matched[1]) * units[matched[2]]
+    number, unit = float(matched[1]), units[matched[2]]
+    return number * unit if unit >= 1 else number / round(1 / unit)
