@@ -163,8 +163,7 @@ class ServiceMachine:
     def _on_arrived(self, event: RequestArrived) -> None:
         request = event.request
         assert request.id not in self._requests.by_id, f"request {request.id} arrived twice"
-        self.tally.requests += 1
-        self.tally.rows += request.rows
+        self.tally.add_arrival(request)
         due_s = request.deadline_s - self.service.reply_s
         if self._is_draining:
             self._requests.reject(Reject(request.id, "draining", None))

@@ -47,6 +47,8 @@ class ServiceWindow(Frozen, frozen=True):
 
     `requests = completed + shed + rejected + failed + cancelled` holds over a whole run, not over one window:
     a request that arrives in one window may end in a later one. `late` is part of `completed`.
+    `budget_s_min` is the least latency that a request which arrived had left, None without arrivals: the SLO,
+    or less where a request brought a bound of its own or lost time on its way here.
     """
 
     service: str
@@ -62,6 +64,7 @@ class ServiceWindow(Frozen, frozen=True):
     cancelled: int
     stages: tuple[StageWindow, ...]
     busy: tuple[BusyCell, ...] = ()
+    budget_s_min: float | None = None
 
 
 class ReplicaView(Frozen, frozen=True):

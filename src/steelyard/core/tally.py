@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from steelyard.core.snapshot import BusyCell, ServiceWindow, StageWindow
 from steelyard.core.stage import StageState
+from steelyard.core.types import Request
 from steelyard.core.work import Batch
 
 
@@ -39,6 +40,7 @@ class Tally:
         self.cancelled = 0
         self._reported = Counts(0, 0, 0, 0, 0, 0, 0, 0)
         self._from_s = 0.0
+        self._budget_s_min: float | None = None
         self._busy: dict[tuple[str, str, int, float], list[float]] = {}
 
     @property
@@ -58,6 +60,14 @@ class Tally:
     def begin(self, *, now_s: float) -> None:
         """The first event opens the first window."""
         self._from_s = now_s
+
+    def add_arrival(self, request: Request) -> None:
+        """A request has come, whatever becomes of it."""
+        self.requests += 1
+        self.rows += request.rows
+        budget_s = request.deadline_s - request.arrived_s
+        if self._budget_s_min is None or budget_s < self._budget_s_min:
+            self._budget_s_min = budget_s
 
     def add_batch(self, stage: str, batch: Batch, busy_s: float) -> None:
         """A batch has ended after `busy_s`."""
@@ -82,7 +92,9 @@ class Tally:
             cancelled=total.cancelled - last.cancelled,
             stages=tuple(_stage_window(stage, now_s) for stage in stages),
             busy=tuple(BusyCell(*key, int(batches), busy_s) for key, (batches, busy_s) in self._busy.items()),
+            budget_s_min=self._budget_s_min,
         )
+        self._budget_s_min = None
         self._reported = total
         self._from_s = now_s
         self._busy = {}
