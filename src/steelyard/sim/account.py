@@ -122,6 +122,7 @@ class Costs:
         cold_starts: replicas that were started and had to start up.
         resizes: changes of a live replica's cores.
         switches: batches on another variant than the batch before them on the same replica.
+        rows: by stage and variant, of all batches.
         cores_by_second: reserved at the end of each second.
         replicas_by_second: alive at the end of each second.
     """
@@ -133,6 +134,7 @@ class Costs:
         self.cores = 0.0
         self.replicas = 0
         self.cold_starts = self.resizes = self.switches = 0
+        self.rows: Counter[tuple[str, str]] = Counter()
         self.cores_by_second = array("d")
         self.replicas_by_second = array("l")
 

@@ -130,8 +130,10 @@ class Cluster:
         if self._stretches:
             duration_s *= self._stretch(replica, started_s)
             self._busy_of_node[replica.node] += replica.cores
+        costs = self._costs[replica.service]
+        costs.rows[replica.stage, command.variant] += command.rows
         if replica.variant != command.variant:
-            self._costs[replica.service].switches += replica.variant is not None
+            costs.switches += replica.variant is not None
             replica.variant = command.variant
         replica.is_busy = True
         finished_s = started_s + duration_s

@@ -6,6 +6,7 @@ of the trace nothing is charged and nothing arrives; what is open is finished, a
 """
 
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 
 from steelyard.control.machine import ControlMachine
@@ -13,7 +14,7 @@ from steelyard.core.errors import SpecError
 from steelyard.core.events import NodeJoined
 from steelyard.core.service import ServiceMachine
 from steelyard.core.types import Service, ServiceTimes
-from steelyard.policies.base import PolicyContext
+from steelyard.policies.base import Policy, PolicyContext
 from steelyard.policies.registry import make_policy
 from steelyard.profile.tables import service_times
 from steelyard.sim.account import Account, Costs, Ends
@@ -35,6 +36,8 @@ DRAIN_S_MAX = 600.0
 Progress = Callable[[float, float], None]
 """(simulated seconds so far, seconds of the trace)."""
 
+MakePolicy = Callable[[PolicyContext], Policy]
+
 
 class Simulation:
     """One run, taken to pieces for those who want to look at more than `SimulatedRun` says.
@@ -43,8 +46,10 @@ class Simulation:
         scenario: what is run.
         on_progress: told of every simulated second.
         journal: told of every event and its commands, before they are carried out.
+        make: makes the policy (two instances), instead of the registry by the scenario's name.
 
     Attributes:
+        seconds: length of the longest trace.
         accounts: by service.
         costs: by service.
 
@@ -53,7 +58,12 @@ class Simulation:
     """
 
     def __init__(
-        self, scenario: Scenario, *, on_progress: Progress | None = None, journal: Journal | None = None
+        self,
+        scenario: Scenario,
+        *,
+        on_progress: Progress | None = None,
+        journal: Journal | None = None,
+        make: MakePolicy | None = None,
     ) -> None:
         check(scenario)
         self._scenario = scenario
@@ -78,7 +88,7 @@ class Simulation:
             listeners=self._listeners,
         )
         times = {(t.service, t.stage): service_times(t) for t in scenario.times}
-        self._control = self._make_control(cluster, times, journal)
+        self._control = self._make_control(cluster, times, journal, make)
         for service in scenario.services.values():
             self._add_service(service, cluster, times, journal)
         for failure in scenario.physics.failures:
@@ -114,12 +124,17 @@ class Simulation:
         return self._result(max(perf_counter() - began_s, 1e-9))
 
     def _make_control(
-        self, cluster: Cluster, times: dict[tuple[str, str], ServiceTimes], journal: Journal | None
+        self,
+        cluster: Cluster,
+        times: dict[tuple[str, str], ServiceTimes],
+        journal: Journal | None,
+        make: MakePolicy | None,
     ) -> ControlDriver:
         scenario = self._scenario
         future = {name: tuple(a.rows_by_second().tolist()) for name, a in self._arrivals.items()}
         context = PolicyContext(scenario.services, times, scenario.options, future=future)
-        reacting, planning = (make_policy(scenario.policy, context) for _ in range(2))
+        make = make or partial(make_policy, scenario.policy)
+        reacting, planning = make(context), make(context)
         machine = ControlMachine(scenario.services, reacting, window_s=WINDOW_S, policy_name=scenario.policy)
         lag_s = scenario.physics.sensing_lag_s
         return ControlDriver(
@@ -201,7 +216,11 @@ class Simulation:
 
 
 def simulate(
-    scenario: Scenario, *, on_progress: Progress | None = None, journal: Journal | None = None
+    scenario: Scenario,
+    *,
+    on_progress: Progress | None = None,
+    journal: Journal | None = None,
+    make: MakePolicy | None = None,
 ) -> SimulatedRun:
     """Run one scenario; equal scenarios give equal runs, but for wall times.
 
@@ -209,29 +228,33 @@ def simulate(
         scenario: what is run.
         on_progress: told of every simulated second.
         journal: told of every event and its commands, before they are carried out.
+        make: makes the policy (two instances), instead of the registry by the scenario's name.
 
     Raises:
         SpecError: the scenario contradicts itself, or its policy is unknown or refuses its options.
         TraceError: a request of the trace is none that the service takes.
         AssertionError: a law does not hold: the accounts, or Little's law.
     """
-    return Simulation(scenario, on_progress=on_progress, journal=journal).run()
+    return Simulation(scenario, on_progress=on_progress, journal=journal, make=make).run()
 
 
 def check(scenario: Scenario) -> None:
     """Refuse a scenario that contradicts itself.
 
     Raises:
-        SpecError: no service or node, a trace or failure of an unknown service, a stage without times.
+        SpecError: no service or node, a trace or failure of an unknown one, a stage without times.
     """
     if not scenario.services or not scenario.nodes:
         name = scenario.label or scenario.policy
         raise SpecError(f"scenario {name}: want at least one service and one node")
     known = ", ".join(scenario.services)
-    named = [*scenario.traces, *scenario.classes, *(f.service for f in scenario.physics.failures)]
-    for name in named:
+    for name in (*scenario.traces, *scenario.classes):
         if name not in scenario.services:
             raise SpecError(f"no service {name!r}; there are: {known}")
+    stages = [f"{s.name}.{stage.name}" for s in scenario.services.values() for stage in s.stages]
+    for failure in scenario.physics.failures:
+        if f"{failure.service}.{failure.stage}" not in stages:
+            raise SpecError(f"no stage {failure.service}.{failure.stage}; there are: {', '.join(stages)}")
     timed = {(times.service, times.stage) for times in scenario.times}
     for service in scenario.services.values():
         for stage in service.stages:
