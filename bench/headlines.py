@@ -1,0 +1,259 @@
+"""The headline matrix: surges x pipelines x cold starts x seeds x policies, in simulation, resumable.
+
+Each surge is a slice of 660 s of the Twitter series (bench/surges.py), divided by the pipeline's divisor, on
+one node of 64 cores, started warm. A run is one JSON line in `--runs`, and what has a line for the present
+sources is not run again (bench/headlines_code.py), so the command can be stopped, repeated and widened. How
+policies are compared: bench/headlines_judge.py. On the slice most like the papers' only Themis, FA2, Sponge,
+`steelyard` and the oracle run; it is not among the sums.
+
+    python bench/headlines.py [--quick] [--only pipeline=video-t24,nlp-t24 policy=steelyard,themis]
+"""
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from time import monotonic
+from typing import Any, NamedTuple
+
+from _record import environment, write
+from headlines_cases import (
+    DIVISORS,
+    ORACLE,
+    OURSELVES,
+    TARGETS,
+    TARGETS_QUICK,
+    Candidate,
+    Job,
+    candidates,
+    refusal,
+)
+from headlines_judge import OURS, Case, Run
+from headlines_store import Line, Store
+from headlines_summary import summary_of
+from rich.console import Console
+from rich.table import Table
+from surges import TRACE, Slice, like_the_papers, surges
+
+from steelyard.report.curves import SweepPoint
+from steelyard.report.html import render_sweep
+
+RUNS = Path(__file__).parent.parent / "out" / "headlines.jsonl"
+PAPERS_SLICE = "papers"
+PAPERS_POLICIES = ("themis", "fa2", "sponge", OURSELVES, ORACLE)
+SAY_EVERY_S = 15.0
+
+
+class Matrix(NamedTuple):
+    """What is crossed with what."""
+
+    slices: list[Slice]
+    papers: Slice
+    cold_starts_s: tuple[float, ...]
+    seeds: int
+    pipelines: list[str]
+    candidates: list[Candidate]
+    trace: Path
+
+    def jobs(self) -> list[Job]:
+        """All runs; seeds and slices outermost, so that an interrupted matrix is an even one."""
+        return list(self._jobs())
+
+    def _jobs(self) -> Iterator[Job]:
+        slices = [(each.name, each) for each in self.slices] + [(PAPERS_SLICE, self.papers)]
+        for seed, (name, slice_) in product(range(1, self.seeds + 1), slices):
+            for cold_start_s, pipeline in product(self.cold_starts_s, self.pipelines):
+                for candidate in self.candidates:
+                    if name != PAPERS_SLICE or candidate.label in PAPERS_POLICIES:
+                        case = Case(name, cold_start_s, seed)
+                        yield Job(pipeline, candidate, case, slice_.from_s, self.trace)
+
+
+def main() -> None:
+    options = _arguments()
+    only = _only(options.only)
+    targets = TARGETS_QUICK if options.quick else TARGETS
+    wanted = [c for c in candidates(targets) if _is_wanted(c, only.get("policy"))]
+    refused = {c.label: why for c in wanted if (why := refusal(c))}
+    matrix = Matrix(
+        surges(options.trace, 4 if options.quick else options.surges),
+        like_the_papers(options.trace),
+        (6.0,) if options.quick else tuple(float(part) for part in options.cold_starts.split(",")),
+        2 if options.quick else options.seeds,
+        [name for name in DIVISORS if name in only.get("pipeline", DIVISORS)],
+        [c for c in wanted if c.label not in refused],
+        options.trace,
+    )
+    store, jobs = Store(options.runs), matrix.jobs()
+    if not options.report:
+        run_missing(store, jobs, options.processes)
+    summary = _summary(store, matrix, refused)
+    _show(summary)
+    if not options.only:
+        write("headlines_quick" if options.quick else "headlines", summary, seed=matrix.seeds)
+    if options.html:
+        options.html.write_text(_page(summary))
+        print(f"wrote {options.html}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="4 surges, one cold start, 2 seeds, fewer targets"
+    )
+    parser.add_argument("--only", nargs="*", default=[], metavar="KEY=A,B", help="pipeline=..., policy=...")
+    parser.add_argument("--report", action="store_true", help="run nothing; judge what there is")
+    parser.add_argument("--html", type=Path, help="a page with the curves")
+    parser.add_argument("--trace", type=Path, default=TRACE)
+    parser.add_argument("--runs", type=Path, default=RUNS)
+    parser.add_argument("--surges", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--cold-starts", default="3,6,10", help="seconds")
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    return parser.parse_args()
+
+
+def _only(given: Sequence[str]) -> dict[str, list[str]]:
+    only = {key: names.split(",") for key, _, names in (part.partition("=") for part in given)}
+    unknown = set(only) - {"pipeline", "policy"}
+    unknown |= set(only.get("pipeline", ())) - set(DIVISORS)
+    if unknown:
+        known = f"pipeline=A,B or policy=A,B; pipelines are {', '.join(DIVISORS)}"
+        raise SystemExit(f"--only: {', '.join(sorted(unknown))}: want {known}")
+    return only
+
+
+def _is_wanted(candidate: Candidate, policies: Sequence[str] | None) -> bool:
+    """By name: both forms of a policy, and all settings of ours."""
+    return policies is None or candidate.policy in policies or candidate.policy.removesuffix(OURS) in policies
+
+
+def run_missing(store: Store, jobs: Sequence[Job], processes: int) -> None:
+    """What is missing, with a line now and then on how far it is."""
+    missing = store.missing(jobs)
+    print(f"{len(jobs)} runs, {len(missing)} of them missing", flush=True)
+    began_s = said_s = monotonic()
+    done = failed = 0
+
+    def on_done(line: Line) -> None:
+        nonlocal done, failed, said_s
+        done += 1
+        failed += "error" in line
+        if "error" in line and failed <= 5:
+            print(f"{line['pipeline']} {line['policy']} {line['slice']}: {line['error']}", flush=True)
+        if monotonic() - said_s > SAY_EVERY_S:
+            said_s = monotonic()
+            left_s = (said_s - began_s) / done * (len(missing) - done)
+            print(f"{done} of {len(missing)}, {failed} failed, {left_s / 60:.0f} min left", flush=True)
+
+    known = environment()
+    stamp = {key: known[key] for key in ("commit", "dirty", "time")}
+    store.run(missing, stamp=stamp, processes=processes, on_done=on_done)
+
+
+def _summary(store: Store, matrix: Matrix, refused: dict[str, str]) -> dict[str, Any]:
+    """The record: how it was run, what is missing, and each pipeline's sums."""
+    runs: dict[str, list[Run]] = {name: [] for name in matrix.pipelines}
+    papers: dict[str, list[Run]] = {name: [] for name in matrix.pipelines}
+    failed: dict[str, int] = {}
+    speeds: list[float] = []
+    for job, line in store.of(matrix.jobs()):
+        if "summary" not in line:
+            failed[job.candidate.label] = failed.get(job.candidate.label, 0) + 1
+            continue
+        found = line["summary"]
+        speeds.append(found["requests"] / found["wall_s"])
+        run = Run(
+            job.candidate.label,
+            job.case,
+            found["requests"] - found["cancelled"],
+            found["violations"],
+            found["core_seconds"],
+            line["bound"],
+        )
+        (papers if job.case.slice == PAPERS_SLICE else runs)[job.pipeline].append(run)
+    return {
+        "slices": [{"from_s": each.from_s, "growth": each.growth} for each in matrix.slices],
+        "papers_slice": {"from_s": matrix.papers.from_s, "growth": matrix.papers.growth},
+        "cold_starts_s": list(matrix.cold_starts_s),
+        "runs": sum(map(len, runs.values())),
+        "refused": refused,
+        "failed": failed,
+        "requests_per_wall_s": sum(speeds) / len(speeds) if speeds else None,
+        "pipelines": {name: summary_of(found) for name, found in runs.items() if found},
+        "papers": {name: summary_of(found) for name, found in papers.items() if found},
+    }
+
+
+def _show(summary: dict[str, Any]) -> None:
+    """On the terminal; the page has the same from the record."""
+    console = Console()
+    for name, found in summary["pipelines"].items():
+        table = Table(
+            "policy", "violations", "core-s", "/ bound", "/ oracle", title=f"{name}, {found['cases']} cases"
+        )
+        for row in found["policies"]:
+            to_oracle = "" if row["to_oracle"] is None else f"{row['to_oracle']:.2f}"
+            cells = (
+                f"{row['violations']:.3%}",
+                f"{row['core_seconds']:,.0f}",
+                f"{row['to_bound']:.2f}",
+                to_oracle,
+            )
+            table.add_row(row["policy"], *cells)
+        console.print(table)
+        for verdict in found["verdicts"]:
+            console.print(_sentence(verdict), highlight=False)
+    for label, why in summary["refused"].items():
+        console.print(f"missing: {label}: {why}", highlight=False)
+    for label, count in summary["failed"].items():
+        console.print(f"failed: {label}: {count} runs", highlight=False)
+
+
+def _sentence(verdict: dict[str, Any]) -> str:
+    if verdict["form"] is None:
+        return f"{verdict['policy']}: not compared ({verdict['why']})"
+    at_cost = "outside" if verdict["at_cost"] is None else f"{verdict['at_cost']:.3%}"
+    at_violations = "outside" if verdict["at_violations"] is None else f"{verdict['at_violations']:,.0f}"
+    outcome = "holds" if verdict["holds"] else "DOES NOT HOLD"
+    return (
+        f"{verdict['form']}: {outcome}: {at_cost} violations against "
+        f"{verdict['violations']:.3%} at its cost, {at_violations} core-s against {verdict['cost']:,.0f}"
+    )
+
+
+def _page(summary: dict[str, Any]) -> str:
+    points = {
+        name: [
+            SweepPoint(
+                row["policy"].split(" ")[0] if "=" in row["policy"] else _named(row["policy"]),
+                row["policy"].partition(" ")[2],
+                row["requests"],
+                row["violations"],
+                row["core_seconds"],
+            )
+            for row in found["policies"]
+        ]
+        for name, found in summary["pipelines"].items()
+    }
+    starts = ", ".join(f"{seconds:g}" for seconds in summary["cold_starts_s"])
+    notes = [
+        f"{len(summary['slices'])} surges of the public Twitter sample of August 2021, 660 s each.",
+        "Pipelines as published (arXiv 2407.14843 and its code), on one node of 64 cores.",
+        f"Cold starts {starts} s; started warm.",
+        "Violations are late, shed, rejected or failed requests, over all requests; cost is cores reserved.",
+    ]
+    return render_sweep(
+        points, title="Policies on surges", notes=notes, introduction="All surges, seeds and cold starts."
+    )
+
+
+def _named(label: str) -> str:
+    return f"{label}, as it comes" if label == OURSELVES else label
+
+
+if __name__ == "__main__":
+    main()
