@@ -7,9 +7,7 @@ trees and no options; only the formulas of the wait models are shared with what 
 from collections import Counter
 from collections.abc import Iterator
 
-import numpy as np
-
-from steelyard.plan.options import time_s
+from steelyard.plan.options import evaluated
 from steelyard.plan.problem import PlannedService, PlannedStage, PlanProblem, PlanStage
 
 TOLERANCE = 1e-6
@@ -51,8 +49,7 @@ def capacity(problem: PlanProblem, stage: PlanStage, chosen: PlannedStage) -> It
 
 def stated_time(problem: PlanProblem, stage: PlanStage, chosen: PlannedStage) -> Iterator[str]:
     """The stage's time is q(n, c, b) + l(b, c)."""
-    n, c, b = (np.array([value]) for value in (chosen.replicas, chosen.cores, chosen.rows))
-    taken_s = float(time_s(problem, stage, n, c, b)[0])
+    taken_s, _ = evaluated(problem, stage, chosen.replicas, chosen.cores, chosen.rows)
     if not abs(taken_s - chosen.time_s) <= TOLERANCE * taken_s:
         yield f"stage {stage.name}: takes {taken_s * 1000:g} ms, not {chosen.time_s * 1000:g} ms"
 

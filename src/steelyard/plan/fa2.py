@@ -39,4 +39,4 @@ def solve(problem: PlanProblem) -> PlannedService | Infeasible:
         nodes=(),
         stages=tuple(replace(stage, present=(), replica_price=0.0) for stage in problem.stages),
     )
-    return cheapest(plain, [choices(plain, stage, cores_max=1) for stage in plain.stages])
+    return cheapest(plain, choices(plain, cores_max=1))

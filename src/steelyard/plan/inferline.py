@@ -25,11 +25,10 @@ Pipelines", SoCC 2020, in the form released with Themis.
 from collections.abc import Iterator, Sequence
 from math import ceil
 
-import numpy as np
 from msgspec.structs import replace
 
 from steelyard.plan.answer import latency_s
-from steelyard.plan.options import capacity_rps, price, time_s
+from steelyard.plan.options import capacity_rps, evaluated
 from steelyard.plan.problem import Infeasible, PlannedService, PlannedStage, PlanProblem, PlanStage
 
 QUANTILE = 0.9
@@ -113,8 +112,8 @@ def _moves(problem: PlanProblem, present: tuple[PlannedStage, ...]) -> Iterator[
 
 
 def _timed(problem: PlanProblem, stage: PlanStage, replicas: int, cores: int, rows: int) -> PlannedStage:
-    n, c, b = (np.array([value], dtype=np.int64) for value in (replicas, cores, rows))
-    return PlannedStage(stage.name, replicas, cores, rows, float(time_s(problem, stage, n, c, b)[0]))
+    time_s, _ = evaluated(problem, stage, replicas, cores, rows)
+    return PlannedStage(stage.name, replicas, cores, rows, time_s)
 
 
 def _feasible(problem: PlanProblem, present: tuple[PlannedStage, ...]) -> bool:
@@ -128,6 +127,6 @@ def _feasible(problem: PlanProblem, present: tuple[PlannedStage, ...]) -> bool:
 
 def _cost(problem: PlanProblem, present: tuple[PlannedStage, ...]) -> float:
     return sum(
-        float(price(problem, stage, np.array([choice.replicas]), np.array([choice.cores]))[0])
+        evaluated(problem, stage, choice.replicas, choice.cores, choice.rows)[1]
         for stage, choice in zip(problem.stages, present, strict=True)
     )

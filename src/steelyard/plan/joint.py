@@ -28,7 +28,7 @@ def solve(problem: PlanProblem) -> PlannedService | Infeasible:
     Raises:
         SpecError: the stages' names or order are wrong, or there is no such wait model.
     """
-    every = [choices(problem, stage) for stage in problem.stages]
+    every = choices(problem)
     best = cheapest(problem, every)
     if isinstance(best, Infeasible) or not problem.nodes:
         return best

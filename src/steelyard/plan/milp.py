@@ -45,7 +45,7 @@ def solve(
         SteelyardError: highspy is not installed, or the search ended without a plan.
         SpecError: the stages' names or order are wrong, or there is no such wait model.
     """
-    every = [choices(problem, stage) for stage in problem.stages]
+    every = choices(problem)
     hindrance = obstacle(problem, every)
     if hindrance is not None:
         return hindrance

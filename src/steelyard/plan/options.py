@@ -1,11 +1,13 @@
 """What each stage may choose from: (replicas, cores, rows), with time and price; one stage's constraints.
 
-One array entry an option, so that a table of 16 cores x 16 rows is reckoned in one go. Replicas follow from
-cores and rows: as few as carry the rate, and where the wait model counts busy replicas up to
-`extra_replicas_max` more, since then more replicas wait less.
+Replicas follow from cores and rows: as few as carry the rate, and where the wait model counts busy replicas
+up to `extra_replicas_max` more, since then more replicas wait less. The options of all stages are reckoned in
+one go, one array entry an option: a plan is then a few dozen array operations, however many stages there are.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from steelyard.plan.graph import StageOptions
 from steelyard.plan.pareto import Floats
-from steelyard.plan.problem import PlannedStage, PlanProblem, PlanStage, as_array
+from steelyard.plan.problem import PlannedStage, PlanProblem, PlanStage, Table
 from steelyard.plan.tails import RHO_MAX
 from steelyard.plan.waits import Load, wait_model
 
@@ -34,22 +36,85 @@ class StageChoices(NamedTuple):
         """Times and costs alone."""
         return StageOptions(self.time_s, self.cost)
 
-    def where(self, kept: NDArray[np.bool_] | NDArray[np.intp]) -> "StageChoices":
+    def where(self, kept: NDArray[np.bool_] | slice) -> "StageChoices":
         """Some of them."""
         return StageChoices(
             self.replicas[kept], self.cores[kept], self.rows[kept], self.time_s[kept], self.cost[kept]
         )
 
-    def planned(self, name: str, index: int, nodes: tuple[int, ...] = ()) -> PlannedStage:
-        """Option `index` as a plan."""
+    def planned(self, name: str, index: int) -> PlannedStage:
+        """Option `index` as a plan, on no node yet."""
         return PlannedStage(
             name,
             int(self.replicas[index]),
             int(self.cores[index]),
             int(self.rows[index]),
             float(self.time_s[index]),
-            nodes,
         )
+
+
+class _Cells(NamedTuple):
+    """A stage's tables, flat: one entry for each (cores, rows)."""
+
+    cores: Ints
+    rows: Ints
+    service_s: Floats
+    latency_s: Floats
+
+
+def choices(
+    problem: PlanProblem, *, replicas: Sequence[int] | None = None, cores_max: int | None = None
+) -> list[StageChoices]:
+    """For each stage all options that carry its rate, which may be none.
+
+    Args:
+        problem: its SLO is not looked at.
+        replicas: if not None, exactly so many of each stage.
+        cores_max: cores of the largest replica, if less than the tables' and the largest node's.
+
+    Raises:
+        SpecError: there is no such wait model.
+    """
+    limit = min(cores_max or 1 << 30, max(problem.nodes, default=1 << 30))
+    tables = [_cells(stage.service_time_s, stage.latency_s, limit) for stage in problem.stages]
+    owner = np.repeat(np.arange(len(tables)), [len(cells.cores) for cells in tables])
+    cores, rows, service_s, latency_s = (np.concatenate(arrays) for arrays in zip(*tables, strict=True))
+    busy = wait_model(problem.wait).busy
+    offered = _rates(problem)[owner] * service_s / rows
+    least = np.maximum(1, np.ceil(offered / (RHO_MAX if busy else 1.0) - _ROUNDING)).astype(np.int64)
+    if replicas is None:
+        extra = np.tile(np.arange(problem.extra_replicas_max + 1 if busy else 1), len(least))
+        of = np.repeat(np.arange(len(least)), len(extra) // max(1, len(least)))
+        counts = least[of] + extra
+    else:
+        of = np.flatnonzero(np.asarray(replicas, dtype=np.int64)[owner] >= least)
+        counts = np.asarray(replicas, dtype=np.int64)[owner[of]]
+    most = np.array([stage.replicas_max for stage in problem.stages])
+    kept = counts <= most[owner[of]]
+    of, counts = of[kept], counts[kept]
+    times = latency_s[of] + _waits_s(problem, owner[of], counts, rows[of], service_s[of])
+    finite = np.isfinite(times)
+    of, counts, times = of[finite], counts[finite], times[finite]
+    cost = _prices(problem, owner[of], counts, cores[of])
+    every = StageChoices(counts, cores[of], rows[of], times, cost)
+    borders = np.searchsorted(owner[of], np.arange(len(tables) + 1))
+    return [every.where(slice(int(a), int(b))) for a, b in pairwise(borders)]
+
+
+def evaluated(
+    problem: PlanProblem, stage: PlanStage, replicas: int, cores: int, rows: int
+) -> tuple[float, float]:
+    """Time and price of one choice for one stage, whether or not it carries the rate; inf if it never can.
+
+    Time is queueing delay plus service time, q(n, c, b) + l(b, c).
+    """
+    owner, n, c, b = (
+        np.array([value], dtype=np.int64) for value in (problem.stages.index(stage), replicas, cores, rows)
+    )
+    service_s = stage.service_time_s[rows - 1][cores - 1]
+    latency_s = stage.latency_s[rows - 1][cores - 1] if stage.latency_s else service_s
+    wait_s = _waits_s(problem, owner, n, b, np.array([service_s]))
+    return latency_s + float(wait_s[0]), float(_prices(problem, owner, n, c)[0])
 
 
 def capacity_rps(stage: PlanStage, rows: int, cores: int) -> float:
@@ -57,79 +122,52 @@ def capacity_rps(stage: PlanStage, rows: int, cores: int) -> float:
     return rows / stage.service_time_s[rows - 1][cores - 1]
 
 
-def loss_share(problem: PlanProblem, stage: PlanStage) -> float:
-    """Share of a stage's rows that may wait longer than is planned for.
+def _losses(problem: PlanProblem) -> Floats:
+    """Share of each stage's rows that may wait longer than is planned for.
 
-    Wait models that count busy replicas divide the SLO's loss (1 - q) by the number of stages and a stage's
+    Wait models that count busy replicas divide the SLO's loss (1 - q) by the number of stages, and a stage's
     by its fan-out: a request is late only if a row of it is late somewhere. The others take q as it is.
     """
     loss = 1.0 - problem.quantile
     if not wait_model(problem.wait).busy:
-        return loss
-    return loss / (len(problem.stages) * max(1.0, stage.fan_out))
+        return np.full(len(problem.stages), loss)
+    return np.array([loss / (len(problem.stages) * max(1.0, stage.fan_out)) for stage in problem.stages])
 
 
-def time_s(problem: PlanProblem, stage: PlanStage, replicas: Ints, cores: Ints, rows: Ints) -> Floats:
-    """Queueing delay plus service time, q(n, c, b) + l(b, c), by broadcasting; inf where a queue grows."""
-    at = (rows - 1, cores - 1)
-    service_s = as_array(stage.service_time_s)[at]
-    latency_s = as_array(stage.latency_s)[at] if stage.latency_s else service_s
-    load = Load(
-        problem.rate_rps(stage),
-        rows.astype(np.float64),
-        service_s,
-        replicas.astype(np.float64),
-        1.0 - loss_share(problem, stage),
-        max(1.0, stage.fan_out),
-    )
-    return wait_model(problem.wait).wait_s(load) + latency_s
+def _rates(problem: PlanProblem) -> Floats:
+    """Rows a second of each stage: rate x fan_out."""
+    return np.array([problem.rate_rps(stage) for stage in problem.stages])
 
 
-def price(problem: PlanProblem, stage: PlanStage, replicas: Ints, cores: Ints) -> Floats:
+def _waits_s(
+    problem: PlanProblem, owner: NDArray[np.intp], replicas: Ints, rows: Ints, service_s: Floats
+) -> Floats:
+    """The wait model's q(n, c, b), seconds; `owner` is the index of each option's stage."""
+    bursts = np.array([max(1.0, stage.fan_out) for stage in problem.stages])
+    load = Load(_rates(problem)[owner], rows, service_s, replicas, _losses(problem)[owner], bursts[owner])
+    return wait_model(problem.wait).wait_s(load)
+
+
+def _prices(problem: PlanProblem, owner: NDArray[np.intp], replicas: Ints, cores: Ints) -> Floats:
     """Price: n (core c + replica) + start x (to be started) + resize x (those that stay with other cores).
 
     Replicas that stay are first those that have the wanted cores already.
     """
     prices = problem.prices
-    cost = replicas * (prices.core * cores + stage.replica_price)
-    present = np.asarray(stage.present, dtype=np.int64)
-    if len(present) and (prices.start or prices.resize):
-        alike = (present[:, None] == cores[None, :]).sum(axis=0)
-        stay = np.minimum(replicas, len(present))
-        cost = cost + prices.start * (replicas - stay) + prices.resize * np.maximum(0, stay - alike)
-    elif prices.start:
-        cost = cost + prices.start * replicas
+    cost = replicas * (prices.core * cores + np.array([s.replica_price for s in problem.stages])[owner])
+    if not (prices.start or prices.resize):
+        return np.asarray(cost, dtype=np.float64)
+    for index, stage in enumerate(problem.stages):
+        own = owner == index
+        alike = (np.asarray(stage.present, np.int64)[:, None] == cores[own]).sum(axis=0)
+        stay = np.minimum(replicas[own], len(stage.present))
+        cost[own] += prices.start * (replicas[own] - stay) + prices.resize * np.maximum(0, stay - alike)
     return np.asarray(cost, dtype=np.float64)
 
 
-def choices(
-    problem: PlanProblem, stage: PlanStage, *, replicas: int | None = None, cores_max: int | None = None
-) -> StageChoices:
-    """All options of a stage that carry its rate; empty if none does.
-
-    Args:
-        problem: gives rate, prices and wait model.
-        stage: one of the problem's.
-        replicas: if not None, exactly so many.
-        cores_max: cores of the largest replica, at most the table's.
-    """
-    cores_limit = min(stage.cores_max, cores_max or stage.cores_max, max(problem.nodes, default=1 << 30))
-    cores, rows = (grid.ravel() for grid in _grid(cores_limit, stage.rows_max))
-    offered = problem.rate_rps(stage) * as_array(stage.service_time_s)[rows - 1, cores - 1] / rows
-    busy = wait_model(problem.wait).busy
-    least = np.maximum(1, np.ceil(offered / (RHO_MAX if busy else 1.0) - _ROUNDING)).astype(np.int64)
-    if replicas is not None:
-        counts = np.full_like(least, replicas)
-    else:
-        extra = np.arange(problem.extra_replicas_max + 1 if busy else 1)
-        counts = (least[:, None] + extra).ravel()
-        cores, rows, least = (np.repeat(array, len(extra)) for array in (cores, rows, least))
-    kept = (counts >= least) & (counts <= stage.replicas_max)
-    counts, cores, rows = counts[kept], cores[kept], rows[kept]
-    times = time_s(problem, stage, counts, cores, rows)
-    every = StageChoices(counts, cores, rows, times, price(problem, stage, counts, cores))
-    return every.where(np.isfinite(times))
-
-
-def _grid(cores_max: int, rows_max: int) -> Sequence[Ints]:
-    return np.meshgrid(np.arange(1, cores_max + 1), np.arange(1, rows_max + 1), indexing="ij")
+@lru_cache(maxsize=256)
+def _cells(service_time_s: Table, latency_s: Table, cores_limit: int) -> _Cells:
+    times = np.array(service_time_s, dtype=np.float64)[:, :cores_limit]
+    high = np.array(latency_s, dtype=np.float64)[:, :cores_limit] if latency_s else times
+    rows, cores = np.indices(times.shape, dtype=np.int64) + 1
+    return _Cells(cores.T.ravel(), rows.T.ravel(), times.T.ravel(), high.T.ravel())

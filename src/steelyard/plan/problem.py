@@ -12,11 +12,8 @@ Service times come as a table, not as a function: so problems are plain values t
 sent to another process and stored in a test.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import isfinite
-
-import numpy as np
-from numpy.typing import NDArray
 
 from steelyard.core.errors import ProfileError, SpecError
 from steelyard.core.plan import Infeasible
@@ -235,8 +232,3 @@ def stage_of(
         after=stage.after,
         fan_out=float(stage.fan_out),
     )
-
-
-def as_array(table: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    """A table as an array of shape (rows_max, cores_max)."""
-    return np.array(table, dtype=np.float64)

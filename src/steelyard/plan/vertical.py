@@ -20,7 +20,4 @@ def solve(problem: PlanProblem, replicas: Sequence[int]) -> PlannedService | Inf
     Raises:
         SpecError: the stages' names or order are wrong, or there is no such wait model.
     """
-    every = [
-        choices(problem, stage, replicas=count) for stage, count in zip(problem.stages, replicas, strict=True)
-    ]
-    return cheapest(problem, every)
+    return cheapest(problem, choices(problem, replicas=replicas))

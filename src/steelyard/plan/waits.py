@@ -17,44 +17,45 @@ The first four know no busy replicas: they hold for any number that carries the 
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import lru_cache
-from math import inf, log
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from steelyard.core.errors import SpecError
 from steelyard.plan.tails import batch_wait_quantile_s
 from steelyard.profile.queueing import gamma_quantile
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 class Load(NamedTuple):
-    """What a wait depends on; the arrays are of shapes that broadcast to one another.
+    """What a wait depends on: arrays of one shape, an entry an option.
 
     Attributes:
-        rate_rps: rows a second that the stage is given.
+        rate_rps: rows a second that the option's stage is given.
         rows: largest batch.
         service_s: seconds a full batch takes.
         replicas: how many share the rows.
-        quantile: share of rows whose wait is to be no longer.
+        loss: share of rows whose wait may be longer.
         burst: rows that arrive at once.
     """
 
-    rate_rps: float
-    rows: Floats
+    rate_rps: Floats
+    rows: Ints
     service_s: Floats
-    replicas: Floats
-    quantile: float
-    burst: float = 1.0
+    replicas: Ints
+    loss: Floats
+    burst: Floats
 
 
 class WaitModel(NamedTuple):
     """A wait model.
 
     Attributes:
-        wait_s: seconds, of the broadcast shape; infinite where rows wait for ever.
+        wait_s: seconds, an entry an option; infinite where rows wait for ever.
         busy: whether it counts busy replicas: then more replicas wait less, and the loss that the SLO allows
             is divided among the stages.
     """
@@ -65,35 +66,29 @@ class WaitModel(NamedTuple):
 
 def none_s(load: Load) -> Floats:
     """Nothing."""
-    return np.zeros(np.broadcast_shapes(load.rows.shape, load.service_s.shape, load.replicas.shape))
+    return np.zeros(len(load.rows))
 
 
 def fill_s(load: Load) -> Floats:
     """(b - 1) / rate."""
-    return none_s(load) + _gaps_s(load, 1.0)
+    return _per_rate(load, load.rows - 1.0)
 
 
 def exponential_s(load: Load) -> Floats:
     """(b - 1) ln(1 / (1 - q)) / rate."""
-    return none_s(load) + _gaps_s(load, log(1.0 / (1.0 - load.quantile)))
+    return _per_rate(load, (load.rows - 1.0) * -np.log(load.loss))
 
 
 def gamma_s(load: Load) -> Floats:
     """Quantile of Gamma(b - 1) / rate."""
-    shapes = [_gamma(int(rows) - 1, load.quantile) for rows in load.rows.ravel()]
-    gaps = np.array(shapes).reshape(load.rows.shape)
-    return none_s(load) + (gaps / load.rate_rps if load.rate_rps > 0 else np.where(gaps > 0, inf, 0.0))
+    pairs = zip(load.rows.tolist(), load.loss.tolist(), strict=True)
+    return _per_rate(load, np.array([_gamma(rows - 1, 1.0 - loss) for rows, loss in pairs]))
 
 
 def tail_s(load: Load) -> Floats:
     """Quantile of the wait for a busy replica, `steelyard.plan.tails.batch_wait_quantile_s`."""
-    return none_s(load) + batch_wait_quantile_s(
-        load.rate_rps,
-        load.rows,
-        load.service_s,
-        load.replicas,
-        1.0 - load.quantile,
-        burst=load.burst,
+    return batch_wait_quantile_s(
+        load.rate_rps, load.rows, load.service_s, load.replicas, load.loss, burst=load.burst
     )
 
 
@@ -119,11 +114,10 @@ def wait_model(name: str) -> WaitModel:
     return WAITS[name]
 
 
-def _gaps_s(load: Load, each: float) -> Floats:
-    gaps = load.rows - 1.0
-    if load.rate_rps > 0:
-        return np.asarray(gaps * each / load.rate_rps)
-    return np.where(gaps > 0, inf, 0.0)
+def _per_rate(load: Load, gaps: ArrayLike) -> Floats:
+    """So many mean gaps between rows, in seconds; rows that never come are waited for for ever."""
+    count, some = np.asarray(gaps, np.float64), load.rate_rps > 0
+    return np.where(some, count / np.where(some, load.rate_rps, 1.0), np.where(count > 0, inf, 0.0))
 
 
 @lru_cache(maxsize=1024)
