@@ -81,6 +81,7 @@ class ServiceLaws:
         self._is_draining = False
         self._drained_count = 0
         self._kept_batches: dict[int, RunBatch] = {}
+        self._read_by: dict[int, set[int]] = {}
         self._rows_done: dict[tuple[RequestId, str], set[int]] = {}
         self.requests: dict[RequestId, Request] = {}
         self.ends: dict[RequestId, Command] = {}
@@ -163,7 +164,10 @@ class ServiceLaws:
                 self.released.add(command.request_id)
             case ReleaseOutputs():
                 self.replicas[command.replica_id].outputs.remove(command.batch_id)
-                self._check_unread(self._kept_batches.pop(command.batch_id))
+                del self._kept_batches[command.batch_id]
+                for batch_id in self.running:
+                    read = self._read_by.get(batch_id, ())
+                    assert command.batch_id not in read, f"{batch_id} reads outputs that are released"
             case StopReplica():
                 replica = self.replicas[command.replica_id]
                 assert replica.is_draining, "a replica is stopped that was not drained"
@@ -194,33 +198,22 @@ class ServiceLaws:
             if plan.rules.drop in ("infeasible", "early"):
                 due_s = request.deadline_s - self._service.reply_s
                 assert self._now_s + batch.expected_s <= due_s + ROUNDING_S, f"{request.id} starts too late"
-            self._check_inputs(request, batch.stage)
+            self._check_inputs(batch, request)
         replica.batch_id = batch.batch_id
         self.running[batch.batch_id] = batch
 
-    def _check_inputs(self, request: Request, stage: str) -> None:
+    def _check_inputs(self, batch: RunBatch, request: Request) -> None:
         """All that the stages before have to do for a request is done, and its outputs are kept."""
-        for source in self._stages[stage].after:
-            rows = sorted(
-                row
-                for batch in self._kept_batches.values()
-                if batch.stage == source
-                for part in batch.slices
-                if part.request_id == request.id
-                for row in range(part.row_start, part.row_start + part.rows)
-            )
-            wanted = request.rows * self._stages[source].fan_out
-            assert set(rows) >= set(range(wanted)), f"{request.id} runs at {stage} without all of {source}"
-
-    def _check_unread(self, released: RunBatch) -> None:
-        """No batch in flight is made of what a released one has made."""
-        whose = {part.request_id for part in released.slices}
-        for batch in self.running.values():
-            if released.stage in self._stages[batch.stage].after:
-                read = whose & {part.request_id for part in batch.slices}
-                assert not read, (
-                    f"outputs of {released.batch_id} are released, batch {batch.batch_id} reads them"
-                )
+        for source in self._stages[batch.stage].after:
+            made_by = {
+                row: kept.batch_id  # what was made again is newer
+                for kept in self._kept_batches.values()
+                if kept.stage == source
+                for row in _rows_of(kept, request.id)
+            }
+            wanted = set(range(request.rows * self._stages[source].fan_out))
+            assert set(made_by) == wanted, f"{request.id} runs at {batch.stage} without all of {source}"
+            self._read_by.setdefault(batch.batch_id, set()).update(made_by.values())
 
     def _check_end(self, command: Complete | Reject | Shed | Fail | Discard) -> None:
         request_id = command.request_id
@@ -257,3 +250,12 @@ class ServiceLaws:
                 else:
                     raise AssertionError(f"{command.request_id} is answered with rows of somebody else")
             row_start += part.rows
+
+
+def _rows_of(batch: RunBatch, request_id: RequestId) -> set[int]:
+    return {
+        row
+        for part in batch.slices
+        if part.request_id == request_id
+        for row in range(part.row_start, part.row_start + part.rows)
+    }
