@@ -25,7 +25,8 @@ class PolicyContext:
         options: the policy's own, from the spec; unknown ones are a `SpecError` that names the nearest.
         published: run on the rules of its own paper; otherwise on the shared ones (`name+ours`).
         future: rows that arrive in each whole second from time 0 on, by service; empty but in a simulation,
-            and only for clairvoyants (`oracle`): a policy that can be served must not look at it.
+            and only for clairvoyants (`oracle`), or where a baseline's authors sized it by the trace's
+            maximum (`sponge`): what a policy decides while it serves must not come from it.
     """
 
     def __init__(

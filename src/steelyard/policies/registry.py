@@ -9,11 +9,14 @@ from importlib.metadata import entry_points
 
 from steelyard.core.errors import SpecError
 from steelyard.policies.base import Policy, PolicyContext, PolicyEntry
+from steelyard.policies.fa2 import Fa2Policy
 from steelyard.policies.hpa import make_hpa
+from steelyard.policies.inferline import InferlinePolicy
 from steelyard.policies.kpa import make_kpa
 from steelyard.policies.options import nearest_first
 from steelyard.policies.per_service import PerService
 from steelyard.policies.rayserve import make_rayserve
+from steelyard.policies.sponge import SpongePolicy
 from steelyard.policies.static import StaticPolicy
 from steelyard.policies.steelyard.policy import SteelyardPolicy
 from steelyard.policies.themis import ThemisPolicy
@@ -33,6 +36,11 @@ _BUILT_IN: dict[str, PolicyEntry] = {
     "steelyard": PolicyEntry(SteelyardPolicy, "cores within a window, replicas behind them, jointly planned"),
     "themis": PolicyEntry(_each(ThemisPolicy), "cores at once, one-core replicas when calm (Themis, 2024)"),
     "themis2025": PolicyEntry(_each(Themis2025Policy), "the same, as its authors revised it (Themis, 2025)"),
+    "fa2": PolicyEntry(_each(Fa2Policy), "one-core replicas, as few as the pipeline allows (FA2, 2022)"),
+    "sponge": PolicyEntry(_each(SpongePolicy), "cores only, for deadlines that move (Sponge, 2024)"),
+    "inferline": PolicyEntry(
+        _each(InferlinePolicy), "planned once, replicas tuned to the last 30 s (InferLine, 2020)"
+    ),
     "hpa": PolicyEntry(_each(make_hpa), "replicas on CPU utilisation (Kubernetes HPA)"),
     "kpa": PolicyEntry(_each(make_kpa), "replicas on concurrency, with a panic window (Knative)"),
     "vpa": PolicyEntry(_each(make_vpa), "cores on a histogram of CPU usage, in place (Kubernetes VPA)"),

@@ -39,6 +39,7 @@ from steelyard.policies.options import integer, nearest_first, number, refuse_un
 from steelyard.policies.sensing import rate_over
 from steelyard.policies.uniform import (
     choice_words,
+    first_choices,
     present_size,
     stage_problem,
     too_few_cores,
@@ -168,10 +169,7 @@ class Themis2025Policy:
     ) -> Decision:
         """One-core replicas with single rows for the largest count seen: n = ceil(rate / h(1, 1))."""
         rate = max(view.arrival_rows_by_second[-FIRST_SECONDS:], default=0)
-        first = []
-        for stage in problem:
-            capacity = capacity_rps(stage, 1, 1, rate, self._reckoning) / stage.fan_out
-            first.append(Choice(max(1, ceil(rate / capacity)), 1, 1, ceil(stage.latency_ms(1, 1))))
+        first = first_choices(problem, rate)
         fitted = fitted_choices(first, [1] * len(first), cores, replicas_first=True)
         return Decision(
             self._plan(fitted, node), next_at_s, f"begin with {choice_words(fitted)} for rate {rate}"

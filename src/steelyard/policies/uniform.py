@@ -4,11 +4,12 @@ Of each stage the first variant is used, the one its owner prefers, and all repl
 """
 
 from collections.abc import Mapping, Sequence
-from math import floor
+from math import ceil, floor
 
 from steelyard.core.plan import Plan, ReplicaPlan, ServicePlan, StagePlan, StageRules, VariantShare
 from steelyard.core.snapshot import ServiceView
 from steelyard.core.types import Service, ServiceTimes, Stage
+from steelyard.plan.problem import PlannedStage, PlanProblem, stage_of
 from steelyard.plan.themis import Choice, ThemisStage
 from steelyard.policies.sensing import wanted_replicas
 
@@ -42,6 +43,52 @@ def stage_problem(service: Service, stage: Stage, times: Times, cores: int) -> T
     others = len(service.stages) - 1
     cores_max = max(1, min(variant.cores_max, cores - others))
     return ThemisStage(latency_ms, cores_max, variant.batch_rows_max, fan_out=stage.fan_out)
+
+
+def plan_problem(
+    service: Service, times: Times, cores: int, rate: float, *, wait: str = "fill"
+) -> PlanProblem:
+    """A service as the programs of `steelyard.plan` see it; replicas leave a core for each other stage."""
+    others = len(service.stages) - 1
+    stages = tuple(
+        stage_of(stage, stage.variants[0], times[service.name, stage.name], cores_max=max(1, cores - others))
+        for stage in service.stages
+    )
+    return PlanProblem(service.name, stages, rate, service.slo_s, wait=wait)
+
+
+def choice_of(planned: PlannedStage) -> Choice:
+    """What a program of `steelyard.plan` chose."""
+    return Choice(planned.replicas, planned.cores, planned.rows, ceil(planned.time_s * 1000.0))
+
+
+def first_choices(stages: Sequence[ThemisStage], rate: float) -> list[Choice]:
+    """How the authors of Themis start what scales out: one core, single rows, n = ceil(rate / h(1, 1))."""
+    choices = []
+    for stage in stages:
+        time_ms = stage.latency_ms(1, 1)
+        count = ceil(rate * stage.fan_out * time_ms / 1000.0)
+        choices.append(Choice(max(1, count), 1, 1, ceil(time_ms)))
+    return choices
+
+
+class ScaleIn:
+    """More replicas at once; fewer only where fewer have been wanted for `stable_s` without a break."""
+
+    def __init__(self, stable_s: float) -> None:
+        self._stable_s = stable_s
+        self._since_s: dict[str, float] = {}
+
+    def settle(self, stage: str, wanted: int, present: int, *, now_s: float) -> int:
+        """How many replicas a stage is to have now."""
+        if wanted >= present:
+            self._since_s.pop(stage, None)
+            return wanted
+        since_s = self._since_s.setdefault(stage, now_s)
+        if now_s - since_s < self._stable_s - 1e-9:
+            return present
+        del self._since_s[stage]
+        return wanted
 
 
 def uniform_plan(service: Service, choices: Sequence[Choice], node: str, rules: StageRules) -> Plan:
