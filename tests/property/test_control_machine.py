@@ -49,6 +49,8 @@ pytestmark = pytest.mark.slow
 
 SERVICES = ("a", "b")
 CORES = 3
+"""Of the node `local`; `far`, where there is one, has two, and never parts of them."""
+FAR_CORES = 2
 
 
 class Obedient:
@@ -74,15 +76,16 @@ def service(name: str) -> Service:
     return Service(name, 0.1, (Stage("s", variants),))
 
 
-def stage_plan(cores: list[float], variant: str) -> StagePlan:
-    return StagePlan(tuple(ReplicaPlan(c, (variant,)) for c in cores), (VariantShare(variant, 1.0),))
+def stage_plan(placed: list[tuple[float, str]], variant: str) -> StagePlan:
+    replicas = tuple(ReplicaPlan(cores, (variant,), node) for cores, node in placed)
+    return StagePlan(replicas, (VariantShare(variant, 1.0),))
 
 
 class ControlMachineRules(RuleBasedStateMachine):
     """The backend and the services are played by the rules: they answer late, refuse and lose replicas."""
 
-    @initialize(fractional=st.booleans())
-    def join(self, fractional: bool) -> None:
+    @initialize(fractional=st.booleans(), far=st.booleans())
+    def join(self, fractional: bool, far: bool) -> None:
         self.fractional = fractional
         self.policy = Obedient()
         self.machine = ControlMachine({n: service(n) for n in SERVICES}, self.policy)
@@ -92,9 +95,13 @@ class ControlMachineRules(RuleBasedStateMachine):
         self.starting: set[int] = set()
         self.resizing: dict[int, tuple[CoreShare, ...]] = {}
         self.held: dict[int, tuple[CoreShare, ...]] = {}
+        self.nodes = ["local", "far"] if far else ["local"]
+        self.node_of: dict[int, str] = {}
         self.leaving: set[int] = set()
         self.wake_s: float | None = None
         self.tell(NodeJoined("local", tuple(range(CORES)), fractional))
+        if far:
+            self.tell(NodeJoined("far", tuple(range(FAR_CORES))))
 
     def tell(self, event: ControlEvent) -> list[Command]:
         commands = self.machine.handle(event, now_s=self.now_s)
@@ -114,6 +121,7 @@ class ControlMachineRules(RuleBasedStateMachine):
                 assert command.replica_id not in self.held, "an id was used twice"
                 self.starting.add(command.replica_id)
                 self.held[command.replica_id] = command.shares
+                self.node_of[command.replica_id] = command.node
             case ResizeReplica():
                 assert command.replica_id not in self.starting, "a starting replica was resized"
                 assert command.replica_id not in self.resizing, "two resizes of one replica at a time"
@@ -154,15 +162,15 @@ class ControlMachineRules(RuleBasedStateMachine):
             self.tell(SolveFailed(solve_id, "drawn"))
             return
         sizes = st.sampled_from([0.25, 0.5, 1.0, 1.5, 2.0] if self.fractional else [1.0, 2.0, 3.0])
-        left = float(CORES) if fits else 100.0
+        left = {"local": float(CORES), "far": float(FAR_CORES)} if fits else {"local": 100.0, "far": 100.0}
         plans = {}
         for name in data.draw(st.permutations(SERVICES)):
-            cores = []
-            for size in data.draw(st.lists(sizes, max_size=3)):
-                if size <= left:
-                    cores.append(size)
-                    left -= size
-            plans[name] = ServicePlan(name, {"s": stage_plan(cores, variant)})
+            placed = []
+            for size, node in data.draw(st.lists(st.tuples(sizes, st.sampled_from(self.nodes)), max_size=4)):
+                if size <= left[node] and (node == "local" or size == int(size)):
+                    placed.append((size, node))
+                    left[node] -= size
+            plans[name] = ServicePlan(name, {"s": stage_plan(placed, variant)})
         self.tell(Solved(solve_id, Decision(Plan(plans), self.now_s + 0.3, "drawn"), 0.0))
 
     @rule(data=st.data())
@@ -175,7 +183,7 @@ class ControlMachineRules(RuleBasedStateMachine):
                 GrantStart,
                 st.sampled_from(SERVICES),
                 st.just("s"),
-                st.builds(ReplicaPlan, cores, st.just(("x",))),
+                st.builds(ReplicaPlan, cores, st.just(("x",)), st.sampled_from(self.nodes)),
             ),
             st.builds(GrantCancel, ids),
         )
@@ -191,7 +199,7 @@ class ControlMachineRules(RuleBasedStateMachine):
         self.starting.discard(replica_id)
         cores = sum(share.fraction for share in self.held[replica_id])
         replica = self.machine.replicas[replica_id]
-        self.tell(ReplicaReady(replica_id, "s", "local", cores, replica.variants, replica.service, 0.3))
+        self.tell(ReplicaReady(replica_id, "s", replica.node, cores, replica.variants, replica.service, 0.3))
 
     @precondition(lambda self: bool(self.resizing))
     @rule(data=st.data(), refused=st.sampled_from([False, False, True]))
@@ -227,11 +235,16 @@ class ControlMachineRules(RuleBasedStateMachine):
         """From the backend's side: no core is held by two, but for one overlap a core of a newcomer."""
         if not hasattr(self, "machine"):
             return
-        used: dict[int, float] = {}
-        for shares in self.held.values():
+        assert all(total <= 2.0 + 1e-9 for total in self.used().values()), self.used()
+
+    def used(self) -> dict[tuple[str, int], float]:
+        """What is held of each core, by node and id."""
+        used: dict[tuple[str, int], float] = {}
+        for replica_id, shares in self.held.items():
             for share in shares:
-                used[share.core_id] = used.get(share.core_id, 0.0) + share.fraction
-        assert all(total <= 2.0 + 1e-9 for total in used.values()), used
+                core = (self.node_of[replica_id], share.core_id)
+                used[core] = used.get(core, 0.0) + share.fraction
+        return used
 
     @precondition(lambda self: bool(self.machine.desired))
     @rule()
@@ -252,7 +265,7 @@ class ControlMachineRules(RuleBasedStateMachine):
                 cores = sum(share.fraction for share in self.held[replica_id])
                 replica = self.machine.replicas[replica_id]
                 self.tell(
-                    ReplicaReady(replica_id, "s", "local", cores, replica.variants, replica.service, 0.3)
+                    ReplicaReady(replica_id, "s", replica.node, cores, replica.variants, replica.service, 0.3)
                 )
             if not busy and self.settled():
                 break
@@ -263,15 +276,11 @@ class ControlMachineRules(RuleBasedStateMachine):
 
     def settled(self) -> bool:
         for name, plan in self.machine.desired.items():
-            wanted = sorted((r.cores, r.variants) for r in plan.stages["s"].replicas)
-            there = sorted((r.cores, r.variants) for r in self.machine.replicas.values() if r.service == name)
-            if wanted != there:
+            live = [r for r in self.machine.replicas.values() if r.service == name]
+            wanted = sorted((r.node, r.cores, r.variants) for r in plan.stages["s"].replicas)
+            if wanted != sorted((r.node, r.cores, r.variants) for r in live):
                 return False
-        used: dict[int, float] = {}
-        for shares in self.held.values():
-            for share in shares:
-                used[share.core_id] = used.get(share.core_id, 0.0) + share.fraction
-        return all(total <= 1.0 + 1e-9 for total in used.values())
+        return all(total <= 1.0 + 1e-9 for total in self.used().values())
 
 
 ControlMachineRules.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

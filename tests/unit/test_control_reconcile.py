@@ -1,7 +1,9 @@
-from steelyard.control.fleet import Replica, match
+from typing import NamedTuple
+
+from steelyard.control.fleet import Fleet, Replica, match
 from steelyard.control.ledger import Ledger
 from steelyard.control.reconcile import Outcome, reconcile
-from steelyard.core.commands import DrainReplica, ResizeReplica, StartReplica, StopReplica
+from steelyard.core.commands import ControlCommand, DrainReplica, ResizeReplica, StartReplica, StopReplica
 from steelyard.core.plan import ReplicaPlan, ServicePlan, StagePlan, VariantShare
 from steelyard.core.snapshot import CoreShare, ReplicaState
 
@@ -24,20 +26,30 @@ def plan(*cores: float, variant: str = "v", service: str = "a") -> ServicePlan:
     return ServicePlan(service, {"s": StagePlan(replicas, (VariantShare(variant, 1.0),))})
 
 
+class Ran(NamedTuple):
+    """A pass, and the replicas after it."""
+
+    commands: tuple[ControlCommand, ...]
+    fleet: Fleet
+    ledger: Ledger
+    outcome: Outcome
+
+
 def run(
     plans: list[ServicePlan],
     replicas: list[Replica],
     *,
     cores: int = 4,
     blocked: tuple[tuple[str, str], ...] = (),
-) -> Outcome:
+) -> Ran:
     ledger = Ledger()
     ledger.join("n", range(cores), fractional=False)
     for one in replicas:
         assert ledger.allocate(one.replica_id, "n", one.cores_requested) is not None
-    return reconcile(
+    fleet = Fleet(replicas)
+    outcome = reconcile(
         {p.service: p for p in plans},
-        {r.replica_id: r for r in replicas},
+        fleet,
         ledger,
         now_s=10.0,
         next_id=100,
@@ -45,6 +57,7 @@ def run(
         blocked=blocked,
         cause="test",
     )
+    return Ran(outcome.commands, fleet, ledger, outcome)
 
 
 def test_what_matches_is_left_alone() -> None:
@@ -77,14 +90,14 @@ def test_shrinks_go_before_growth_and_growth_before_starts() -> None:
 def test_starts_are_made_in_parallel() -> None:
     outcome = run([plan(1.0, 1.0, 1.0)], [replica(1, 1.0)])
     assert [c.replica_id for c in outcome.commands if isinstance(c, StartReplica)] == [100, 101]
-    assert outcome.next_id == 102
+    assert outcome.outcome.next_id == 102
 
 
 def test_old_replicas_carry_the_load_until_the_new_ones_are_ready() -> None:
     # 4 cores in one replica are to become four of one: three start, each on one core that it overlaps.
     outcome = run([plan(1.0, 1.0, 1.0, 1.0)], [replica(1, 4.0)])
     assert [type(c) for c in outcome.commands] == [StartReplica] * 3
-    assert outcome.holding == {"a"}
+    assert outcome.outcome.holding == {"a"}
     assert sorted(c.shares[0].core_id for c in outcome.commands if isinstance(c, StartReplica)) == [1, 2, 3]
 
 
@@ -111,29 +124,59 @@ def test_a_resize_waits_for_the_one_before_it() -> None:
     assert run([plan(2.0)], [pending]).commands == ()
 
 
-def test_inputs_are_not_changed() -> None:
-    fleet = [replica(1, 1.0)]
-    before = list(fleet)
-    run([plan(2.0, 1.0)], fleet)
-    assert fleet == before
+def test_what_was_asked_for_is_not_asked_for_again() -> None:
+    ran = run([plan(2.0, 1.0)], [replica(1, 1.0)])
+    assert len(ran.commands) == 2
+    assert ran.outcome.at_rest
+    again = reconcile(
+        {"a": plan(2.0, 1.0)}, ran.fleet, ran.ledger, now_s=10.0, next_id=ran.outcome.next_id, cold_start_s={}
+    )
+    assert again.commands == ()
+
+
+def test_growth_that_waits_for_a_shrink_is_not_at_rest() -> None:
+    ran = run([plan(2.0), plan(1.0, service="b")], [replica(1, 1.0), replica(2, 3.0, service="b")])
+    assert [type(c) for c in ran.commands] == [ResizeReplica]
+    assert not ran.outcome.at_rest
+
+
+def test_a_start_that_waits_for_a_drain_is_not_at_rest() -> None:
+    ran = run([plan(), plan(4.0, service="b")], [replica(1, 2.0)])
+    assert ran.commands == (DrainReplica(1, "a", "test"),)
+    assert not ran.outcome.at_rest
 
 
 def test_ready_replicas_stand_for_the_largest_wanted_and_starts_for_the_small() -> None:
     # What grows in place grows at once; a start takes its time.
     wanted = plan(1.0, 4.0).stages["s"].replicas
-    (kept,) = match(wanted, [replica(1, 1.0)]).kept
-    assert kept.wanted.cores == 4.0
-    matching = match(wanted, [replica(1, 4.0, "starting"), replica(2, 1.0)])
-    assert {k.replica.replica_id: k.wanted.cores for k in matching.kept} == {1: 1.0, 2: 4.0}
+    assert match(wanted, [replica(1, 1.0)]).kept == {1: 1}
+    assert match(wanted, [replica(1, 4.0, "starting"), replica(2, 1.0)]).kept == {1: 0, 2: 1}
 
 
 def test_given_up_first_is_what_starts_then_the_small_then_the_young() -> None:
     live = [replica(1, 1.0), replica(2, 1.0), replica(3, 2.0), replica(4, 4.0, "starting")]
-    assert [r.replica_id for r in match((), live).surplus] == [4, 2, 1, 3]
+    assert list(match((), live).surplus) == [4, 2, 1, 3]
 
 
 def test_a_plan_does_not_depend_on_the_order_of_its_replicas() -> None:
     live = [replica(1, 1.0), replica(2, 2.0), replica(3, 3.0)]
     for order in [(3.0, 2.0, 1.0), (1.0, 3.0, 2.0)]:
-        matching = match(plan(*order).stages["s"].replicas, live)
-        assert {k.replica.replica_id: k.wanted.cores for k in matching.kept} == {1: 1.0, 2: 2.0, 3: 3.0}
+        kept = match(plan(*order).stages["s"].replicas, live).kept
+        assert {replica_id: order[place] for replica_id, place in kept.items()} == {1: 1.0, 2: 2.0, 3: 3.0}
+
+
+def test_a_pair_holds_until_somebody_comes_goes_or_the_plan_changes() -> None:
+    fleet = Fleet([replica(1, 1.0), replica(2, 1.0)])
+    wanted = plan(1.0, 2.0).stages["s"].replicas
+    assert fleet.matching(("a", "s"), wanted).kept == {1: 0, 2: 1}
+    fleet.change(1, cores_requested=2.0)  # matched anew, 1 would stand for the larger
+    assert fleet.matching(("a", "s"), wanted).kept == {1: 0, 2: 1}
+    fleet.change(2, state="draining")
+    assert fleet.matching(("a", "s"), wanted).kept == {1: 1}
+
+
+def test_a_large_stage_is_matched_as_a_small_one() -> None:
+    # 40 replicas of one core, the wanted ones of 1 and 2 in turn: 20 equal pairs, 20 growths, nothing else.
+    fleet = [replica(i, 1.0) for i in range(1, 41)]
+    outcome = run([plan(*[1.0, 2.0] * 20)], fleet, cores=60)
+    assert [type(c) for c in outcome.commands] == [ResizeReplica] * 20

@@ -3,14 +3,28 @@
 Three amounts of cores are kept apart: `cores_desired` (the plan's), `cores_requested` (asked of the
 backend) and `cores` (observed). A replica stands for a wanted one if it is of the same stage, node and
 resident variants: its cores do not matter, because they change in place.
+
+Which replica stands for which wanted one is decided when the stage's plan changes, or when a replica comes,
+goes or changes its state; it holds until the next time. A resize does not change it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
-from steelyard.core.plan import ReplicaPlan, ServicePlan
+import msgspec
+
+from steelyard.core.plan import ReplicaPlan
 from steelyard.core.snapshot import CoreShare, ReplicaState
 from steelyard.core.types import Frozen
+
+StageKey = tuple[str, str]
+"""(service, stage)."""
+Kind = tuple[str, tuple[str, ...]]
+"""What one replica can stand for: node and resident variants, sorted."""
+
+
+_REQUESTED = attrgetter("cores_requested")
 
 
 class Replica(Frozen, frozen=True):
@@ -39,92 +53,148 @@ class Replica(Frozen, frozen=True):
     retry_at_s: float = 0.0
 
 
-Fleet = Mapping[int, Replica]
-
-
-class Kept(NamedTuple):
-    """A replica and the wanted one that it stands for; `place` is the latter's place in the stage's plan."""
-
-    replica: Replica
-    wanted: ReplicaPlan
-    place: int
-
-
 class Matching(NamedTuple):
-    """How a stage's replicas cover its plan: those kept, those still missing, those too many."""
+    """How a stage's replicas cover its plan.
 
-    kept: tuple[Kept, ...]
+    Attributes:
+        kept: by the id of a replica, the place in the plan of the wanted one that it stands for; by id.
+        missing: wanted ones that nobody stands for, as in the plan.
+        surplus: ids of replicas that stand for none; the first is given up first.
+    """
+
+    kept: dict[int, int]
     missing: tuple[ReplicaPlan, ...]
-    surplus: tuple[Replica, ...]
+    surplus: tuple[int, ...]
 
 
-def of_stage(fleet: Fleet, service: str, stage: str) -> list[Replica]:
-    """The stage's replicas that are not on their way out, by id."""
-    return [
-        fleet[replica_id]
-        for replica_id in sorted(fleet)
-        if fleet[replica_id].service == service
-        and fleet[replica_id].stage == stage
-        and fleet[replica_id].state != "draining"
-    ]
+class Fleet:
+    """The replicas of a cluster; they are told apart by ids that grow with time, and iterated in that order.
+
+    Attributes:
+        version: changes with every replica's change.
+    """
+
+    def __init__(self, replicas: Iterable[Replica] = ()) -> None:
+        self._by_id: dict[int, Replica] = {}
+        self._ids: dict[StageKey, list[int]] = {}
+        self._matchings: dict[StageKey, tuple[tuple[ReplicaPlan, ...], Matching]] = {}
+        self._newest = 0
+        self.version = 0
+        for replica in replicas:
+            self.put(replica)
+
+    def __iter__(self) -> Iterator[Replica]:
+        return iter(self._by_id.values())
+
+    def __getitem__(self, replica_id: int) -> Replica:
+        return self._by_id[replica_id]
+
+    def get(self, replica_id: int) -> Replica | None:
+        """A replica, or None if it is gone or never was."""
+        return self._by_id.get(replica_id)
+
+    def put(self, replica: Replica) -> None:
+        """Add a replica, or replace what is known of it."""
+        former = self._by_id.get(replica.replica_id)
+        key = (replica.service, replica.stage)
+        if former is None:
+            assert replica.replica_id > self._newest, f"replica {replica.replica_id} is not the newest"
+            self._newest = replica.replica_id
+            self._ids.setdefault(key, []).append(replica.replica_id)
+        if former is None or former.state != replica.state:
+            self._matchings.pop(key, None)
+        self._by_id[replica.replica_id] = replica
+        self.version += 1
+
+    def change(self, replica_id: int, **fields: object) -> None:
+        """Replace some of what is known of a replica."""
+        self.put(msgspec.structs.replace(self._by_id[replica_id], **fields))
+
+    def pop(self, replica_id: int) -> Replica | None:
+        """Forget a replica; None if it is not there."""
+        replica = self._by_id.pop(replica_id, None)
+        if replica is not None:
+            key = (replica.service, replica.stage)
+            self._ids[key].remove(replica_id)
+            self._matchings.pop(key, None)
+            self.version += 1
+        return replica
+
+    def matching(self, key: StageKey, wanted: tuple[ReplicaPlan, ...]) -> Matching:
+        """How the stage's replicas that are not on their way out cover `wanted`; remembered."""
+        known = self._matchings.get(key)
+        if known is not None and known[0] is wanted:
+            return known[1]
+        live = [self._by_id[replica_id] for replica_id in self._ids.get(key, ())]
+        matching = match(wanted, [replica for replica in live if replica.state != "draining"])
+        self._matchings[key] = (wanted, matching)
+        return matching
 
 
-def match(wanted: Sequence[ReplicaPlan], live: Iterable[Replica]) -> Matching:
-    """Pair wanted replicas with live ones.
+def match(wanted: Sequence[ReplicaPlan], live: Sequence[Replica]) -> Matching:
+    """Pair wanted replicas with live ones, which come by age, oldest first.
 
     Kept rather than given up: ready before starting, larger before smaller, older before younger. Ready ones
     stand for the largest wanted ones, because they get their cores at once, and starting ones for the next;
     within both, equal cores are paired first, so that the fewest are resized.
     """
-    wanted_by: dict[tuple[str, tuple[str, ...]], list[int]] = {}
-    for place, plan in enumerate(wanted):
-        wanted_by.setdefault((plan.node, tuple(sorted(plan.variants))), []).append(place)
-    live_by: dict[tuple[str, tuple[str, ...]], list[Replica]] = {}
-    for replica in live:
-        live_by.setdefault((replica.node, tuple(sorted(replica.variants))), []).append(replica)
-    kept: list[Kept] = []
+    cores = [plan.cores for plan in wanted]
+    places_by = _by_kind(wanted)
+    live_by = _by_kind(live)
+    kept: dict[int, int] = {}
     missing: list[int] = []
     surplus: list[Replica] = []
-    for key, places in wanted_by.items():
-        ranked = sorted(live_by.pop(key, []), key=_keep_order)
-        surplus += ranked[len(places) :]
-        ready = [r for r in ranked[: len(places)] if r.state != "starting"]
-        starting = [r for r in ranked[: len(places)] if r.state == "starting"]
-        places.sort(key=lambda place: (-wanted[place].cores, place))
-        kept += _pair(wanted, places[: len(ready)], ready)
-        kept += _pair(wanted, places[len(ready) : len(ready) + len(starting)], starting)
-        missing += places[len(ready) + len(starting) :]
-    for replicas in live_by.values():
-        surplus += replicas
+    for kind, places in places_by.items():
+        there = [live[index] for index in live_by.pop(kind, ())]
+        ready = sorted((r for r in there if r.state != "starting"), key=_REQUESTED, reverse=True)
+        starting = sorted((r for r in there if r.state == "starting"), key=_REQUESTED, reverse=True)
+        places.sort(key=cores.__getitem__, reverse=True)  # equals stay in order, here and above
+        first, last = min(len(ready), len(places)), min(len(there), len(places))
+        _pair(kept, cores, places[:first], ready[:first])
+        _pair(kept, cores, places[first:last], starting[: last - first])
+        missing += places[last:]
+        surplus += ready[first:]
+        surplus += starting[last - first :]
+    for left in live_by.values():
+        surplus += [live[index] for index in left]
+    surplus.sort(key=lambda r: (r.state != "starting", r.cores_requested, -r.replica_id))
     return Matching(
-        tuple(sorted(kept, key=lambda k: k.replica.replica_id)),
-        tuple(wanted[place] for place in sorted(missing)),
-        tuple(sorted(surplus, key=_keep_order, reverse=True)),
+        dict(sorted(kept.items())),
+        tuple([wanted[place] for place in sorted(missing)]),
+        tuple([replica.replica_id for replica in surplus]),
     )
 
 
-def desired_cores(plan: ServicePlan) -> dict[str, float]:
-    """Cores that a service's plan wants, by node."""
-    cores: dict[str, float] = {}
-    for stage in plan.stages.values():
-        for replica in stage.replicas:
-            cores[replica.node] = cores.get(replica.node, 0.0) + replica.cores
-    return cores
-
-
-def _keep_order(replica: Replica) -> tuple[bool, float, float, int]:
-    return (replica.state == "starting", -replica.cores_requested, replica.started_s, replica.replica_id)
-
-
-def _pair(wanted: Sequence[ReplicaPlan], places: Sequence[int], replicas: Sequence[Replica]) -> list[Kept]:
-    """As many places as replicas, both largest first: equal cores first, the rest in this order."""
-    open_places, unequal = list(places), []
-    pairs: list[Kept] = []
-    for replica in replicas:
-        equal = next((p for p in open_places if wanted[p].cores == replica.cores_requested), None)
-        if equal is None:
-            unequal.append(replica)
+def _by_kind(ones: Sequence[Replica | ReplicaPlan]) -> dict[Kind, list[int]]:
+    """Indices by node and resident variants; most stages have one kind."""
+    indices: dict[Kind, list[int]] = {}
+    for index, one in enumerate(ones):
+        variants = one.variants
+        kind = (one.node, variants if len(variants) == 1 else tuple(sorted(variants)))
+        known = indices.get(kind)
+        if known is None:
+            indices[kind] = [index]
         else:
-            pairs.append(Kept(replica, wanted[equal], equal))
-            open_places.remove(equal)
-    return pairs + [Kept(r, wanted[p], p) for r, p in zip(unequal, open_places, strict=True)]
+            known.append(index)
+    return indices
+
+
+def _pair(
+    kept: dict[int, int], cores: Sequence[float], places: Sequence[int], replicas: Sequence[Replica]
+) -> None:
+    """As many places as replicas, both largest first: equal cores first, the rest in this order."""
+    if [cores[place] for place in places] == [replica.cores_requested for replica in replicas]:
+        kept.update(zip([replica.replica_id for replica in replicas], places, strict=True))
+        return
+    open_by_cores: dict[float, list[int]] = {}
+    for place in reversed(places):
+        open_by_cores.setdefault(cores[place], []).append(place)
+    unequal: list[int] = []
+    for replica in replicas:
+        equal = open_by_cores.get(replica.cores_requested)
+        if equal:
+            kept[replica.replica_id] = equal.pop()
+        else:
+            unequal.append(replica.replica_id)
+    left = {place for open_places in open_by_cores.values() for place in open_places}
+    kept.update(zip(unequal, [place for place in places if place in left], strict=True))

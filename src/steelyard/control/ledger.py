@@ -2,15 +2,18 @@
 
 The rule: a core is never promised twice, with one exception. A replica that *starts* may overlap one core
 with a running one that is about to shrink or to drain; both are charged until the running one has let go.
-Anything else is our own bug, and `check` says so. Parts are counted in hundredths of a core, so that sums
-are exact.
+Anything else is our own bug, and `check` says so. Parts are counted in hundredths of a core (units), so that
+sums are exact.
 
 Cores that a replica gives up are freed when the backend has confirmed it (`ReplicaResized`, `ReplicaGone`),
 cores that it gets are charged when they are asked for: between the two, nobody runs on a core that is not
 his.
+
+What a core is charged with and what a replica holds are kept as sums beside the parts, because they are asked
+for far more often than they change; `check` counts them again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from steelyard.core.snapshot import CoreShare
@@ -31,57 +34,94 @@ def quantise(cores: float) -> float:
 
 @dataclass(slots=True)
 class _Node:
-    """One node; `held[replica_id][core_id]` in units; `guests[replica_id]` is the core it overlaps."""
+    """One node.
+
+    Attributes:
+        charge: units promised of each core.
+        held: units by replica and core.
+        total: units by replica.
+        guests: the core that a replica overlaps.
+    """
 
     core_ids: tuple[int, ...]
     fractional: bool
+    charge: dict[int, int]
     held: dict[int, dict[int, int]] = field(default_factory=dict)
+    total: dict[int, int] = field(default_factory=dict)
     guests: dict[int, int] = field(default_factory=dict)
 
     def copy(self) -> "_Node":
         held = {replica_id: dict(parts) for replica_id, parts in self.held.items()}
-        return _Node(self.core_ids, self.fractional, held, dict(self.guests))
-
-    def charge(self, core_id: int) -> int:
-        return sum(parts.get(core_id, 0) for parts in self.held.values())
+        return _Node(
+            self.core_ids, self.fractional, dict(self.charge), held, dict(self.total), dict(self.guests)
+        )
 
     def free(self, core_id: int) -> int:
-        return max(0, UNITS - self.charge(core_id))
+        return max(0, UNITS - self.charge[core_id])
+
+    def put(self, replica_id: int, parts: dict[int, int]) -> None:
+        """Let a replica hold these parts instead of those it held."""
+        for core_id, units in self.held.get(replica_id, {}).items():
+            self.charge[core_id] -= units
+        for core_id, units in parts.items():
+            self.charge[core_id] += units
+        self.held[replica_id] = parts
+        self.total[replica_id] = sum(parts.values())
+
+    def drop(self, replica_id: int) -> None:
+        """Let a replica hold nothing, and forget it."""
+        self.put(replica_id, {})
+        del self.held[replica_id], self.total[replica_id]
+        self.guests.pop(replica_id, None)
 
     def settle(self) -> None:
         """Forget overlaps that have ended because the host let go of the core."""
-        self.guests = {r: c for r, c in self.guests.items() if r in self.held and self.charge(c) > UNITS}
+        if self.guests:
+            self.guests = {r: c for r, c in self.guests.items() if self.charge[c] > UNITS}
 
 
 class Ledger:
-    """Cores of the nodes and who holds them. Deterministic: lowest core ids first, whole free cores first."""
+    """Cores of the nodes and who holds them. Deterministic: lowest core ids first, whole free cores first.
+
+    Attributes:
+        joined: how often a node has joined or told a new extent.
+    """
 
     def __init__(self) -> None:
         self._nodes: dict[str, _Node] = {}
         self._node_of: dict[int, str] = {}
+        self.joined = 0
 
     def join(self, node: str, core_ids: Sequence[int], *, fractional: bool) -> None:
         """Add a node, or tell the new extent of a known one. Cores that are held must stay."""
+        self.joined += 1
         ids = tuple(sorted(set(core_ids)))
         known = self._nodes.get(node)
         if known is None:
-            self._nodes[node] = _Node(ids, fractional)
+            self._nodes[node] = _Node(ids, fractional, dict.fromkeys(ids, 0))
             return
         missing = {c for parts in known.held.values() for c in parts} - set(ids)
         assert not missing, f"node {node} withdrew cores {sorted(missing)} that are held"
         known.core_ids, known.fractional = ids, fractional
+        known.charge = {core_id: known.charge.get(core_id, 0) for core_id in ids}
 
     def copy(self) -> "Ledger":
-        """An independent copy, to plan on."""
+        """An independent copy, to look at."""
         twin = Ledger()
         twin._nodes = {name: node.copy() for name, node in self._nodes.items()}
         twin._node_of = dict(self._node_of)
+        twin.joined = self.joined
         return twin
 
     @property
     def nodes(self) -> tuple[str, ...]:
         """Names of the nodes, in the order they joined."""
         return tuple(self._nodes)
+
+    @property
+    def has_overlaps(self) -> bool:
+        """Whether some replica shares a core with one that has not let go of it yet."""
+        return any(node.guests for node in self._nodes.values())
 
     def capacity(self, node: str) -> float:
         """Cores of a node."""
@@ -103,7 +143,8 @@ class Ledger:
 
     def cores(self, replica_id: int) -> float:
         """Cores a replica holds, overlap included."""
-        return sum(units_of(share.fraction) for share in self.shares(replica_id)) / UNITS
+        node = self._node_of.get(replica_id)
+        return self._nodes[node].total[replica_id] / UNITS if node is not None else 0.0
 
     def overlaps(self, replica_id: int) -> bool:
         """Whether a replica shares a core with one that has not let go of it yet."""
@@ -133,25 +174,23 @@ class Ledger:
                 return None
             taken[guest_of] = taken.get(guest_of, 0) + missing
         self._node_of[replica_id] = node
-        ledger.held[replica_id] = taken
+        ledger.put(replica_id, taken)
         if guest_of is not None:
             ledger.guests[replica_id] = guest_of
-        self.check()
+        _check_cores(node, ledger, taken)
         return _as_shares(taken)
 
     def grow(self, replica_id: int, cores: float) -> tuple[CoreShare, ...] | None:
         """Charge a replica with more cores; None, and nothing changes, if they are not free."""
-        ledger = self._nodes[self._node_of[replica_id]]
-        held = ledger.held[replica_id]
-        need = self._checked_units(ledger, cores) - sum(held.values())
+        node = self._node_of[replica_id]
+        ledger = self._nodes[node]
+        need = self._checked_units(ledger, cores) - ledger.total[replica_id]
         assert need >= 0, f"replica {replica_id} holds more than {cores} cores already"
+        held = ledger.held[replica_id]
         taken, missing = _take(ledger, need, held)
         if missing:
             return None
-        for core_id, units in taken.items():
-            held[core_id] = held.get(core_id, 0) + units
-        self.check()
-        return _as_shares(held)
+        return self._add(node, replica_id, held, taken)
 
     def shrunk(self, replica_id: int, cores: float) -> tuple[CoreShare, ...]:
         """What a replica would keep with fewer cores. Nothing is freed before `hold` is told so.
@@ -160,13 +199,13 @@ class Ledger:
         """
         ledger = self._nodes[self._node_of[replica_id]]
         kept = dict(ledger.held[replica_id])
-        surplus = sum(kept.values()) - self._checked_units(ledger, cores)
+        surplus = ledger.total[replica_id] - self._checked_units(ledger, cores)
         assert surplus >= 0, f"replica {replica_id} holds fewer than {cores} cores"
         guests = {c for r, c in ledger.guests.items() if r != replica_id}
         for core_id in sorted(kept, key=lambda c: (c not in guests, kept[c], -c)):
             given = min(surplus, kept[core_id])
             if core_id in guests:
-                given = min(given, max(0, ledger.charge(core_id) - UNITS))
+                given = min(given, max(0, ledger.charge[core_id] - UNITS))
             surplus -= given
             kept[core_id] -= given
         for core_id in sorted(kept, key=lambda c: (kept[c], -c)):
@@ -177,52 +216,63 @@ class Ledger:
 
     def hold(self, replica_id: int, shares: Sequence[CoreShare]) -> None:
         """Set what a replica holds to what the backend says it holds."""
-        ledger = self._nodes[self._node_of[replica_id]]
-        ledger.held[replica_id] = {share.core_id: units_of(share.fraction) for share in shares}
+        node = self._node_of[replica_id]
+        ledger = self._nodes[node]
+        parts = {share.core_id: units_of(share.fraction) for share in shares}
+        ledger.put(replica_id, parts)
         ledger.settle()
-        self.check()
+        _check_cores(node, ledger, parts)
 
     def move(self, replica_id: int) -> tuple[CoreShare, ...] | None:
         """Take a guest off the core it overlaps if there are free ones; what it is to hold, or None.
 
         Old and new cores are both charged until `hold` is told which it is: a move can be refused.
         """
-        ledger = self._nodes[self._node_of[replica_id]]
+        node = self._node_of[replica_id]
+        ledger = self._nodes[node]
         core_id = ledger.guests.get(replica_id)
         if core_id is None:
             return None
         held = ledger.held[replica_id]
-        excess = min(ledger.charge(core_id) - UNITS, held[core_id]) if ledger.fractional else held[core_id]
+        excess = min(ledger.charge[core_id] - UNITS, held[core_id]) if ledger.fractional else held[core_id]
         wanted = {c: units - excess if c == core_id else units for c, units in held.items()}
         taken, missing = _take(ledger, excess, {c: u for c, u in wanted.items() if c != core_id})
         if missing:
             return None
         for other, units in taken.items():
             wanted[other] = wanted.get(other, 0) + units
-            held[other] = held.get(other, 0) + units
-        self.check()
+        self._add(node, replica_id, held, taken)
         return _as_shares(wanted)
 
     def release(self, replica_id: int) -> None:
         """Free all that a replica held; it is gone."""
         node = self._node_of.pop(replica_id, None)
-        if node is None:
-            return
-        ledger = self._nodes[node]
-        del ledger.held[replica_id]
-        ledger.guests.pop(replica_id, None)
-        ledger.settle()
+        if node is not None:
+            self._nodes[node].drop(replica_id)
+            self._nodes[node].settle()
 
     def check(self) -> None:
-        """Assert the rule of this module."""
+        """Assert the rule of this module, and that the sums are the sums."""
         for name, ledger in self._nodes.items():
             hosts = list(ledger.guests.values())
             assert len(hosts) == len(set(hosts)), f"two guests on one core of {name}"
+            _check_cores(name, ledger, ledger.core_ids)
             for core_id in ledger.core_ids:
-                guest = sum(ledger.held[r][core_id] for r, c in ledger.guests.items() if c == core_id)
-                charge = ledger.charge(core_id)
-                assert charge - guest <= UNITS, f"core {core_id} of {name} is promised {charge} %"
-                assert guest <= UNITS, f"a guest holds {guest} % of core {core_id} of {name}"
+                parts = sum(held.get(core_id, 0) for held in ledger.held.values())
+                assert parts == ledger.charge[core_id], f"core {core_id} of {name}: {parts} % held"
+            for replica_id, held in ledger.held.items():
+                assert sum(held.values()) == ledger.total[replica_id], f"replica {replica_id}: {held}"
+
+    def _add(
+        self, node: str, replica_id: int, held: dict[int, int], taken: dict[int, int]
+    ) -> tuple[CoreShare, ...]:
+        """Charge a replica with `taken` on top of what it holds; all of it."""
+        parts = dict(held)
+        for core_id, units in taken.items():
+            parts[core_id] = parts.get(core_id, 0) + units
+        self._nodes[node].put(replica_id, parts)
+        _check_cores(node, self._nodes[node], taken)
+        return _as_shares(parts)
 
     def _checked_units(self, ledger: _Node, cores: float) -> int:
         units = units_of(cores)
@@ -231,13 +281,23 @@ class Ledger:
         return units
 
 
+def _check_cores(name: str, ledger: _Node, core_ids: Iterable[int]) -> None:
+    """Assert the rule for some cores of a node."""
+    guest_on = {core_id: replica_id for replica_id, core_id in ledger.guests.items()}
+    for core_id in core_ids:
+        charge = ledger.charge[core_id]
+        guest = ledger.held[guest_on[core_id]][core_id] if core_id in guest_on else 0
+        assert charge - guest <= UNITS, f"core {core_id} of {name} is promised {charge} %"
+        assert guest <= UNITS, f"a guest holds {guest} % of core {core_id} of {name}"
+
+
 def _take(ledger: _Node, need: int, own: dict[int, int]) -> tuple[dict[int, int], int]:
     """Choose `need` units of free cores; what was chosen by core id, and what is missing.
 
     First what completes a core held in part, then whole free cores, then the smallest remainder that
     suffices, then, if nothing suffices in one piece, the largest pieces.
     """
-    free = {c: ledger.free(c) for c in ledger.core_ids}
+    free = {c: max(0, UNITS - charged) for c, charged in ledger.charge.items()}
     taken: dict[int, int] = {}
 
     def take(core_id: int, units: int) -> int:
@@ -249,7 +309,9 @@ def _take(ledger: _Node, need: int, own: dict[int, int]) -> tuple[dict[int, int]
     for core_id in sorted(own):
         need -= take(core_id, min(need, free.get(core_id, 0)))
     for core_id in ledger.core_ids:
-        if need >= UNITS and free[core_id] == UNITS:
+        if need < UNITS:
+            break
+        if free[core_id] == UNITS:
             need -= take(core_id, UNITS)
     if need and ledger.fractional:
         fitting = [c for c in ledger.core_ids if free[c] >= need]

@@ -16,14 +16,14 @@ The rules that are not obvious:
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import msgspec
-
-from steelyard.control.fleet import Replica, desired_cores
+from steelyard.control.desired import Desired, quantised, rules_of, units_by_node
+from steelyard.control.fleet import Fleet, Replica
+from steelyard.control.grants import Granting
 from steelyard.control.ledger import Ledger, units_of
 from steelyard.control.reconcile import reconcile
 from steelyard.control.starts import Starts
-from steelyard.control.validate import granted, plan_objection, quantised, rules_of
-from steelyard.control.view import Sensed, free_cores, snapshot_of
+from steelyard.control.validate import plan_objection
+from steelyard.control.view import Picture
 from steelyard.core.commands import Command, OfferCapacity, Publish, RecordDecision, Solve, WakeAt
 from steelyard.core.events import (
     ControlEvent,
@@ -39,7 +39,7 @@ from steelyard.core.events import (
     Woken,
 )
 from steelyard.core.plan import Decision, Grants, ServicePlan
-from steelyard.core.snapshot import ClusterSnapshot
+from steelyard.core.snapshot import ClusterSnapshot, NodeView
 from steelyard.core.types import Service
 from steelyard.policies.base import Policy
 
@@ -77,14 +77,15 @@ class ControlMachine:
         self._solve_s_max = solve_s_max
         self._now_s = float("-inf")
         self._ledger = Ledger()
-        self._fleet: dict[int, Replica] = {}
+        self._fleet = Fleet()
+        self._desired = Desired()
+        self._picture = Picture(self._services, self._desired, self._fleet, self._ledger, window_s=window_s)
         self._next_id = 1
         self._starts = Starts(self._services)
-        self._sensed = {name: Sensed() for name in self._services}
         self._reported: set[str] = set()
-        self._desired: dict[str, ServicePlan] = {}
         self._published: dict[str, ServicePlan] = {}
         self._offered: dict[str, float] = {}
+        self._offered_of: tuple[NodeView, ...] = ()
         self._granted: set[str] = set()  # services, since the latest `Solve` was asked for
         self._solve_id = 0
         self._solve_asked_s: float | None = None
@@ -92,6 +93,9 @@ class ControlMachine:
         self._wake_s: float | None = None
         self._last_record: tuple[str, str, bool] | None = None
         self._dirty = False
+        self._at_rest = False
+        self._retry_s = float("inf")  # of the next refused resize or failed start
+        self._refused: set[int] = set()
         self._cause = ""
         self._handlers: dict[type, Callable[[Any], list[Command]]] = {
             NodeJoined: self._on_node_joined,
@@ -109,12 +113,12 @@ class ControlMachine:
     @property
     def desired(self) -> dict[str, ServicePlan]:
         """Plans by service, grants included."""
-        return dict(self._desired)
+        return dict(self._desired.plans)
 
     @property
     def replicas(self) -> dict[int, Replica]:
         """Replicas by id, from `StartReplica` to `ReplicaGone`."""
-        return dict(self._fleet)
+        return {replica.replica_id: replica for replica in self._fleet}
 
     def ledger_copy(self) -> Ledger:
         """Who holds which cores, as a copy to look at."""
@@ -122,9 +126,7 @@ class ControlMachine:
 
     def snapshot(self) -> ClusterSnapshot:
         """The cluster as a policy would see it now."""
-        return snapshot_of(
-            self._sensed, self._desired, self._fleet, self._ledger, now_s=self._now_s, window_s=self._window_s
-        )
+        return self._picture.snapshot(now_s=self._now_s)
 
     def handle(self, event: ControlEvent, *, now_s: float) -> list[Command]:
         """Take one event; what is to be done, in the order in which it must be carried out.
@@ -143,11 +145,11 @@ class ControlMachine:
     def validate(self) -> None:
         """Assert the laws that hold between events; for tests and debug runs."""
         self._ledger.check()
-        for replica in self._fleet.values():
+        for replica in self._fleet:
             held = self._ledger.cores(replica.replica_id)
             assert units_of(held) >= units_of(replica.cores_requested), f"{replica} holds {held} cores"
             assert replica.pending is None or replica.state in ("ready", "parked", "draining"), replica
-        assert plan_objection(self._desired, {}, self._services, self._ledger) is None
+        assert plan_objection(self._desired.plans, {}, self._services, self._ledger) is None
 
     # Events
 
@@ -159,14 +161,14 @@ class ControlMachine:
 
     def _on_window(self, event: WindowReported) -> list[Command]:
         service = event.window.service
-        if service not in self._sensed:
+        if service not in self._services:
             return []
         commands: list[Command] = []
         if service in self._reported:
             commands += self._tick()
-        self._sensed[service].add(event.window)
+        self._picture.sensed[service].add(event.window)
         self._reported.add(service)
-        if len(self._reported) == len(self._sensed):
+        if len(self._reported) == len(self._services):
             commands += self._tick()
         return commands
 
@@ -190,7 +192,8 @@ class ControlMachine:
             return []
         self._starts.succeeded(replica, event.cold_start_s)
         state = "parked" if event.cores == 0 else "ready"
-        self._change(replica, state=state, cores=event.cores, expected_ready_s=None)
+        self._fleet.change(event.replica_id, state=state, cores=event.cores, expected_ready_s=None)
+        self._dirty = True
         return []
 
     def _on_resized(self, event: ReplicaResized) -> list[Command]:
@@ -202,7 +205,9 @@ class ControlMachine:
         state = replica.state
         if state in ("ready", "parked"):
             state = "parked" if event.cores == 0 else "ready"
-        self._change(replica, state=state, cores=event.cores, pending=None, refusals=0)
+        self._fleet.change(event.replica_id, state=state, cores=event.cores, pending=None, refusals=0)
+        self._refused.discard(event.replica_id)
+        self._dirty |= state != replica.state or replica.pending is None or not self._at_rest
         return []
 
     def _on_refused(self, event: ResizeRefused) -> list[Command]:
@@ -212,21 +217,24 @@ class ControlMachine:
         self._ledger.hold(event.replica_id, event.shares)
         cores = self._ledger.cores(event.replica_id)
         delay_s = min(RESIZE_RETRY_S * 2**replica.refusals, RESIZE_RETRY_S_MAX)
-        self._change(
-            replica,
+        self._fleet.change(
+            event.replica_id,
             cores=cores,
             cores_requested=cores,
             pending=None,
             refusals=replica.refusals + 1,
             retry_at_s=self._now_s + delay_s,
         )
+        self._refused.add(event.replica_id)
+        self._dirty = True
         return self._record("react", None, f"replica {event.replica_id} was not resized: {event.reason}")
 
     def _on_gone(self, event: ReplicaGone) -> list[Command]:
-        replica = self._fleet.pop(event.replica_id, None)
+        replica = self._fleet.pop(event.replica_id)
         if replica is None:
             return []
         self._ledger.release(event.replica_id)
+        self._refused.discard(event.replica_id)
         self._dirty = True
         if event.expected or replica.state == "draining":
             return []
@@ -240,10 +248,8 @@ class ControlMachine:
         return self._record("react", None, f"{name} was lost: {event.reason}; it is replaced")
 
     def _on_throttled(self, event: ReplicaThrottled) -> list[Command]:
-        replica = self._fleet.get(event.replica_id)
-        if replica is not None:
-            changed = msgspec.structs.replace(replica, throttled_ratio=event.throttled_ratio)
-            self._fleet[event.replica_id] = changed
+        if self._fleet.get(event.replica_id) is not None:
+            self._fleet.change(event.replica_id, throttled_ratio=event.throttled_ratio)
         return []
 
     def _on_woken(self, event: Woken) -> list[Command]:  # noqa: ARG002
@@ -255,7 +261,7 @@ class ControlMachine:
     def _tick(self) -> list[Command]:
         """A sensing window is complete: let the policy react."""
         self._reported.clear()
-        if not self._desired or not self._policy.reacts:
+        if not self._desired.plans or not self._policy.reacts:
             return []
         try:
             grants = self._policy.react(self.snapshot())
@@ -264,19 +270,15 @@ class ControlMachine:
         return self._apply(grants) if grants is not None and grants.grants else []
 
     def _apply(self, grants: Grants) -> list[Command]:
-        dropped: list[str] = []
-        applied = False
-        for grant in grants.grants:
-            result = granted(grant, self._desired, self._fleet, self._services, self._ledger)
-            if isinstance(result, str):
-                dropped.append(result)
-                continue
-            for service in (name for name in result if result[name] != self._desired[name]):
-                self._granted.add(service)
-                applied = self._dirty = True
-            self._desired = result
+        working = Granting(self._desired, self._fleet, self._services, self._ledger)
+        dropped = [why for why in map(working.take, grants.grants) if why is not None]
+        plans = working.plans()
+        for plan in plans:
+            self._desired.put(plan)
+            self._granted.add(plan.service)
         reason = "; ".join([grants.reason, *(f"dropped: {why}" for why in dropped)])
-        if applied:
+        if plans:
+            self._dirty = True
             self._cause = "react"
             return self._record("react", None, reason)
         return self._record("discarded", None, reason) if dropped else []
@@ -285,28 +287,29 @@ class ControlMachine:
         """Make a decision the desired state, if it still fits the world."""
         if decision.plan is None:
             return self._record("decide", decision, decision.reason, changed=False)
-        wanted = decision.plan.services
-        objection = plan_objection(wanted, self._desired, self._services, self._ledger)
+        present = self._desired.plans
+        wanted = {n: plan for n, plan in decision.plan.services.items() if present.get(n) != plan}
+        objection = plan_objection(wanted, present, self._services, self._ledger) if wanted else None
         if objection:
             return self._record("discarded", decision, objection)
-        plans = {name: quantised(plan) for name, plan in wanted.items()}
-        stale = [name for name, plan in plans.items() if self._takes_back(plan)]
+        plans = [quantised(plan) for plan in wanted.values()]
+        stale = [plan.service for plan in plans if self._takes_back(plan)]
         if stale:
             self._next_solve_s = self._now_s
             return self._record("discarded", decision, f"older than the grant to {', '.join(stale)}")
-        changed = any(self._desired.get(name) != plan for name, plan in plans.items())
+        changed = [plan for plan in plans if present.get(plan.service) != plan]
+        for plan in changed:
+            self._desired.put(plan)
         if changed:
-            self._desired = {**self._desired, **plans}
             self._dirty = True
             self._cause = f"decision {self._solve_id}"
-        return self._record("decide", decision, decision.reason, changed=changed)
+        return self._record("decide", decision, decision.reason, changed=bool(changed))
 
     def _takes_back(self, plan: ServicePlan) -> bool:
         """Whether a plan, asked for before a grant to its service, has fewer cores than granted."""
         if plan.service not in self._granted:
             return False
-        present = sum(desired_cores(self._desired[plan.service]).values())
-        return units_of(sum(desired_cores(plan).values())) < units_of(present)
+        return sum(units_by_node(plan).values()) < self._desired.units(plan.service)
 
     def _record(
         self, kind: Any, decision: Decision | None, reason: str, *, changed: bool = True
@@ -322,28 +325,29 @@ class ControlMachine:
     # What follows from the state
 
     def _reconcile(self) -> list[Command]:
-        blocked = self._starts.blocked(now_s=self._now_s)
-        retry = any(r.refusals and r.retry_at_s <= self._now_s for r in self._fleet.values())
-        if not (self._dirty or retry or self._starts.take_expired(now_s=self._now_s)):
+        if not self._dirty and self._now_s < self._retry_s:
             return []
         self._dirty = False
         outcome = reconcile(
-            self._desired,
+            self._desired.plans,
             self._fleet,
             self._ledger,
             now_s=self._now_s,
             next_id=self._next_id,
             cold_start_s=self._starts.cold_start_s,
-            blocked=blocked,
+            blocked=self._starts.blocked(now_s=self._now_s),
             cause=self._cause,
         )
-        self._fleet, self._ledger, self._next_id = outcome.fleet, outcome.ledger, outcome.next_id
+        self._next_id, self._at_rest = outcome.next_id, outcome.at_rest
+        retries_s = [self._fleet[replica_id].retry_at_s for replica_id in self._refused]
+        retries_s.append(self._starts.next_retry_s(now_s=self._now_s))
+        self._retry_s = min((at_s for at_s in retries_s if at_s > self._now_s), default=float("inf"))
         return [*self._publications(outcome.holding), *outcome.commands]
 
     def _publications(self, holding: frozenset[str]) -> list[Command]:
         """New rules of services; a service in transition keeps the old ones until its new replicas are up."""
         commands: list[Command] = []
-        for name, plan in self._desired.items():
+        for name, plan in self._desired.plans.items():
             known = self._published.get(name)
             if known is None or (name not in holding and rules_of(known) != rules_of(plan)):
                 self._published[name] = plan
@@ -366,35 +370,31 @@ class ControlMachine:
         return [Solve(self._solve_id, self.snapshot())]
 
     def _offers(self) -> list[Command]:
-        """Tell each service the cores it could be granted within a window: none, unless the policy reacts."""
-        free = 0.0
-        if self._policy.reacts:
-            free = sum(free_cores(self._desired, self._fleet, self._ledger).values())
+        """Tell each service the cores it could be granted within a window: none, unless the policy reacts.
+
+        They are the free cores of the nodes where it has replicas that could grow.
+        """
+        if not self._policy.reacts or self._offered_of is self._picture.nodes:
+            return []
+        self._offered_of = self._picture.nodes
         commands: list[Command] = []
         for name, service in self._services.items():
-            offer = free
-            if service.cores_max is not None and name in self._desired:
-                offer = min(
-                    free, max(0.0, service.cores_max - sum(desired_cores(self._desired[name]).values()))
-                )
+            nodes = [n for n in self._offered_of if self._desired.may_grow_on(name, n.name)]
+            offer = sum(node.cores_free for node in nodes)
+            if service.cores_max is not None and name in self._desired.plans:
+                offer = min(offer, max(0.0, service.cores_max - self._desired.cores(name)))
             if self._offered.get(name, 0.0) != offer:
                 self._offered[name] = offer
                 commands.append(OfferCapacity(name, offer))
         return commands
 
     def _wake(self) -> list[Command]:
-        times = [r.retry_at_s for r in self._fleet.values() if r.retry_at_s > self._now_s]
-        times += self._starts.retry_times_s(now_s=self._now_s)
+        wake_s = self._retry_s
         if self._solve_asked_s is not None:
-            times.append(self._solve_asked_s + self._solve_s_max)
+            wake_s = min(wake_s, self._solve_asked_s + self._solve_s_max)
         elif self._next_solve_s > self._now_s:
-            times.append(self._next_solve_s)
-        wake_s = min(times, default=float("inf"))
+            wake_s = min(wake_s, self._next_solve_s)
         if wake_s == float("inf") or wake_s == self._wake_s:
             return []
         self._wake_s = wake_s
         return [WakeAt(wake_s)]
-
-    def _change(self, replica: Replica, **fields: object) -> None:
-        self._fleet[replica.replica_id] = msgspec.structs.replace(replica, **fields)
-        self._dirty = True

@@ -16,9 +16,7 @@ Two rules are not obvious:
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-import msgspec
-
-from steelyard.control.fleet import Fleet, Matching, Replica, match, of_stage
+from steelyard.control.fleet import Fleet, Replica, StageKey
 from steelyard.control.ledger import Ledger
 from steelyard.core.commands import (
     ControlCommand,
@@ -30,25 +28,21 @@ from steelyard.core.commands import (
 from steelyard.core.plan import ReplicaPlan, ServicePlan
 from steelyard.core.snapshot import CoreShare
 
-StageKey = tuple[str, str]
-
 
 class Outcome(NamedTuple):
-    """What one pass wants done, and the state of things once it has been asked for.
+    """What one pass wants done.
 
     Attributes:
         commands: in the order in which they must be carried out.
-        fleet: the replicas, started ones included.
-        ledger: cores charged for what was asked.
         holding: services whose old replicas carry the load for replicas that are still starting.
         next_id: the first replica id that is not taken.
+        at_rest: everything was asked for: cores that are freed or confirmed alone need no further pass.
     """
 
     commands: tuple[ControlCommand, ...]
-    fleet: dict[int, Replica]
-    ledger: Ledger
     holding: frozenset[str]
     next_id: int
+    at_rest: bool
 
 
 def reconcile(
@@ -66,8 +60,8 @@ def reconcile(
 
     Args:
         desired: plans by service; they fit their nodes together.
-        fleet: replicas by id; not changed.
-        ledger: not changed.
+        fleet: the replicas; changed to what has been asked for, started ones included.
+        ledger: charged with the cores that have been asked for.
         now_s: seconds.
         next_id: for replicas that are started.
         cold_start_s: expected seconds from start to ready, by (service, stage).
@@ -75,87 +69,140 @@ def reconcile(
         cause: goes into every command.
     """
     one = _Pass(fleet, ledger, now_s, next_id, cause)
-    matchings = {
-        (service, stage): match(plan.replicas, of_stage(fleet, service, stage))
+    gaps = [
+        _gap_of((service, stage), plan.replicas, fleet)
         for service, service_plan in desired.items()
         for stage, plan in service_plan.stages.items()
-    }
-    waiting = {key for key, m in matchings.items() if _is_waiting(m)}
-    holding = {key for key in waiting if _has_held(matchings[key])}
-    for matching in matchings.values():
-        one.want(matching)
-        one.cancel(matching)
-    for key, matching in matchings.items():
-        if key not in waiting:
-            one.give_up(matching)
-    for matching in matchings.values():
-        one.grow(matching)
-    giving = _letting_go(matchings, fleet)
+    ]
+    lacks = any(gap.missing for gap in gaps)
+    giving = _letting_go(gaps, fleet) if lacks else []
+    for gap in gaps:
+        one.want(gap)
+    for gap in gaps:
+        if not gap.is_waiting:
+            one.give_up(gap)
+    for gap in gaps:
+        one.grow(gap)
     short: set[tuple[str, str]] = set()
-    for key, matching in matchings.items():
-        if key in blocked:
-            continue
-        for plan in matching.missing:
-            hosts = _hosts(giving, key, plan.node)
-            if not one.start(key, plan, hosts, cold_start_s.get(key, 0.0)):
-                short.add((key[0], plan.node))
+    for gap in gaps:
+        if gap.missing and gap.key not in blocked:
+            short |= one.start_missing(gap, giving, cold_start_s.get(gap.key, 0.0))
     for service, node in sorted(short):
-        _release_held(one, matchings, waiting, service, node)
+        _release_held(one, gaps, service, node)
     one.move_guests()
-    return Outcome(
-        tuple(one.commands), one.fleet, one.ledger, frozenset(service for service, _ in holding), one.next_id
-    )
+    holding = frozenset(gap.key[0] for gap in gaps if gap.is_waiting and gap.has_held)
+    at_rest = not (holding or short or blocked or ledger.has_overlaps) and not any(map(one.is_open, gaps))
+    return Outcome(tuple(one.commands), holding, one.next_id, at_rest)
+
+
+class _Gap(NamedTuple):
+    """Where a stage is not as its plan wants it, as the pass finds it.
+
+    Attributes:
+        missing: wanted replicas that nobody stands for.
+        unequal: ids of kept replicas whose cores are other than wanted, asked for or written down; and the
+            cores wanted.
+        too_many: surplus replicas.
+        is_waiting: replicas are missing, or still starting.
+        has_held: something would be shrunk or drained if nothing were starting.
+    """
+
+    key: StageKey
+    missing: tuple[ReplicaPlan, ...]
+    unequal: list[tuple[int, float]]
+    too_many: list[Replica]
+    is_waiting: bool
+    has_held: bool
+
+
+def _gap_of(key: StageKey, wanted: tuple[ReplicaPlan, ...], fleet: Fleet) -> _Gap:
+    matching = fleet.matching(key, wanted)
+    unequal: list[tuple[int, float]] = []
+    is_waiting = bool(matching.missing)
+    has_held = False
+    for replica_id, place in matching.kept.items():
+        replica = fleet[replica_id]
+        cores = wanted[place].cores
+        if replica.state == "starting":
+            is_waiting = True
+        if cores != replica.cores_requested or cores != replica.cores_desired:
+            unequal.append((replica_id, cores))
+            has_held = has_held or (replica.state == "ready" and cores < replica.cores_requested)
+    too_many = [fleet[replica_id] for replica_id in matching.surplus]
+    has_held = has_held or any(replica.state != "starting" for replica in too_many)
+    return _Gap(key, matching.missing, unequal, too_many, is_waiting, has_held)
 
 
 class _Pass:
-    """The working copy of one pass, and the commands it has come to."""
+    """One pass at work: what it changes, and the commands it has come to."""
 
     def __init__(self, fleet: Fleet, ledger: Ledger, now_s: float, next_id: int, cause: str) -> None:
-        self.fleet = dict(fleet)
-        self.ledger = ledger.copy()
+        self.fleet = fleet
+        self.ledger = ledger
         self.now_s = now_s
         self.next_id = next_id
         self.cause = cause
         self.commands: list[ControlCommand] = []
 
-    def want(self, matching: Matching) -> None:
-        """Write down what is desired of each replica."""
-        for replica, plan, _ in matching.kept:
-            if replica.cores_desired != plan.cores:
-                self._change(replica, cores_desired=plan.cores)
-        for replica in matching.surplus:
-            self._change(replica, cores_desired=0.0)
-
-    def cancel(self, matching: Matching) -> None:
-        """Give up surplus replicas that are still starting."""
-        for replica in matching.surplus:
+    def want(self, gap: _Gap) -> None:
+        """Write down what is desired of each replica, and give up surplus ones that are still starting."""
+        for replica_id, cores in gap.unequal:
+            if self.fleet[replica_id].cores_desired != cores:
+                self.fleet.change(replica_id, cores_desired=cores)
+        for replica in gap.too_many:
             if replica.state == "starting":
                 self.commands.append(StopReplica(replica.replica_id))
-                self._change(replica, state="draining")
+                self.fleet.change(replica.replica_id, cores_desired=0.0, state="draining")
+            elif replica.cores_desired:
+                self.fleet.change(replica.replica_id, cores_desired=0.0)
 
-    def give_up(self, matching: Matching, node: str | None = None) -> None:
+    def give_up(self, gap: _Gap, node: str | None = None) -> None:
         """Drain surplus replicas and shrink those that are too large (of one node only, if given)."""
-        for replica in matching.surplus:
-            if self.fleet[replica.replica_id].state != "draining" and node in (None, replica.node):
-                self.commands.append(DrainReplica(replica.replica_id, replica.service, self.cause))
-                self._change(replica, state="draining")
-        for replica, plan, _ in matching.kept:
-            if (
-                self._resizable(replica)
-                and plan.cores < replica.cores_requested
-                and node in (None, replica.node)
-            ):
-                self._resize(replica, self.ledger.shrunk(replica.replica_id, plan.cores), plan.cores)
+        for surplus in gap.too_many:
+            if self.fleet[surplus.replica_id].state != "draining" and node in (None, surplus.node):
+                self.commands.append(DrainReplica(surplus.replica_id, surplus.service, self.cause))
+                self.fleet.change(surplus.replica_id, state="draining")
+        for replica_id, cores in gap.unequal:
+            replica = self.fleet[replica_id]
+            if node in (None, replica.node) and cores < replica.cores_requested and self._resizable(replica):
+                self._resize(replica_id, self.ledger.shrunk(replica_id, cores), cores)
 
-    def grow(self, matching: Matching) -> None:
+    def grow(self, gap: _Gap) -> None:
         """Grow kept replicas in place as far as there are free cores: each of them wholly or not at all."""
-        for replica, plan, _ in matching.kept:
-            if self._resizable(replica) and plan.cores > replica.cores_requested:
-                shares = self.ledger.grow(replica.replica_id, plan.cores)
+        for replica_id, cores in gap.unequal:
+            replica = self.fleet[replica_id]
+            if cores > replica.cores_requested and self._resizable(replica):
+                shares = self.ledger.grow(replica_id, cores)
                 if shares is not None:
-                    self._resize(replica, shares, plan.cores)
+                    self._resize(replica_id, shares, cores)
 
-    def start(self, key: StageKey, plan: ReplicaPlan, hosts: tuple[int, ...], cold_start_s: float) -> bool:
+    def start_missing(
+        self, gap: _Gap, giving: Sequence[Replica], cold_start_s: float
+    ) -> set[tuple[str, str]]:
+        """Start what a stage lacks; (service, node) of what there are no cores for."""
+        short: set[tuple[str, str]] = set()
+        for plan in gap.missing:
+            if not self._start(gap.key, plan, _hosts(giving, gap.key, plan.node), cold_start_s):
+                short.add((gap.key[0], plan.node))
+        return short
+
+    def move_guests(self) -> None:
+        """Move ready replicas off cores that they overlap, where there are free ones."""
+        if not self.ledger.has_overlaps:
+            return
+        for replica in list(self.fleet):
+            if self._resizable(replica) and self.ledger.overlaps(replica.replica_id):
+                shares = self.ledger.move(replica.replica_id)
+                if shares is not None:
+                    self._resize(replica.replica_id, shares, replica.cores_requested)
+
+    def is_open(self, gap: _Gap) -> bool:
+        """Whether something of the gap is neither done nor asked for."""
+        resized = all(self.fleet[replica_id].cores_requested == cores for replica_id, cores in gap.unequal)
+        given_up = all(self.fleet[replica.replica_id].state == "draining" for replica in gap.too_many)
+        return not (resized and given_up)
+
+    def _start(self, key: StageKey, plan: ReplicaPlan, hosts: tuple[int, ...], cold_start_s: float) -> bool:
         """Start one replica; whether there were cores for it."""
         shares = self.ledger.allocate(self.next_id, plan.node, plan.cores, hosts=hosts)
         if shares is None:
@@ -175,56 +222,31 @@ class _Pass:
             started_s=self.now_s,
             expected_ready_s=ready_s,
         )
-        self.fleet[self.next_id] = replica
+        self.fleet.put(replica)
         self.commands.append(
             StartReplica(self.next_id, service, stage, plan.node, shares, plan.variants, ready_s, self.cause)
         )
         self.next_id += 1
         return True
 
-    def move_guests(self) -> None:
-        """Move ready replicas off cores that they overlap, where there are free ones."""
-        for replica_id in sorted(self.fleet):
-            replica = self.fleet[replica_id]
-            if self._resizable(replica) and self.ledger.overlaps(replica_id):
-                shares = self.ledger.move(replica_id)
-                if shares is not None:
-                    self._resize(replica, shares, replica.cores_requested)
-
     def _resizable(self, replica: Replica) -> bool:
-        now = self.fleet[replica.replica_id]
-        return now.state in ("ready", "parked") and now.pending is None and now.retry_at_s <= self.now_s
+        return (
+            replica.state in ("ready", "parked")
+            and replica.pending is None
+            and replica.retry_at_s <= self.now_s
+        )
 
-    def _resize(self, replica: Replica, shares: tuple[CoreShare, ...], cores: float) -> None:
-        self.commands.append(ResizeReplica(replica.replica_id, shares, self.cause))
-        self._change(replica, cores_requested=cores, pending=shares)
-
-    def _change(self, replica: Replica, **fields: object) -> None:
-        current = self.fleet[replica.replica_id]
-        self.fleet[replica.replica_id] = msgspec.structs.replace(current, **fields)
-
-
-def _is_waiting(matching: Matching) -> bool:
-    return bool(matching.missing) or any(kept.replica.state == "starting" for kept in matching.kept)
+    def _resize(self, replica_id: int, shares: tuple[CoreShare, ...], cores: float) -> None:
+        self.commands.append(ResizeReplica(replica_id, shares, self.cause))
+        self.fleet.change(replica_id, cores_requested=cores, pending=shares)
 
 
-def _has_held(matching: Matching) -> bool:
-    """Whether something would be shrunk or drained if nothing were starting."""
-    return any(r.state != "starting" for r in matching.surplus) or any(
-        k.replica.state == "ready" and k.wanted.cores < k.replica.cores_requested for k in matching.kept
-    )
-
-
-def _letting_go(matchings: Mapping[StageKey, Matching], fleet: Fleet) -> list[Replica]:
+def _letting_go(gaps: Sequence[_Gap], fleet: Fleet) -> list[Replica]:
     """Replicas that hold cores they are to give up: those on their way out, surplus and too large ones."""
-    leaving = [fleet[replica_id] for replica_id in sorted(fleet) if fleet[replica_id].state == "draining"]
-    surplus = [r for m in matchings.values() for r in m.surplus if r.state != "starting"]
-    too_large = [
-        kept.replica
-        for m in matchings.values()
-        for kept in m.kept
-        if kept.replica.state == "ready" and kept.wanted.cores < kept.replica.cores_requested
-    ]
+    leaving = [replica for replica in fleet if replica.state == "draining"]
+    surplus = [replica for gap in gaps for replica in gap.too_many if replica.state != "starting"]
+    unequal = [(fleet[replica_id], cores) for gap in gaps for replica_id, cores in gap.unequal]
+    too_large = [r for r, cores in unequal if r.state == "ready" and cores < r.cores_requested]
     return [*leaving, *surplus, *too_large]
 
 
@@ -235,10 +257,9 @@ def _hosts(giving: Sequence[Replica], key: StageKey, node: str) -> tuple[int, ..
     return tuple(replica.replica_id for replica in ranked if replica.node == node)
 
 
-def _release_held(
-    one: _Pass, matchings: Mapping[StageKey, Matching], waiting: set[StageKey], service: str, node: str
-) -> None:
+def _release_held(one: _Pass, gaps: Sequence[_Gap], service: str, node: str) -> None:
     """Let a start have what held-back shrinks and drains would free: its own service's, else everybody's."""
-    own = [key for key in sorted(waiting) if key[0] == service and _has_held(matchings[key])]
-    for key in own or sorted(waiting):
-        one.give_up(matchings[key], node)
+    waiting = sorted((gap for gap in gaps if gap.is_waiting), key=lambda gap: gap.key)
+    own = [gap for gap in waiting if gap.key[0] == service and gap.has_held]
+    for gap in own or waiting:
+        one.give_up(gap, node)

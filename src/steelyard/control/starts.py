@@ -7,8 +7,7 @@ replica that is lost *after* it was ready is not a failed start: it is replaced 
 
 from collections.abc import Mapping
 
-from steelyard.control.fleet import Replica
-from steelyard.control.reconcile import StageKey
+from steelyard.control.fleet import Replica, StageKey
 from steelyard.core.types import Service
 
 RETRY_S = 0.5
@@ -51,13 +50,6 @@ class Starts:
         """Stages that may not start replicas now."""
         return frozenset(key for key, at_s in self._retry_at_s.items() if at_s > now_s)
 
-    def take_expired(self, *, now_s: float) -> bool:
-        """Whether the wait of some stage has ended since the last call."""
-        expired = [key for key, at_s in self._retry_at_s.items() if at_s <= now_s]
-        for key in expired:
-            del self._retry_at_s[key]
-        return bool(expired)
-
-    def retry_times_s(self, *, now_s: float) -> list[float]:
-        """When stages are tried again."""
-        return [at_s for at_s in self._retry_at_s.values() if at_s > now_s]
+    def next_retry_s(self, *, now_s: float) -> float:
+        """When the next stage is tried again; inf if none waits."""
+        return min((at_s for at_s in self._retry_at_s.values() if at_s > now_s), default=float("inf"))

@@ -1,12 +1,16 @@
-"""What a policy gets to see: the latest windows of each service, and one picture of the cluster."""
+"""What a policy gets to see: the latest windows of each service, and one picture of the cluster.
+
+Pictures are taken ten times a second and mostly differ in one window, so what has not changed since the last
+one is not built again.
+"""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable
 from math import floor
 
-from steelyard.control.fleet import Fleet, Replica, match, of_stage
+from steelyard.control.desired import Desired
+from steelyard.control.fleet import Fleet, Replica
 from steelyard.control.ledger import Ledger, quantise
-from steelyard.core.plan import ServicePlan
 from steelyard.core.snapshot import (
     ClusterSnapshot,
     NodeView,
@@ -29,6 +33,7 @@ class Sensed:
         self._seconds: deque[int] = deque(maxlen=SECONDS_MAX)
         self._second: int | None = None
         self._rows = 0
+        self._rows_by_second: tuple[int, ...] | None = ()
 
     def add(self, window: ServiceWindow) -> None:
         """Take one window. It counts for the second that holds its middle; seconds without one count 0."""
@@ -39,6 +44,7 @@ class Sensed:
             self._seconds.append(self._rows)
             self._seconds.extend([0] * min(second - self._second - 1, SECONDS_MAX))
             self._second, self._rows = second, 0
+            self._rows_by_second = None
         self._rows += window.arrival_rows
         self._windows.append(window)
 
@@ -50,44 +56,86 @@ class Sensed:
     @property
     def rows_by_second(self) -> tuple[int, ...]:
         """Rows that arrived in each whole second that has passed, oldest first."""
-        return tuple(self._seconds)
+        if self._rows_by_second is None:
+            self._rows_by_second = tuple(self._seconds)
+        return self._rows_by_second
 
 
-def snapshot_of(
-    sensed: Mapping[str, Sensed],
-    desired: Mapping[str, ServicePlan],
-    fleet: Fleet,
-    ledger: Ledger,
-    *,
-    now_s: float,
-    window_s: float,
-) -> ClusterSnapshot:
-    """The cluster at `now_s`."""
-    free = free_cores(desired, fleet, ledger)
-    nodes = tuple(
-        NodeView(name, ledger.capacity(name), free[name], ledger.fractional(name)) for name in ledger.nodes
-    )
-    services = tuple(
-        ServiceView(
-            name,
-            seen.windows,
-            seen.rows_by_second,
-            desired.get(name),
-            tuple(_view(fleet[r]) for r in sorted(fleet) if fleet[r].service == name),
+class Picture:
+    """The cluster as policies see it.
+
+    Args:
+        services: their names, in the order in which they are shown.
+        desired: what is wanted; looked at, as are the next two.
+        fleet: the replicas.
+        ledger: the nodes.
+        window_s: length of a sensing window, seconds.
+    """
+
+    def __init__(
+        self, services: Iterable[str], desired: Desired, fleet: Fleet, ledger: Ledger, *, window_s: float
+    ) -> None:
+        self.sensed = {name: Sensed() for name in services}
+        self._desired = desired
+        self._fleet = fleet
+        self._ledger = ledger
+        self._window_s = window_s
+        self._version = -1
+        self._by_id: dict[int, tuple[Replica, ReplicaView]] = {}
+        self._by_service: dict[str, tuple[ReplicaView, ...]] = {}
+        self._nodes: tuple[NodeView, ...] = ()
+        self._nodes_of = (0, 0, 0)
+
+    @property
+    def nodes(self) -> tuple[NodeView, ...]:
+        """The nodes, and the cores of them that nobody holds and nobody has been promised.
+
+        The very same tuple as long as nothing has changed.
+        """
+        version = (self._fleet.version, self._desired.version, self._ledger.joined)
+        if self._nodes_of != version:
+            self._nodes_of = version
+            free = free_cores(self._desired, self._fleet, self._ledger)
+            self._nodes = tuple(
+                NodeView(name, self._ledger.capacity(name), free[name], self._ledger.fractional(name))
+                for name in self._ledger.nodes
+            )
+        return self._nodes
+
+    def snapshot(self, *, now_s: float) -> ClusterSnapshot:
+        """The cluster at `now_s`."""
+        if self._version != self._fleet.version:
+            self._version = self._fleet.version
+            self._look_at_replicas()
+        plans = self._desired.plans
+        services = tuple(
+            [
+                ServiceView(name, seen.windows, seen.rows_by_second, plans.get(name), self._by_service[name])
+                for name, seen in self.sensed.items()
+            ]
         )
-        for name, seen in sensed.items()
-    )
-    return ClusterSnapshot(now_s, window_s, nodes, services)
+        return ClusterSnapshot(now_s, self._window_s, self.nodes, services)
+
+    def _look_at_replicas(self) -> None:
+        former, self._by_id = self._by_id, {}
+        by_service: dict[str, list[ReplicaView]] = {name: [] for name in self.sensed}
+        for replica in self._fleet:
+            known = former.get(replica.replica_id)
+            if known is None or known[0] is not replica:
+                known = (replica, _view(replica))
+            self._by_id[replica.replica_id] = known
+            by_service[replica.service].append(known[1])
+        self._by_service = {name: tuple(views) for name, views in by_service.items()}
 
 
-def free_cores(desired: Mapping[str, ServicePlan], fleet: Fleet, ledger: Ledger) -> dict[str, float]:
+def free_cores(desired: Desired, fleet: Fleet, ledger: Ledger) -> dict[str, float]:
     """Cores that nobody holds and nobody has been promised, by node."""
     promised = dict.fromkeys(ledger.nodes, 0.0)
-    for replica in fleet.values():
+    for replica in fleet:
         promised[replica.node] += max(ledger.cores(replica.replica_id), replica.cores_desired)
-    for service, plan in desired.items():
+    for service, plan in desired.plans.items():
         for stage, stage_plan in plan.stages.items():
-            for lacking in match(stage_plan.replicas, of_stage(fleet, service, stage)).missing:
+            for lacking in fleet.matching((service, stage), stage_plan.replicas).missing:
                 promised[lacking.node] += lacking.cores
     return {node: max(0.0, quantise(ledger.capacity(node) - promised[node])) for node in promised}
 
