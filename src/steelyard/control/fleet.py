@@ -116,7 +116,8 @@ class Fleet:
         if replica is not None:
             key = (replica.service, replica.stage)
             self._ids[key].remove(replica_id)
-            self._matchings.pop(key, None)
+            if replica.state != "draining":
+                self._matchings.pop(key, None)
             self.version += 1
         return replica
 

@@ -235,7 +235,7 @@ class ControlMachine:
             return []
         self._ledger.release(event.replica_id)
         self._refused.discard(event.replica_id)
-        self._dirty = True
+        self._dirty |= replica.state != "draining" or not self._at_rest
         if event.expected or replica.state == "draining":
             return []
         name = f"replica {event.replica_id} of {replica.service}.{replica.stage}"
