@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from steelyard.core.types import Service, Stage, Variant
 from steelyard.policies.registry import known_policies
+from steelyard.profile.formula import Distribution
 from steelyard.profile.tables import StageTimes
 from steelyard.profile.types import DeclaredLatency
 from steelyard.sim.run import simulate
@@ -22,6 +23,8 @@ GRAPHS: tuple[tuple[tuple[str, tuple[str, ...]], ...], ...] = (
     (("a", ()), ("b", ("a",))),
     (("a", ()), ("b", ("a",)), ("c", ("a",)), ("d", ("b", "c"))),
 )
+POLICIES = sorted(known_policies())
+DISTRIBUTIONS: tuple[Distribution, ...] = ("fixed", "lognormal", "exponential")
 SECONDS = 6
 CORES = 8
 REPLY_S = 0.001
@@ -35,7 +38,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
     fan_out = draw(st.integers(1, 2))
     stages = tuple(Stage(name, variants, after, fan_out if after else 1) for name, after in graph)
     service = Service("s", draw(st.sampled_from([0.1, 0.4])), stages, reply_s=REPLY_S)
-    distribution = draw(st.sampled_from(["fixed", "lognormal", "exponential"]))
+    distribution = draw(st.sampled_from(DISTRIBUTIONS))
     declared = {
         "big": DeclaredLatency((14.0, 4.0, 1.0, 1.0), spread=0.2, distribution=distribution),
         "small": DeclaredLatency((7.0, 2.0, 1.0, 1.0), spread=0.2, distribution=distribution),
@@ -62,7 +65,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         {"s": service},
         times,
         {"s": CountTrace({mark: np.array(n, dtype=np.int64) for mark, n in marks.items()})},
-        draw(st.sampled_from(sorted(known_policies()))) + draw(st.sampled_from(["", "+ours"])),
+        draw(st.sampled_from(POLICIES)) + draw(st.sampled_from(["", "+ours"])),
         {},
         (SimulatedNode("local", CORES, fractional=draw(st.booleans())),),
         seed=draw(st.integers(0, 3)),
@@ -72,7 +75,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(scenarios())
 def test_laws_of_a_run(scenario: Scenario) -> None:
     run = simulate(scenario)

@@ -127,6 +127,12 @@ def test_a_lost_replica_is_replaced_and_its_request_tried_again() -> None:
     assert simulate(made).summaries[0].cold_starts == 1
 
 
+def test_two_replicas_may_be_lost_at_once() -> None:
+    lost = Physics(failures=(Failure(0.505, "ocr", "read"), Failure(0.505, "ocr", "read")))
+    # The service hears of the first while the second is dead already: what it runs there comes back.
+    assert latencies_ms(scenario(at(0.5, 0.501), options={"replicas": 2}, physics=lost)) == [515.0, 514.0]
+
+
 def test_windows_reach_the_control_plane_late_if_sensing_lags() -> None:
     told: list[tuple[float, float]] = []
 

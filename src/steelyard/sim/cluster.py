@@ -121,8 +121,10 @@ class Cluster:
     # Batches
 
     def run(self, command: RunBatch) -> None:
-        """Run a batch on an idle replica."""
-        replica = self._replicas[command.replica_id]
+        """Run a batch on an idle replica; nothing if its end is on the way."""
+        replica = self._replicas.get(command.replica_id)
+        if replica is None:
+            return
         assert replica.is_ready, command
         assert not replica.is_busy, command
         started_s = self._kernel.now_s + self._physics.dispatch_s
@@ -208,7 +210,9 @@ class Cluster:
 
     def load(self, command: LoadVariant) -> None:
         """Resident after the variant's cold start."""
-        replica = self._replicas[command.replica_id]
+        replica = self._replicas.get(command.replica_id)
+        if replica is None:
+            return
         cold_start_s = self._variants[replica.service, replica.stage, command.variant].cold_start_s
         event = VariantLoaded(command.replica_id, command.variant)
         self._kernel.schedule(self._kernel.now_s + cold_start_s, Kind.REPLICA, self._on_resident, event)
