@@ -91,8 +91,8 @@ def test_each_row_goes_its_own_way_with_a_count_of_one() -> None:
             "{a: {model: m}, b: {model: m, after: [a], fan_out: 0.5}}",
             "",
             (
-                "spec.yaml:3: services.s.pipeline.b.fan_out: plan and simulate know fixed whole counts so far: "
-                "want a whole number of at least 1, got 0.5"
+                "spec.yaml:3: services.s.pipeline.b.fan_out: plan and simulate know fixed whole counts so "
+                "far: want a whole number of at least 1, got 0.5"
             ),
         ),
         (

@@ -25,6 +25,8 @@ COMMANDS = {
     "demo": Entry("steelyard.cli.demo:demo", "Watch a real model hold its SLO through a surge."),
     "serve": Entry("steelyard.cli.serve:serve", "Serve models under a latency objective."),
     "profile": Entry("steelyard.cli.profile:profile", "Measure models over rows and cores."),
+    "plan": Entry("steelyard.cli.plan:plan", "Say what a rate needs, without serving it."),
+    "simulate": Entry("steelyard.cli.simulate:simulate", "Run policies over traces, without serving."),
     "load": Entry("steelyard.cli.load:load", "Offer open-loop load and measure what clients see."),
     "explain": Entry("steelyard.cli.explain:explain", "Say why each decision was taken."),
     "trace": Entry("steelyard.cli.trace:app", "Make and describe arrival traces."),

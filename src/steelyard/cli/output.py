@@ -1,5 +1,6 @@
 """What commands share in saying: `--json`, arguments as quantities, and files that cannot be written."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,7 +8,7 @@ import msgspec
 import typer
 
 from steelyard.config.units import duration_s, size_bytes
-from steelyard.core.errors import SteelyardError
+from steelyard.core.errors import SpecError, SteelyardError
 
 JsonOption = Annotated[
     str | None,
@@ -40,6 +41,17 @@ def write_text(file: Path, text: str, option: str) -> None:
         file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise SteelyardError(f"{option}: cannot write {file}: {error.strerror}") from None
+
+
+def writable(option: str, file: Path | None) -> Path | None:
+    """A file that will be written later: checked now, so that what comes before was not for nothing.
+
+    Raises:
+        SpecError: it cannot be written.
+    """
+    if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
+        raise SpecError(f"{option}: cannot write {file}")
+    return file
 
 
 def say(text: str, *, err: bool = False) -> None:

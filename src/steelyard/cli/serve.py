@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steelyard.cli.output import duration_option, say, size_option
+from steelyard.cli.output import duration_option, say, size_option, writable
 from steelyard.config.load import LoadedSpec, is_onnx, load_spec, spec_for_onnx
 from steelyard.core.errors import SpecError
 
@@ -72,8 +72,8 @@ def serve(
         http_port=http,
         grpc_port=grpc if grpc_port or ports else 0,
         metrics_port=metrics,
-        journal=_writable("--journal", journal),
-        decisions=_writable("--decisions", decisions) or _usual_decisions(http),
+        journal=writable("--journal", journal),
+        decisions=writable("--decisions", decisions) or _usual_decisions(http),
         body_bytes_max=size_option("--body-max", body_max),
         arena_bytes=size_option("--arena", arena),
         drain_s_max=duration_option("--drain", drain),
@@ -152,20 +152,13 @@ def _ports(preset: str | None, given: tuple[int | None, ...]) -> tuple[int, int,
     return http, grpc, metrics
 
 
-def _writable(option: str, file: Path | None) -> Path | None:
-    """A file that the server will write: checked now, so that a running server does not fail on it."""
-    if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
-        raise SpecError(f"{option}: cannot write {file}")
-    return file
-
-
 def _usual_decisions(port: int) -> Path | None:
     """One file a port below the user's state directory, begun anew at each start; None if it has no place."""
     state = os.environ.get("XDG_STATE_HOME", "")
     folder = (Path(state) if state else Path.home() / ".local" / "state") / "steelyard"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return _writable("decisions", folder / f"decisions-{port}.jsonl")
+        return writable("decisions", folder / f"decisions-{port}.jsonl")
     except (OSError, SpecError):
         say(f"decisions are only logged: cannot write to {folder}", err=True)
         return None

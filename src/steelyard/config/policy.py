@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from steelyard.config.load import LoadedSpec
 from steelyard.config.schema import PolicySpec, Spec
 from steelyard.config.source import nearest
 from steelyard.core.errors import SpecError
@@ -25,18 +26,43 @@ def chosen_policy(spec: Spec, name: str | None = None) -> PolicySpec:
     return PolicySpec(name=configured.name + plus + rules, **{**configured.options, **asked.options})
 
 
-def policy_problem(chosen: PolicySpec, spec: Spec, services: Mapping[str, Service]) -> str:
+def asked_policy(
+    loaded: LoadedSpec, name: str | None, services: Mapping[str, Service], *, clairvoyant: bool = False
+) -> PolicySpec:
+    """The policy to run: `name`, as `--policy` gave it, or else the spec's.
+
+    Args:
+        loaded: the checked spec.
+        name: a policy's or a configuration's name, or None.
+        services: what it is for.
+        clairvoyant: whether what is to come is known: in a simulation.
+
+    Raises:
+        SpecError: there is no such policy, or it refuses its options or these services.
+    """
+    chosen = chosen_policy(loaded.spec, name)
+    problem = policy_problem(chosen, loaded.spec, services, clairvoyant=clairvoyant)
+    if problem:
+        raise SpecError(f"--policy: {problem}") if name else loaded.source.error(("policy",), problem)
+    return chosen
+
+
+def policy_problem(
+    chosen: PolicySpec, spec: Spec, services: Mapping[str, Service], *, clairvoyant: bool = False
+) -> str:
     """Why the policy cannot be made, in one line; empty if it can.
 
-    Policies look at service times when they decide, not when they are made, so any times will do here.
+    Policies look at service times when they decide, not when they are made, so any times will do here; and so
+    will any future.
     """
     known = tuple(known_policies())
     if chosen.name.removesuffix(OURS) not in known:
         return f"unknown policy {chosen.name}{nearest(chosen.name, (*known, *spec.policies))}"
     any_times = DeclaredTimes(DeclaredLatency(coefficients_ms=(1.0, 0.0, 0.0, 0.0)))
     times = {(name, stage.name): any_times for name, service in services.items() for stage in service.stages}
+    future = dict.fromkeys(services, (0,)) if clairvoyant else None
     try:
-        make_policy(chosen.name, PolicyContext(services, times, chosen.options))
+        make_policy(chosen.name, PolicyContext(services, times, chosen.options, future=future))
     except SpecError as error:
         return str(error)
     return ""

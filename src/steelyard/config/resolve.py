@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from steelyard.config.latency import declared_latency
 from steelyard.config.load import LoadedSpec
 from steelyard.config.pipeline import tensor_of
-from steelyard.config.policy import chosen_policy, policy_problem
+from steelyard.config.policy import asked_policy
 from steelyard.config.schema import ServiceSpec, StageSpec
 from steelyard.config.signatures import Member, Members, agreed, client_signature, shape_buckets
 from steelyard.config.source import Path as SpecPath
@@ -26,7 +26,6 @@ from steelyard.config.stages import (
     promised_service,
     variant_spec,
 )
-from steelyard.core.errors import SpecError
 from steelyard.core.types import Stage
 from steelyard.profile.types import DeclaredLatency
 from steelyard.runtime.base import Signature, VariantSpec
@@ -63,10 +62,7 @@ def resolve(
     members = _members(loaded, entries, ask, cores_max=min(cores or cores_available, CORES_DEFAULT))
     check_minima(loaded, cores or cores_available)
     services = {name: _service(loaded, name, members[name]) for name in spec.services}
-    chosen = chosen_policy(spec, policy)
-    problem = policy_problem(chosen, spec, {name: made.served.service for name, made in services.items()})
-    if problem:
-        raise SpecError(f"--policy: {problem}") if policy else source.error(("policy",), problem)
+    chosen = asked_policy(loaded, policy, {name: made.served.service for name, made in services.items()})
     return Deployment(
         services=services, policy=chosen.name, policy_options=chosen.options, cores=cores, source=source.label
     )

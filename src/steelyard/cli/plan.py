@@ -1,0 +1,214 @@
+"""`steelyard plan`: one decision of a policy, at a rate, on an empty cluster."""
+
+import time
+from collections.abc import Mapping
+from math import inf, isfinite
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from steelyard.cli.output import JsonOption, say, write_json
+from steelyard.cli.verdict import Group, alternative, assess, groups_of
+from steelyard.config.notices import notices
+from steelyard.config.planning import Blueprint, blueprint
+from steelyard.config.policy import asked_policy
+from steelyard.config.source import nearest
+from steelyard.control.machine import ControlMachine
+from steelyard.core.errors import SpecError, SteelyardError
+from steelyard.core.events import NodeJoined, WindowReported
+from steelyard.core.snapshot import ClusterSnapshot, ServiceWindow, StageWindow
+from steelyard.core.types import Frozen, Service
+from steelyard.policies.base import Policy, PolicyContext
+from steelyard.policies.registry import make_policy
+from steelyard.sim.scenario import WINDOW_S
+from steelyard.workload.synth import constant, counts_of
+
+RATE_MAX_RPS = 1e6
+HISTORY_S = 5
+"""Seconds of sensing windows that the policy is shown."""
+FUTURE_S = 60
+WINDOWS_PER_S = round(1 / WINDOW_S)
+
+
+class Planned(Frozen, frozen=True):
+    """The JSON of `steelyard plan`; `latency_bound_ms` is None where a queue would grow without bound."""
+
+    service: str
+    policy: str
+    feasible: bool
+    cores: float
+    latency_bound_ms: float | None
+    accuracy: float | None
+    stages: dict[str, list[Group]]
+    solve_ms: float
+    reason: str
+
+
+class Question(NamedTuple):
+    """What is asked: this policy, about this service, at so many rows a second."""
+
+    policy: str
+    options: Mapping[str, object]
+    service: str
+    rate_rps: float
+
+
+def plan(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A spec file, or an ONNX file with --slo.")],
+    rate: Annotated[float, typer.Option(help="Requests a second to plan for.")],
+    policy: Annotated[
+        str | None, typer.Option(help="A policy's or configuration's name; default the spec's.")
+    ] = None,
+    service: Annotated[str | None, typer.Option(help="Which service, where there are several.")] = None,
+    slo: Annotated[str | None, typer.Option(help="Latency objective of an ONNX file, such as 50ms.")] = None,
+    profiles: Annotated[Path | None, typer.Option(metavar="DIR", help="Where profiles are stored.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Say what a policy would give a service at a rate, and whether that holds its objective."""
+    from steelyard.backend.cpu import usable_core_ids
+    from steelyard.cli.serve import find_modules_beside, open_spec
+
+    loaded = open_spec(spec, slo)
+    find_modules_beside(loaded.folder)
+    if not (isfinite(rate) and 0 <= rate <= RATE_MAX_RPS):
+        raise SpecError(f"--rate: want 0 to {RATE_MAX_RPS:g} requests a second, got {rate:g}")
+    name = _service_named(service, tuple(loaded.spec.services))
+    made = blueprint(loaded, cores_available=len(usable_core_ids()), profiles=profiles)
+    chosen = asked_policy(loaded, policy, made.services, clairvoyant=True)
+    for notice in notices(loaded.spec, "plan"):
+        say(notice, err=True)
+    asked = Question(chosen.name, chosen.options, name, rate)
+    result = planned(made, asked, label=policy or loaded.spec.policy.name)
+    write_json(json, result)
+    if json != "-":
+        _show(result, made.services[name])
+
+
+def planned(made: Blueprint, asked: Question, *, label: str = "") -> Planned:
+    """The policy's decision, and what it comes to.
+
+    Args:
+        made: services, service times and nodes.
+        asked: the policy, already known to be one, and the rate.
+        label: what to call the policy; its own name if empty.
+
+    Raises:
+        SteelyardError: the policy has no plan.
+    """
+    context = PolicyContext(
+        made.services,
+        made.service_times(),
+        asked.options,
+        future=_steady_future(made, asked),
+    )
+    deciding, watching = (make_policy(asked.policy, context) for _ in range(2))
+    snapshot = steady_snapshot(made, asked.service, asked.rate_rps, watching)
+    start_s = time.perf_counter()
+    decision = deciding.decide(snapshot)
+    solve_s = time.perf_counter() - start_s
+    found = decision.plan.services.get(asked.service) if decision.plan else None
+    if found is None:
+        raise SteelyardError(f"policy {asked.policy} has no plan for {asked.service}: {decision.reason}")
+    verdict = assess(made, found, asked.rate_rps)
+    times = made.service_times()
+    stages = {name: list(groups_of(s, times[asked.service, name])) for name, s in found.stages.items()}
+    reasons = [decision.reason]
+    if verdict.objection:
+        reasons = [verdict.objection, alternative(made, found, asked.rate_rps), f"decided: {decision.reason}"]
+    return Planned(
+        service=asked.service,
+        policy=label or asked.policy,
+        feasible=not verdict.objection,
+        cores=sum(group.replicas * group.cores for listed in stages.values() for group in listed),
+        latency_bound_ms=None if verdict.latency_bound_s == inf else round(verdict.latency_bound_s * 1e3, 3),
+        accuracy=_accuracy(made.services[asked.service], stages),
+        stages=stages,
+        solve_ms=round(solve_s * 1e3, 3),
+        reason="; ".join(reasons),
+    )
+
+
+def steady_snapshot(made: Blueprint, service: str, rate_rps: float, policy: Policy) -> ClusterSnapshot:
+    """What the control machine asks a policy on an empty cluster at time 0: who saw what until now.
+
+    `service` saw `HISTORY_S` seconds of rows, as even as whole numbers allow and all answered; the others saw
+    none. A simulation that starts warm asks for its first plan in the same way.
+    """
+    machine = ControlMachine(made.services, policy, window_s=WINDOW_S)
+    windows = HISTORY_S * WINDOWS_PER_S
+    rows = counts_of(constant(windows, rate_rps=rate_rps * WINDOW_S), None).counts.tolist()
+    for index, count in enumerate(rows):
+        for name, known in made.services.items():
+            window = _quiet_window(known, index - windows, count if name == service else 0)
+            machine.handle(WindowReported(window), now_s=window.to_s)
+    for node in made.nodes:
+        joined = NodeJoined(node.name, tuple(range(node.cores)), fractional=node.fractional)
+        machine.handle(joined, now_s=0.0)
+    return machine.snapshot()
+
+
+def _quiet_window(service: Service, index: int, rows: int) -> ServiceWindow:
+    """The window that begins `index` windows from now; its rows were all answered in time."""
+    from_s, to_s = index / WINDOWS_PER_S, (index + 1) / WINDOWS_PER_S
+    stages = tuple(StageWindow(stage.name, 0, 0, None, 0) for stage in service.stages)
+    return ServiceWindow(service.name, from_s, to_s, rows, rows, rows, 0, 0, 0, 0, 0, stages)
+
+
+def _steady_future(made: Blueprint, asked: Question) -> dict[str, tuple[int, ...]]:
+    """For clairvoyants: the rate stays what it is."""
+    rows = counts_of(constant(FUTURE_S, rate_rps=asked.rate_rps), None).counts.tolist()
+    return {name: tuple(rows if name == asked.service else [0] * FUTURE_S) for name in made.services}
+
+
+def _service_named(name: str | None, known: tuple[str, ...]) -> str:
+    if name is None and len(known) == 1:
+        return known[0]
+    if name is None:
+        raise SpecError(f"--service: there are several: want one of {', '.join(known)}")
+    if name not in known:
+        raise SpecError(f"--service: unknown service {name}{nearest(name, known)}")
+    return name
+
+
+def _accuracy(service: Service, groups: Mapping[str, list[Group]]) -> float | None:
+    """The product over the stages of their mean accuracies; None where one is not known."""
+    product = 1.0
+    for stage in service.stages:
+        known = {variant.name: variant.accuracy for variant in stage.variants}
+        shares = [(known[group.variant], group.share) for group in groups.get(stage.name, ())]
+        if not shares or any(accuracy is None for accuracy, _ in shares):
+            return None
+        product *= sum(accuracy * share for accuracy, share in shares if accuracy is not None)
+    return product
+
+
+def _show(result: Planned, service: Service) -> None:
+    table = Table("stage", "variant", "replicas", "cores each", "batch", "share", box=SIMPLE_HEAD)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for name, groups in result.stages.items():
+        for group in groups:
+            table.add_row(
+                name,
+                group.variant,
+                str(group.replicas),
+                f"{group.cores:g}",
+                str(group.batch),
+                f"{group.share:.0%}",
+            )
+    console = Console()
+    verdict = "hold" if result.feasible else "do not hold"
+    bound = "no bound" if result.latency_bound_ms is None else f"{result.latency_bound_ms:.0f} ms"
+    console.print(
+        f"{result.service} by {result.policy}: {result.cores:g} cores {verdict} the SLO of "
+        f"{service.slo_s * 1e3:.0f} ms (bound at the {service.quantile:g} quantile: {bound})",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if result.stages:
+        console.print(table)
+    console.print(result.reason, highlight=False, soft_wrap=True)

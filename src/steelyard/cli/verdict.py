@@ -1,0 +1,216 @@
+"""What a plan holds, whoever made it: its latency bound by the tail-aware queue model, and whether it fits.
+
+The bound is the latency that all but the allowed violations keep: of a chain by convolving its stages' waits,
+of other pipelines by the longest path, each stage with its part of the violations. Replicas of different size
+share a stage's rows in proportion to what they can carry, and the slowest of them counts. A batch may be
+smaller than the plan allows, so the size with the least bound counts; where the plan's rules wait for a full
+batch, that is charged.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from math import inf
+from typing import NamedTuple
+
+from steelyard.config.planning import Blueprint
+from steelyard.control.ledger import Ledger
+from steelyard.control.validate import plan_objection
+from steelyard.core.plan import ReplicaPlan, ServicePlan, StagePlan
+from steelyard.core.types import Frozen, Service, ServiceTimes, Stage
+from steelyard.plan.joint import solve
+from steelyard.plan.problem import PlannedService, PlanProblem, stage_of
+from steelyard.plan.queueing import fill_wait_s
+from steelyard.plan.tails import RHO_MAX, StageLoad, batch_wait_quantile_s, chain_latency_quantile_s
+
+
+class Group(Frozen, frozen=True):
+    """Equal replicas of one stage, and the share of its rows that they answer."""
+
+    variant: str
+    replicas: int
+    cores: float
+    batch: int
+    share: float
+
+
+class Verdict(NamedTuple):
+    """Seconds that a plan holds at the service's quantile, infinite if a queue grows; why it will not do."""
+
+    latency_bound_s: float
+    objection: str
+
+
+def groups_of(stage: StagePlan, times: ServiceTimes) -> tuple[Group, ...]:
+    """A stage's replicas, equal ones counted together, most cores first.
+
+    A replica answers with the resident variant that has the largest share of the mix. Rows of a variant are
+    divided by what its replicas can carry.
+    """
+    shares = dict(stage.mix)
+    counted = Counter((_variant(replica, shares), replica.cores) for replica in stage.replicas)
+    rates: dict[tuple[str, float], float] = {}
+    for (variant, cores), count in counted.items():
+        rows = stage.batch_rows_max
+        rates[variant, cores] = (
+            count * rows / times.service_time_s(variant, 0, rows, cores) if cores > 0 else 0.0
+        )
+    totals: dict[str, float] = {}
+    for (variant, _), rate_rps in rates.items():
+        totals[variant] = totals.get(variant, 0.0) + rate_rps
+    return tuple(
+        Group(
+            variant,
+            count,
+            cores,
+            stage.batch_rows_max,
+            shares.get(variant, 0.0) * rates[variant, cores] / totals[variant] if totals[variant] else 0.0,
+        )
+        for (variant, cores), count in sorted(counted.items(), key=lambda item: (-item[0][1], item[0][0]))
+    )
+
+
+def assess(made: Blueprint, plan: ServicePlan, rate_rps: float) -> Verdict:
+    """Whether a plan holds its service's SLO at a rate, on the nodes.
+
+    Args:
+        made: service, service times and nodes.
+        plan: what the service is to have; the other services are not looked at.
+        rate_rps: rows of requests a second.
+    """
+    service = made.services[plan.service]
+    ledger = Ledger()
+    for node in made.nodes:
+        ledger.join(node.name, tuple(range(node.cores)), fractional=node.fractional)
+    objection = plan_objection({service.name: plan}, {}, made.services, ledger)
+    if objection:
+        return Verdict(inf, objection)
+    times = made.service_times()
+    loads: dict[str, StageLoad] = {}
+    for stage in service.stages:
+        planned, known = plan.stages[stage.name], times[service.name, stage.name]
+        load = _stage_load(service, stage, planned, known, rate_rps)
+        if load is None:
+            return Verdict(inf, _overload(stage.name, planned, known, rate_rps * stage.fan_out))
+        loads[stage.name] = load
+    bound_s = service.reply_s + _latency_s(service, loads)
+    if bound_s <= service.slo_s:
+        return Verdict(bound_s, "")
+    return Verdict(
+        bound_s,
+        f"holds {bound_s * 1e3:.4g} ms at the {service.quantile:g} quantile, "
+        f"the SLO is {service.slo_s * 1e3:.4g} ms",
+    )
+
+
+def alternative(made: Blueprint, plan: ServicePlan, rate_rps: float) -> str:
+    """What would hold the SLO where a plan does not: as few cores as do, else the nearest objective or cores.
+
+    Each stage stays with its present variant.
+    """
+    service, times = made.services[plan.service], made.service_times()
+    stages = []
+    for stage in service.stages:
+        known = {variant.name: variant for variant in stage.variants}
+        groups = groups_of(plan.stages[stage.name], times[service.name, stage.name])
+        variant = known[groups[0].variant] if groups else stage.variants[0]
+        stages.append(stage_of(stage, variant, times[service.name, stage.name]))
+    nodes = tuple(node.cores for node in made.nodes)
+    if service.cores_max is not None and service.cores_max < made.cores:
+        nodes = (int(service.cores_max),)
+    budget_s = service.slo_s - service.reply_s
+    problem = PlanProblem(service.name, tuple(stages), rate_rps, budget_s, service.quantile, nodes=nodes)
+    best = solve(problem)
+    if isinstance(best, PlannedService):
+        sizes = ", ".join(f"{s.name} {s.replicas} x {s.cores}" for s in best.stages)
+        return f"{best.cores} cores would hold it: {sizes}"
+    if best.nearest_slo_s is not None:
+        nearest_s = best.nearest_slo_s + service.reply_s
+        return f"no plan is faster than {nearest_s * 1e3:.4g} ms, the nearest feasible SLO"
+    if best.nearest_cores is not None:
+        return f"{best.binding}, the nearest feasible cluster has {best.nearest_cores:g} cores"
+    return best.binding
+
+
+def _variant(replica: ReplicaPlan, shares: Mapping[str, float]) -> str:
+    return max(replica.variants, key=lambda variant: shares.get(variant, 0.0))
+
+
+def _stage_load(
+    service: Service, stage: Stage, plan: StagePlan, times: ServiceTimes, rate_rps: float
+) -> StageLoad | None:
+    """The load of a stage's slowest replicas; None if a queue grows."""
+    rows_rps = rate_rps * stage.fan_out
+    loss = _loss(service)
+    slowest: StageLoad | None = None
+    for group in groups_of(plan, times):
+        if group.share == 0:
+            continue
+        loads = [
+            StageLoad(
+                rate_rps=rows_rps * group.share,
+                replicas=group.replicas,
+                service_s=times.service_time_s(group.variant, 0, rows, group.cores),
+                rows=rows,
+                latency_s=times.service_time_s_p99(group.variant, 0, rows, group.cores)
+                + _held_s(plan, rows_rps, loss),
+                burst=float(stage.fan_out),
+            )
+            for rows in range(1 if plan.rules.forming == "hold" else group.batch, group.batch + 1)
+        ]
+        best = min(loads, key=lambda load: stage_latency_s(load, loss))
+        if stage_latency_s(best, loss) == inf:
+            return None
+        if slowest is None or stage_latency_s(best, loss) > stage_latency_s(slowest, loss):
+            slowest = best
+    return slowest
+
+
+def stage_latency_s(load: StageLoad, loss: float) -> float:
+    """Seconds that all but a share `loss` of a stage's rows take at most."""
+    wait_s = batch_wait_quantile_s(
+        load.rate_rps, load.rows, load.service_s, load.replicas, loss, burst=load.burst
+    )
+    return float(wait_s) + (load.service_s if load.latency_s is None else load.latency_s)
+
+
+def _loss(service: Service) -> float:
+    """A stage's part of the allowed violations, for each row: a request is late if one of its rows is."""
+    fan_out = max(stage.fan_out for stage in service.stages)
+    return (1.0 - service.quantile) / (len(service.stages) * fan_out)
+
+
+def _held_s(plan: StagePlan, rate_rps: float, loss: float) -> float:
+    """Seconds that the first row of a batch waits for company, by the plan's rules."""
+    if plan.rules.forming == "hold":
+        return plan.hold_s_max
+    fill_s = fill_wait_s(plan.batch_rows_max, rate_rps, 1.0 - loss)
+    return min(fill_s, plan.rules.timeout_s) if plan.rules.forming == "timeout" else fill_s
+
+
+def _latency_s(service: Service, loads: Mapping[str, StageLoad]) -> float:
+    """Of the whole pipeline, without the reply."""
+    loss = _loss(service)
+    after = [name for stage in service.stages for name in stage.after]
+    if len(after) == len(set(after)) == len(service.stages) - 1:
+        quantile = 1.0 - loss * len(service.stages)
+        return chain_latency_quantile_s([loads[stage.name] for stage in service.stages], quantile)
+    ends_s: dict[str, float] = {}
+    for stage in service.stages:
+        before_s = max((ends_s[name] for name in stage.after), default=0.0)
+        ends_s[stage.name] = before_s + stage_latency_s(loads[stage.name], loss)
+    return max(ends_s.values())
+
+
+def _overload(name: str, stage: StagePlan, times: ServiceTimes, rate_rps: float) -> str:
+    """Why a stage's queue has no bound, in figures."""
+    groups = groups_of(stage, times)
+    carried_rps = sum(
+        g.replicas * g.batch / times.service_time_s(g.variant, 0, g.batch, g.cores)
+        for g in groups
+        if g.cores > 0
+    )
+    cores = sum(g.replicas * g.cores for g in groups)
+    return (
+        f"stage {name} is given {rate_rps:.4g} rows/s, its {cores:g} cores carry {carried_rps:.4g} "
+        f"(planned up to {RHO_MAX:.0%} of it)"
+    )
