@@ -189,9 +189,8 @@ class Plant:
         rows = int(self.rng.poisson(self.rate_rps * surge * WINDOW_S))
         windows = []
         for name in self.queue:
-            rate = sum(
-                1.0 / TIMES.service_time_s("only", 0, 1, c) for s, c in self.cores.values() if s == name
-            )
+            there = [cores for stage, cores in self.cores.values() if stage == name and cores > 0]
+            rate = sum(1.0 / TIMES.service_time_s("only", 0, 1, cores) for cores in there)
             self.queue[name] = max(0.0, self.queue[name] + rows - rate * WINDOW_S)
             waiting = int(self.queue[name])
             windows.append(StageWindow(name, waiting, waiting, 1.0 if waiting else None, rows))
