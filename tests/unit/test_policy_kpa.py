@@ -28,12 +28,6 @@ def test_it_begins_with_what_carries_the_rate_by_littles_law() -> None:
     assert scaler().begin(0.0).replicas == 1
 
 
-def test_a_batch_is_worked_on_at_once() -> None:
-    # batches of 4 take 400 ms: 40/s x 0.4 s = 16 rows; a replica is to have 0.7 x 4 = 2.8 of them: 5.71
-    kpa = KpaScaler(group(0.1, rows=4), target=2.8, stable_s=60.0, panic_s=6.0, threshold=2.0)
-    assert kpa.begin(40.0).replicas == 6
-
-
 def test_in_calm_it_follows_the_stable_window() -> None:
     # 4.5 rows / 0.7 = 6.43; the 8 rows of the last 6 s (11.4, 12 replicas) are less than twice the 7 ready
     assert calm(scaler()).tick(shown(4.5, 8.0).seen(7), now_s=2.0).replicas == 7

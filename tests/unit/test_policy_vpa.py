@@ -13,7 +13,7 @@ from steelyard.testing.scaling import ShownMeter, group
 DAY_S = 86_400.0
 
 
-def scaler(*, replicas: int = 1, cores_max: int = 8) -> VpaScaler:
+def scaler(*, replicas: int | None = None, cores_max: int = 8) -> VpaScaler:
     return VpaScaler(group(0.1, cores_max=cores_max), replicas=replicas, half_life_s=DAY_S)
 
 
@@ -28,7 +28,15 @@ def test_it_begins_with_cores_that_exceed_their_usage_by_the_margin() -> None:
     assert scaler().begin(8.0).cores == 1
     assert scaler().begin(9.0).cores == 2
     assert scaler(replicas=2).begin(9.0)[:2] == (2, 1)
-    assert scaler(cores_max=4).begin(1000.0).cores == 4
+    assert scaler(replicas=1, cores_max=4).begin(1000.0)[:2] == (1, 4)
+
+
+def test_it_begins_with_the_fewest_replicas_that_carry_the_rate() -> None:
+    # 4 cores take 25 ms: 1000/s are 25 busy, x 1.15 = 28.75 of one replica each: 29, at 4 cores
+    assert scaler(cores_max=4).begin(1000.0)[:2] == (29, 4)
+    # 50/s are 1.25 busy x 1.15 = 1.44: 2 replicas of 25/s, which on 3 cores are 0.83 busy, x 1.15 = 0.96
+    assert scaler(cores_max=4).begin(50.0)[:2] == (2, 3)
+    assert scaler().begin(0.0)[:2] == (1, 1)
 
 
 def test_a_quantile_is_the_end_of_its_bucket() -> None:

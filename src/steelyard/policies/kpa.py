@@ -12,15 +12,15 @@ Source: https://knative.dev/docs/serving/autoscaling/kpa-specific/ (windows, thr
 https://knative.dev/docs/serving/autoscaling/concurrency/ (targets); the order of the steps follows
 pkg/autoscaler/scaling/autoscaler.go of knative/serving.
 
-*target_concurrency* defaults to the rows of a batch, 1 where batches do not pay: what a replica works on at
-once, as `containerConcurrency` would say. Knative's own soft default, 100, is for web servers that wait; a
-replica that computes would have seconds of queue before the second one is asked for. With such a hard limit
-Knative keeps the activator in the path, whose one queue is what our stages have too.
+*target_concurrency* defaults to 1, as `containerConcurrency: 1` says of a replica that computes one batch at
+a time. Knative's own soft default, 100, is for web servers that wait: a replica would have seconds of queue
+before the second one is asked for. With such a hard limit Knative keeps the activator in the path, whose one
+queue is what our stages have too.
 
 Not there: scale to zero (the least is 1), and the activator's own concurrency.
 
-Options: `target_concurrency` (the batch), `target_utilisation` (0.7), `stable_window` (60s), `panic_window`
-(a tenth of it), `panic_threshold` (2.0), `cores` of a replica (1), `batch`.
+Options: `target_concurrency` (1), `target_utilisation` (0.7), `stable_window` (60s), `panic_window` (a tenth
+of it), `panic_threshold` (2.0), `cores` of a replica (1), `batch`.
 """
 
 from math import ceil, floor
@@ -40,6 +40,7 @@ OPTIONS = (
     "batch",
 )
 TICK_S = 2.0
+TARGET_CONCURRENCY = 1.0
 TARGET_UTILISATION = 0.7
 STABLE_S = 60.0
 PANIC_SHARE = 0.1
@@ -72,11 +73,10 @@ class KpaScaler:
         self._began = False
 
     def begin(self, rate_rps: float) -> Wanted:
-        """Little's law with full batches, K = rate x l(b): each replica carries target / l(b)."""
-        rows, cores = self._group.rows, self._group.cores
-        concurrency = rate_rps * self._group.time_s(rows, cores)
+        """Little's law for rows in service, K = rate x l(1): below saturation most batches are of one."""
+        concurrency = rate_rps * self._group.time_s(1, self._group.cores)
         replicas = max(1, ceil(concurrency / self._target - 1e-9))
-        return Wanted(replicas, cores, f"concurrency {concurrency:.3g}")
+        return Wanted(replicas, self._group.cores, f"concurrency {concurrency:.3g}")
 
     def tick(self, seen: Seen, *, now_s: float) -> Wanted:
         """One tick of the autoscaler."""
@@ -122,10 +122,17 @@ def make_kpa(context: PolicyContext) -> ScaledPolicy:
         NAME, options, "panic_window", PANIC_SHARE * stable_s, least_s=TICK_S, most_s=stable_s
     )
 
-    def make(group: Group) -> KpaScaler:
-        rows = number(NAME, options, "target_concurrency", float(group.rows), least=0.01)
-        return KpaScaler(
-            group, target=share * rows, stable_s=stable_s, panic_s=max(TICK_S, panic_s), threshold=threshold
-        )
-
-    return ScaledPolicy(NAME, context, groups_of(NAME, context), Loop(TICK_S, stable_s), make)
+    rows = number(NAME, options, "target_concurrency", TARGET_CONCURRENCY, least=0.01)
+    return ScaledPolicy(
+        NAME,
+        context,
+        groups_of(NAME, context),
+        Loop(TICK_S, stable_s),
+        lambda group: KpaScaler(
+            group,
+            target=share * rows,
+            stable_s=stable_s,
+            panic_s=max(TICK_S, panic_s),
+            threshold=threshold,
+        ),
+    )

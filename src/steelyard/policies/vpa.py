@@ -1,6 +1,6 @@
 """The Kubernetes Vertical Pod Autoscaler, resizing in place (update mode `InPlaceOrRecreate`).
 
-A fixed number of replicas a stage, and every minute:
+A fixed number of replicas a stage, by default the fewest that carry the first rate, and every minute:
 - *Recommender*: the CPU usage of each replica over the last 15 s (what metrics-server would say) goes into a
   histogram whose weights halve every 24 h; a sample weighs as much as the cores that were requested when it
   was taken. target = 1.15 x its 0.9 quantile, lower bound = 1.15 x its median x (1 + 0.001 / days)^-2, upper
@@ -18,7 +18,7 @@ replica is resized too (`--min-replicas=1`), and always in place, never by evict
 begins with the run, which is in its favour: the bounds of a VPA that has watched for a day hardly move
 within an hour.
 
-Options: `replicas` of a stage (1), `cores` to begin with at least (1), `half_life` (24h), `batch`.
+Options: `replicas` of a stage (as above), `cores` to begin with at least (1), `half_life` (24h), `batch`.
 """
 
 from math import ceil, inf, log
@@ -73,7 +73,7 @@ class DecayingHistogram:
 class VpaScaler:
     """One VerticalPodAutoscaler: recommender and updater."""
 
-    def __init__(self, group: Group, *, replicas: int, half_life_s: float) -> None:
+    def __init__(self, group: Group, *, replicas: int | None, half_life_s: float) -> None:
         self._group = group
         self._replicas = replicas
         self._usage = DecayingHistogram(half_life_s)
@@ -81,18 +81,24 @@ class VpaScaler:
         self._first_s: float | None = None
 
     def begin(self, rate_rps: float) -> Wanted:
-        """The fewest cores that exceed their own usage by the margin: rate x l(1, c) / n <= 1 / 1.15."""
-        for cores in range(self._group.cores, self._group.variant.cores_max + 1):
-            busy = rate_rps * self._group.time_s(1, cores) / self._replicas
-            if busy * (1 + MARGIN) <= 1:
-                return Wanted(self._replicas, cores, f"busy {busy:.0%}")
-        return Wanted(self._replicas, self._group.variant.cores_max, "the most that a replica can use")
+        """The fewest cores that exceed their own usage by the margin: rate x l(1, c) / n <= 1 / 1.15.
+
+        Where no size does, all that a replica can use; and without the option, the n that then suffice.
+        """
+        most = self._group.variant.cores_max
+        busy = rate_rps * self._group.time_s(1, most) * (1 + MARGIN)
+        replicas = max(1, ceil(busy - 1e-9)) if self._replicas is None else self._replicas
+        for cores in range(self._group.cores, most):
+            share = rate_rps * self._group.time_s(1, cores) / replicas
+            if share * (1 + MARGIN) <= 1:
+                return Wanted(replicas, cores, f"busy {share:.0%}")
+        return Wanted(replicas, most, f"busy {busy / (1 + MARGIN) / replicas:.0%}")
 
     def tick(self, seen: Seen, *, now_s: float) -> Wanted:
         """Recommend and update."""
         load = seen.meter.mean(METRICS_S, now_s=now_s)
         if load is None or seen.ready == 0:
-            return Wanted(self._replicas, seen.cores, "no metrics of ready replicas")
+            return Wanted(seen.replicas, seen.cores, "no metrics of ready replicas")
         self._first_s = now_s if self._first_s is None else self._first_s
         weight = seen.ready * max(float(seen.cores), SAMPLE_WEIGHT_MIN)
         self._usage.add(load.cores_busy / seen.ready, weight, at_s=now_s)
@@ -106,8 +112,8 @@ class VpaScaler:
         outside = not lower <= seen.cores <= upper
         differs = abs(seen.cores - target) / seen.cores >= CHANGE_MIN
         if outside or (age_s >= LONG_LIFE_S and differs):
-            return Wanted(self._replicas, int(target), why)
-        return Wanted(self._replicas, seen.cores, why)
+            return Wanted(seen.replicas, int(target), why)
+        return Wanted(seen.replicas, seen.cores, why)
 
     def _whole(self, share: float, factor: float) -> float:
         """A quantile with its margin and factor as whole cores within what a replica can use; or infinite."""
@@ -125,7 +131,7 @@ def make_vpa(context: PolicyContext) -> ScaledPolicy:
     """
     options = context.options
     refuse_unknown(NAME, options, OPTIONS)
-    replicas = integer(NAME, options, "replicas", 1, least=1)
+    replicas = integer(NAME, options, "replicas", 1, least=1) if "replicas" in options else None
     half_life_s = duration_s(NAME, options, "half_life", DAY_S, least_s=1.0)
     return ScaledPolicy(
         NAME,
