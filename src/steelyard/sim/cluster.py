@@ -151,8 +151,9 @@ class Cluster:
         replica.is_busy = False
         if self._stretches:
             self._busy_of_node[replica.node] -= replica.cores
-        self._listeners[replica.service].on_batch(event)
-        if replica.is_stopping:
+        was_stopping = replica.is_stopping
+        self._listeners[replica.service].on_batch(event)  # may stop the replica, which is idle now
+        if was_stopping:
             self._end(replica, expected=True)
 
     def _stretch(self, replica: _Replica, started_s: float) -> float:
