@@ -8,7 +8,7 @@ nothing but `handle`, in processor time. The best of some rounds counts: the oth
 
 Cases: `ours` are the shared rules (deadline order, feasible admission, early drop), `published` those of most
 papers (first come first served, all admitted, nothing shed); one row a batch or up to eight; loads as parts
-of what the replicas could answer at best. `chain` are three stages of it one after the other. One core is used.
+of what the replicas could answer at best. `chain` are three stages, one after the other. One core is used.
 """
 
 import argparse
