@@ -24,8 +24,7 @@ from steelyard.config.load import load_spec
 from steelyard.config.planning import Blueprint, blueprint
 from steelyard.core.errors import SteelyardError
 from steelyard.core.types import Service
-from steelyard.plan.answer import cheapest
-from steelyard.plan.options import choices
+from steelyard.plan import joint
 from steelyard.plan.problem import Infeasible, PlanProblem, stage_of
 from steelyard.policies.base import PolicyContext
 from steelyard.policies.registry import make_policy
@@ -145,8 +144,12 @@ def sized_for(known: Blueprint, service: Service, rate_rps: int) -> dict[str, An
     stages = tuple(
         stage_of(stage, stage.variants[0], times[service.name, stage.name]) for stage in service.stages
     )
-    problem = PlanProblem(service.name, stages, float(rate_rps), service.slo_s, service.quantile)
-    plan = cheapest(problem, [choices(problem, stage) for stage in stages])
+    nodes = tuple(node.cores for node in known.nodes)
+    plan = joint.solve(
+        PlanProblem(
+            service.name, stages, float(rate_rps), service.slo_s, quantile=service.quantile, nodes=nodes
+        )
+    )
     if isinstance(plan, Infeasible):
         raise SystemExit(f"{service.name} at {rate_rps} requests/s: {plan.binding}")
     return {

@@ -21,7 +21,7 @@ COLOURS = (
     "#6d8f9c",
     "#5f6fb0",
     "#7a7f87",
-    "#d48aa8",
+    "#c9b458",
     "#4f8a3c",
 )
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
