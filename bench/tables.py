@@ -142,6 +142,27 @@ def edge(record: dict[str, Any]) -> str:
     return table(("tensor", "edge CPU µs", "raw ASGI CPU µs", "ratio", "edge with malloc's defaults"), rows)
 
 
+def forecast(record: dict[str, Any]) -> str:
+    """One line a horizon and predictor: losses at each quantile, and coverage where 0.9 was asked for."""
+    cells = {(row["horizon_s"], row["predictor"], row["quantile"]): row for row in record["scores"]}
+    quantiles = sorted({row["quantile"] for row in record["scores"]})
+    rows = [
+        (
+            name,
+            f"{horizon_s} s",
+            *(f"{cells[horizon_s, name, quantile]['pinball_rps']:.2f}" for quantile in quantiles),
+            f"{cells[horizon_s, name, 0.9]['coverage']:.1%}",
+        )
+        for horizon_s, name in dict.fromkeys((row["horizon_s"], row["predictor"]) for row in record["scores"])
+    ]
+    head = ("predictor", "ahead", *(f"loss at {quantile:g}" for quantile in quantiles), "coverage at 0.9")
+    origins = record["scores"][0]["origins"]
+    line = (
+        f"{origins:,} origins, mean rate {record['mean_rps']:.0f} requests a second; losses in the same unit."
+    )
+    return f"{line}\n\n{table(head, rows)}"
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "surge": ("surge", surge),
     "two_services": ("two_services", two_services),
@@ -149,6 +170,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "resize": ("resize_threads", resize),
     "overhead": ("overhead", overhead),
     "edge": ("edge", edge),
+    "forecast": ("forecast", forecast),
 }
 """By mark: the record's name, and what makes the table of it."""
 
