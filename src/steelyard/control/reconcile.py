@@ -25,8 +25,11 @@ from steelyard.core.commands import (
     StartReplica,
     StopReplica,
 )
-from steelyard.core.plan import ReplicaPlan, ServicePlan
+from steelyard.core.plan import ReplicaPlan, ServicePlan, StagePlan
 from steelyard.core.snapshot import CoreShare
+
+LOADING_CORES = 1.0
+"""Cores of a replica that starts in order to be parked."""
 
 
 class Outcome(NamedTuple):
@@ -70,7 +73,7 @@ def reconcile(
     """
     one = _Pass(fleet, ledger, now_s, next_id, cause)
     gaps = [
-        _gap_of((service, stage), plan.replicas, fleet)
+        _gap_of((service, stage), plan, fleet)
         for service, service_plan in desired.items()
         for stage, plan in service_plan.stages.items()
     ]
@@ -103,7 +106,7 @@ class _Gap(NamedTuple):
         unequal: ids of kept replicas whose cores are other than wanted, asked for or written down; and the
             cores wanted.
         too_many: surplus replicas.
-        is_waiting: replicas are missing, or still starting.
+        is_waiting: replicas are missing, or still starting, and the others are to cover for them.
         has_held: something would be shrunk or drained if nothing were starting.
     """
 
@@ -115,7 +118,8 @@ class _Gap(NamedTuple):
     has_held: bool
 
 
-def _gap_of(key: StageKey, wanted: tuple[ReplicaPlan, ...], fleet: Fleet) -> _Gap:
+def _gap_of(key: StageKey, plan: StagePlan, fleet: Fleet) -> _Gap:
+    wanted = plan.replicas
     matching = fleet.matching(key, wanted)
     unequal: list[tuple[int, float]] = []
     is_waiting = bool(matching.missing)
@@ -130,7 +134,7 @@ def _gap_of(key: StageKey, wanted: tuple[ReplicaPlan, ...], fleet: Fleet) -> _Ga
             has_held = has_held or (replica.state == "ready" and cores < replica.cores_requested)
     too_many = [fleet[replica_id] for replica_id in matching.surplus]
     has_held = has_held or any(replica.state != "starting" for replica in too_many)
-    return _Gap(key, matching.missing, unequal, too_many, is_waiting, has_held)
+    return _Gap(key, matching.missing, unequal, too_many, is_waiting and plan.covers_starts, has_held)
 
 
 class _Pass:
@@ -204,7 +208,8 @@ class _Pass:
 
     def _start(self, key: StageKey, plan: ReplicaPlan, hosts: tuple[int, ...], cold_start_s: float) -> bool:
         """Start one replica; whether there were cores for it."""
-        shares = self.ledger.allocate(self.next_id, plan.node, plan.cores, hosts=hosts)
+        cores = plan.cores or LOADING_CORES
+        shares = self.ledger.allocate(self.next_id, plan.node, cores, hosts=hosts)
         if shares is None:
             return False
         service, stage = key
@@ -216,9 +221,9 @@ class _Pass:
             node=plan.node,
             variants=plan.variants,
             state="starting",
-            cores=plan.cores,
+            cores=cores,
             cores_desired=plan.cores,
-            cores_requested=plan.cores,
+            cores_requested=cores,
             started_s=self.now_s,
             expected_ready_s=ready_s,
         )

@@ -44,7 +44,11 @@ class StageRules(Frozen, frozen=True):
 
 
 class ReplicaPlan(Frozen, frozen=True):
-    """One wanted replica: its cores (fractions only where the node enforces them) and resident variants."""
+    """One wanted replica: its cores (fractions only where the node enforces them) and resident variants.
+
+    Without cores it is parked: it keeps its memory and comes back within a window. It starts with a core all
+    the same, since loading takes one.
+    """
 
     cores: float
     variants: tuple[str, ...]
@@ -69,6 +73,9 @@ class StagePlan(Frozen, frozen=True):
         hold_s_max: seconds an idle replica may wait for company; 0 never waits.
         budget_s: this stage's part of the SLO (its sub-deadline), for reports.
         rules: the data plane's strategies.
+        covers_starts: while replicas of the stage start, the others keep their cores and stay, whatever the
+            plan says of them: they carry the load over the cold start. False for a policy that moves cores
+            within a window and knows which of them are needed meanwhile.
     """
 
     replicas: tuple[ReplicaPlan, ...]
@@ -77,6 +84,7 @@ class StagePlan(Frozen, frozen=True):
     hold_s_max: float = 0.0
     budget_s: float | None = None
     rules: StageRules = StageRules()
+    covers_starts: bool = True
 
 
 class ServicePlan(Frozen, frozen=True):

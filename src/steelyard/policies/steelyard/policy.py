@@ -1,21 +1,20 @@
 """Steelyard's own policy: hold the SLO at its quantile with the fewest cores, moving cores first.
 
-`react`, every window: cores to live replicas within the window, replicas in parallel (`reaction`).
-`decide`, every second: for each service the demand (`demand`), every sensible (n, c) a stage (`sizing`), and
-the undominated plans of the whole service (`prospects`). Then one of two cases:
-- *Ample*: every service gets its cheapest plan that holds its SLO. Growth is taken at once, a saving only
-  when it has earned what a mistake would cost (`patience`). Of equally many cores, the fewest starts win.
-- *Short*: the services' plans together do not fit the node. Reserve is given up first: the demand is what
-  arrives now. Then the combination with the fewest violations a second, by weight, that fits; and a present
-  one is kept unless the new one is better by a margin.
+`react`, every window: the cores that carry what arrives and what waits, to live and parked replicas, and
+starts in parallel where replicas are too few (`demand`, `pace`, `reserve`, `reaction`).
+`decide`, every second: how the latency is shared out among the stages, with batches and the cores of an
+active replica (`targets`), the first plan, and replicas that have not been needed for long.
+
+One knob: `violation_target`, the share of requests that may miss the SLO. Lower costs cores, higher saves
+some (`demand`). `without` leaves out ingredients, for ablations.
 
 Parts of a core are used only where the node enforces them, and several services share it or one may not have
-a whole core. One node, and of each stage the first variant: the one its owner prefers.
+a whole core. Of each stage the first variant: the one its owner prefers.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable
 
+from steelyard.core.errors import SpecError
 from steelyard.core.plan import (
     Decision,
     Grants,
@@ -25,224 +24,270 @@ from steelyard.core.plan import (
     StagePlan,
     VariantShare,
 )
-from steelyard.core.snapshot import ClusterSnapshot, NodeView
-from steelyard.core.types import Service
-from steelyard.plan.chain import Option, Point, cheapest, frontier
+from steelyard.core.snapshot import ClusterSnapshot, NodeView, ServiceView
 from steelyard.policies.base import PolicyContext
-from steelyard.policies.options import refuse_unknown
-from steelyard.policies.steelyard.demand import backlog_rps
-from steelyard.policies.steelyard.patience import Patience
-from steelyard.policies.steelyard.prospects import Choices, Prospect, ServiceSizing, cores_of
-from steelyard.policies.steelyard.reaction import Reaction
-from steelyard.policies.steelyard.sizing import UNSTABLE_S, StageChoice, StageSizing
+from steelyard.policies.options import nearest_first, number, refuse_unknown
+from steelyard.policies.sensing import latest_stage
+from steelyard.policies.steelyard.demand import VIOLATION_TARGET, ArrivalRate, head_room
+from steelyard.policies.steelyard.pace import StagePace, replicas_at_most
+from steelyard.policies.steelyard.reaction import ServicePace, react
+from steelyard.policies.steelyard.reserve import PARKED_CORES, crew, parting_price
+from steelyard.policies.steelyard.sizing import StageSizing
+from steelyard.policies.steelyard.targets import StageTarget, share_latency
 
 PERIOD_S = 1.0
-BUSY_PERIOD_S = 0.5
 FRACTION = 0.25
-MARGIN = 0.02
-"""Where cores are short: the share of the offered rows that a change must save."""
-
-TOO_LITTLE = "its limit is less than the least that the node can give"
-
-Pick = tuple[Prospect, Point[StageChoice]]
-
-
-class Verdict(NamedTuple):
-    """What is to become of one service: a new plan, or None to keep what it has; and why."""
-
-    prospect: Prospect
-    choices: Choices | None
-    reason: str
-    runner_up: str = ""
+FRACTION_UP_TO = 2.0
+"""Above this many cores a replica is sized in whole cores."""
+RATIO_STEP = 0.1
+"""Targets are made anew when observed service times have moved by so much of what was profiled."""
+INGREDIENTS = ("parking", "reserve", "batching", "queue", "backlog")
 
 
 class SteelyardPolicy:
-    """See the module. It has no options."""
+    """See the module. Options: `violation_target` (0.001), `without` (a list of ingredients)."""
 
     name = "steelyard"
     solve_s = 0.005
     reacts = True
 
     def __init__(self, context: PolicyContext) -> None:
-        refuse_unknown(self.name, context.options, ())
+        refuse_unknown(self.name, context.options, ("violation_target", "without"))
+        target = number(
+            self.name, context.options, "violation_target", VIOLATION_TARGET, least=1e-6, most=0.5
+        )
+        self._without = _ingredients(self.name, context.options.get("without", ()))
+        self._z = head_room(target)
         self._services = context.services
         self._sizings = {
-            service.name: ServiceSizing(service, _stage_sizings(service, context))
+            service.name: tuple(
+                StageSizing(stage, context.service_times[service.name, stage.name])
+                for stage in service.stages
+            )
             for service in context.services.values()
         }
-        self._patience = Patience()
+        self._targets: dict[str, tuple[StageTarget, ...]] = {}
+        self._ratios: dict[str, tuple[float, ...]] = {}
+        self._paces: dict[str, ServicePace] = {}
+        self._rates = {name: ArrivalRate() for name in context.services}
+        self._in_vain: dict[tuple[str, str], float] = {}
+        self._decided_s: float | None = None
 
     def react(self, snapshot: ClusterSnapshot) -> Grants | None:
-        """Cores and starts for the stages that are in need now."""
-        step = self._step(snapshot.nodes[0])
-        reaction = Reaction(snapshot, self._services, step)
-        needs = []
+        """Cores, starts and cancellations of one window."""
         for view in snapshot.services:
-            for sizing in self._sizings[view.service].stages:
-                need = reaction.need(view, sizing)
-                if need is not None:
-                    needs.append(need)
-                else:
-                    reaction.cancel(view, sizing)
-        needs.sort(key=lambda n: (-self._services[n.view.service].weight, n.view.service))
-        if needs and reaction.free < step:
-            reaction.collect(needs, {name: sizing.stages for name, sizing in self._sizings.items()})
-        for need in needs:
-            reaction.serve(need)
-        grants = reaction.grants()
-        return Grants(grants, "; ".join(reaction.reasons)) if grants else None
+            if self._retarget(view, snapshot) or view.service not in self._paces:
+                self._set_pace(view.service, snapshot)
+        return react(snapshot, self._paces, self._z)
 
     def decide(self, snapshot: ClusterSnapshot) -> Decision:
-        """The cheapest plans that hold every SLO, or the least loss where cores are short."""
-        node = snapshot.nodes[0]
-        verdicts = self._ample(snapshot, node) or self._short(snapshot, node)
-        plans = {
-            v.prospect.service.name: _plan(v.prospect.service, v.choices, node.name)
-            for v in verdicts
-            if v.choices is not None
-        }
-        moving = any(v.choices is not None and v.choices != v.prospect.present for v in verdicts)
-        waiting = any(
-            backlog_rps(v.prospect.view, stage.name) for v in verdicts for stage in v.prospect.service.stages
-        )
-        next_at_s = snapshot.now_s + (BUSY_PERIOD_S if moving or waiting else PERIOD_S)
-        reason = "; ".join(f"{v.prospect.service.name}: {v.reason}" for v in verdicts)
-        runner_up = "; ".join(f"{v.prospect.service.name}: {v.runner_up}" for v in verdicts if v.runner_up)
-        return Decision(Plan(plans) if plans else None, next_at_s, reason, runner_up)
+        """The first plan, later the data plane's limits and replicas that are given up."""
+        elapsed_s = snapshot.now_s - (snapshot.now_s if self._decided_s is None else self._decided_s)
+        self._decided_s = snapshot.now_s
+        plans: dict[str, ServicePlan] = {}
+        reasons: list[str] = []
+        free = {node.name: node.cores for node in snapshot.nodes}
+        for view in sorted(snapshot.services, key=lambda v: -self._services[v.service].weight):
+            self._retarget(view, snapshot)
+            rate = self._rates[view.service].update(view)
+            if view.desired is None:
+                plan = self._first_plan(view, free)
+                if plan is None:
+                    reasons.append(f"{view.service}: no core is left for it")
+                    continue
+                words = "begins with"
+            else:
+                plan = self._thinned(view, view.desired, rate, snapshot, elapsed_s)
+                words = "keeps" if plan == view.desired else "goes on with"
+            if plan != view.desired:
+                plans[view.service] = plan
+            reasons.append(f"{view.service}: {rate:.1f} rows/s; {words} {_words(plan)}")
+        other = "; ".join(filter(None, (self._runner_up(name) for name in self._targets)))
+        return Decision(Plan(plans) if plans else None, snapshot.now_s + PERIOD_S, "; ".join(reasons), other)
+
+    def _retarget(self, view: ServiceView, snapshot: ClusterSnapshot) -> bool:
+        """Share out a service's latency anew if its service times have changed; whether they had."""
+        name = view.service
+        sizings = self._sizings[name]
+        if view.windows:
+            ratios = tuple(stage.service_ratio for stage in view.windows[-1].stages)
+        else:
+            ratios = (1.0,) * len(sizings)
+        known = self._ratios.get(name)
+        if known is not None and all(
+            abs(now - then) <= RATIO_STEP * then for now, then in zip(ratios, known, strict=True)
+        ):
+            return False
+        self._ratios[name] = ratios
+        node = max(snapshot.nodes, key=lambda n: n.cores)
+        step = self._step(node)
+        cores = min(node.cores, self._services[name].cores_max or node.cores)
+        for sizing in sizings:
+            sizing.step = step
+        if "batching" in self._without:
+            for sizing in sizings:
+                sizing.rows_max = 1
+        targets = share_latency(self._services[name], sizings, sizes(cores, step), ratios)
+        if "queue" in self._without:
+            targets = tuple(t._replace(wait_s=t.wait_s / 4) for t in targets)
+        self._targets[name] = targets
+        for sizing, target in zip(sizings, targets, strict=True):
+            sizing.rows = target.rows
+        return True
+
+    def _set_pace(self, name: str, snapshot: ClusterSnapshot) -> None:
+        if name not in self._paces:
+            stages = [
+                StagePace(s, window_s=snapshot.window_s, without=self._without) for s in self._sizings[name]
+            ]
+            self._paces[name] = ServicePace(self._services[name], stages)
+        cores = sum(node.cores for node in snapshot.nodes)
+        largest = max(node.cores for node in snapshot.nodes)
+        for pace, target in zip(self._paces[name].stages.values(), self._targets[name], strict=True):
+            most = pace.sizing.cores_most(target.cores, largest)
+            pace.aim(target, most, replicas_at_most(cores, target.cores))
 
     def _step(self, node: NodeView) -> float:
         limits = (service.cores_max for service in self._services.values())
         wants_parts = len(self._services) > 1 or any(limit is not None and limit < 1 for limit in limits)
         return FRACTION if node.fractional and wants_parts else 1.0
 
-    def _limit(self, service: str, node: NodeView) -> float:
-        limit = self._services[service].cores_max
-        return node.cores if limit is None else min(node.cores, limit)
+    def _first_plan(self, view: ServiceView, free: dict[str, float]) -> ServicePlan | None:
+        """Active replicas for the largest rate that was seen, and parked ones in reserve.
 
-    def _ample(self, snapshot: ClusterSnapshot, node: NodeView) -> list[Verdict]:
-        """Every SLO held; empty if the node has not the cores for it."""
-        picks: list[Pick] = []
-        for view in snapshot.services:
-            prospect = self._sizings[view.service].by_latency(
-                view, now_s=snapshot.now_s, cores=self._limit(view.service, node), step=self._step(node)
-            )
-            point = cheapest(prospect.points, prospect.limit)
-            if point is None:
-                return []
-            picks.append((prospect, point))
-        spare = node.cores - sum(cores_of(point.choices) for _, point in picks)
-        if spare < -1e-9:
-            return []
-        verdicts: list[Verdict] = []
-        for prospect, point in picks:
-            saving = cores_of(prospect.present) - cores_of(point.choices)
-            reason = self._reason_to_stay(prospect, point, saving <= spare + 1e-9, snapshot.now_s)
-            if reason:
-                spare -= saving
-                same = point.choices == prospect.present
-                other = _other(prospect, point) if same else f"{_words(point.choices)}, {_bound(point)}"
-                verdicts.append(Verdict(prospect, None, reason, other))
+        One replica a stage first; None if not even these fit. Takes its cores off `free`.
+        """
+        service = self._services[view.service]
+        rate = max((float(rows) for rows in view.arrival_rows_by_second), default=0.0)
+        rate = max(rate, self._rates[view.service].update(view))
+        pairs = list(zip(self._sizings[view.service], self._targets[view.service], strict=True))
+        room = min(sum(free.values()), service.cores_max or float("inf"))
+        if sum(target.cores for _, target in pairs) > room + 1e-9:
+            return None
+        limits = [replicas_at_most(room, target.cores) for _, target in pairs]
+        crews = []
+        for (sizing, target), limit in zip(pairs, limits, strict=True):
+            need = rate * sizing.stage.fan_out
+            most = sizing.cores_most(target.cores, max(free.values()))
+            crews.append(crew(need, need, sizing, target, most, limit))
+        active = [c.efficient for c in crews]
+        while sum(n * t.cores for n, (_, t) in zip(active, pairs, strict=True)) > room + 1e-9:
+            index = max(range(len(active)), key=lambda i: (active[i], -i))
+            active[index] -= 1
+        stages = {}
+        for (sizing, target), wanted, count in zip(pairs, crews, active, strict=True):
+            replicas: list[ReplicaPlan] = []
+            for _ in range(count):
+                node = max(free, key=lambda name: free[name])
+                free[node] -= target.cores
+                replicas.append(ReplicaPlan(target.cores, (sizing.variant.name,), node))
+            parked = wanted.wanted - count if self._parks else 0
+            node = max(free, key=lambda name: free[name])
+            replicas += [ReplicaPlan(0.0, (sizing.variant.name,), node)] * max(0, parked)
+            stages[sizing.stage.name] = _stage_plan(sizing, target, tuple(replicas))
+        return ServicePlan(view.service, stages)
+
+    @property
+    def _parks(self) -> bool:
+        return "parking" not in self._without and "reserve" not in self._without
+
+    def _thinned(
+        self,
+        view: ServiceView,
+        desired: ServicePlan,
+        rate: float,
+        snapshot: ClusterSnapshot,
+        elapsed_s: float,
+    ) -> ServicePlan:
+        """The present plan with the targets of the moment, less replicas that have earned their leave."""
+        stages = {}
+        cores = sum(node.cores for node in snapshot.nodes)
+        largest = max(node.cores for node in snapshot.nodes)
+        pairs = zip(self._sizings[view.service], self._targets[view.service], strict=True)
+        for sizing, target in pairs:
+            stage = sizing.stage.name
+            replicas = desired.stages[stage].replicas
+            arriving = rate * sizing.stage.fan_out
+            seen = latest_stage(view, stage)
+            ratio = seen.service_ratio if seen else 1.0
+            most = sizing.cores_most(target.cores, largest)
+            limit = replicas_at_most(cores, target.cores)
+            wanted = crew(arriving * ratio, arriving * ratio, sizing, target, most, limit)
+            spare = len(replicas) - (wanted.wanted if self._keeps_reserve else wanted.efficient)
+            starting = any(r.state == "starting" for r in view.replicas if r.stage == stage)
+            occupied = self._in_vain.get((view.service, stage), 0.0)
+            price = parting_price(target.cores, sizing.variant.cold_start_s)
+            if spare <= 0 or starting or (seen is not None and seen.queue_rows > arriving * target.wait_s):
+                occupied = 0.0
             else:
-                self._patience.forget(prospect.service.name)
-                words = f"{_words(point.choices)}, {_bound(point)} for {prospect.demand_rps:.1f} rows/s"
-                verdicts.append(Verdict(prospect, point.choices, words, _other(prospect, point)))
-        return verdicts
+                idle = sorted(replicas, key=lambda r: r.cores)[:spare]
+                occupied += elapsed_s * sum(max(r.cores, PARKED_CORES) for r in idle) / spare
+                if occupied >= price:
+                    for leaving in idle:
+                        at = replicas.index(leaving)
+                        replicas = (*replicas[:at], *replicas[at + 1 :])
+                    occupied = 0.0
+            self._in_vain[view.service, stage] = occupied
+            stages[stage] = _stage_plan(sizing, target, replicas)
+        return ServicePlan(view.service, stages)
 
-    def _reason_to_stay(
-        self, prospect: Prospect, point: Point[StageChoice], affordable: bool, now_s: float
-    ) -> str:
-        """Why a service keeps what it has: it does, and giving it up has not paid off yet; else empty."""
-        name = prospect.service.name
-        self._patience.look(name, cores=cores_of(prospect.present), now_s=now_s)
-        if not prospect.present or prospect.present_value > prospect.limit or not affordable:
-            return ""
-        saving = cores_of(prospect.present) - cores_of(point.choices)
-        words = f"{_words(prospect.present)} for {prospect.demand_rps:.1f} rows/s"
-        if saving <= 1e-9:
-            self._patience.forget(name)
-            return f"stays at {words}"
-        pairs = list(zip(prospect.present, point.choices, strict=True))
-        fewer = sum(max(0, now.replicas - then.replicas) for now, then in pairs)
-        cold_start_s = max(stage.variants[0].cold_start_s for stage in prospect.service.stages)
-        if self._patience.may_save(
-            name, cores=saving, replicas=fewer, cold_start_s=cold_start_s, now_s=now_s
-        ):
-            self._patience.saved(name, cores=cores_of(point.choices), now_s=now_s)
-            return ""
-        return f"keeps {words} until the saving has earned a way back"
+    @property
+    def _keeps_reserve(self) -> bool:
+        return "reserve" not in self._without
 
-    def _short(self, snapshot: ClusterSnapshot, node: NodeView) -> list[Verdict]:
-        """The combination of plans with the fewest violations that fits the node."""
-        prospects = []
-        for view in snapshot.services:
-            self._patience.forget(view.service)
-            prospects.append(
-                self._sizings[view.service].by_loss(
-                    view, now_s=snapshot.now_s, cores=self._limit(view.service, node), step=self._step(node)
+    def _runner_up(self, name: str) -> str:
+        """The next larger size of a replica and what its rows would cost more."""
+        words = []
+        for sizing, target in zip(self._sizings[name], self._targets[name], strict=True):
+            larger = target.cores + sizing.step
+            if larger <= sizing.variant.cores_max:
+                now, then = sizing.core_s(target.rows, target.cores), sizing.core_s(target.rows, larger)
+                words.append(
+                    f"{name}.{sizing.stage.name} on replicas of {larger:g} cores: {then * 1000:.1f} core-ms "
+                    f"a row instead of {now * 1000:.1f}"
                 )
+        return "; ".join(words)
+
+
+def sizes(cores: float, step: float) -> list[float]:
+    """Cores that one replica may have."""
+    if step >= 1.0:
+        return [float(c) for c in range(1, int(cores + 1e-9) + 1)]
+    parts = [step * i for i in range(1, int(min(cores, FRACTION_UP_TO) / step + 1e-9) + 1)]
+    return [*parts, *(float(c) for c in range(int(FRACTION_UP_TO) + 1, int(cores + 1e-9) + 1))]
+
+
+def _ingredients(policy: str, value: object) -> frozenset[str]:
+    """The ingredients to leave out.
+
+    Raises:
+        SpecError: not a list, or one is unknown.
+    """
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise SpecError(f"policy {policy}: option without: want a list, got {value!r}")
+    names = frozenset(str(name) for name in value)
+    for name in names:
+        if name not in INGREDIENTS:
+            choices = ", ".join(nearest_first(name, INGREDIENTS))
+            raise SpecError(
+                f"policy {policy}: option without: unknown ingredient {name!r}; there are: {choices}"
             )
-        served = sorted((p for p in prospects if p.points), key=lambda p: -p.service.weight)
-        best: Point[Pick] | None = None
-        while served and best is None:
-            options = [[Option(q.time_s, cores_of(q.choices), (p, q)) for q in p.points] for p in served]
-            fitting = [joint for joint in frontier(options) if joint.cost <= node.cores + 1e-9]
-            best = fitting[-1] if fitting else None
-            served = served if best else served[:-1]
-        chosen = {p.service.name: q for p, q in best.choices} if best else {}
-        offered = sum(p.service.weight * p.demand_rps for p in prospects)
-        now = sum(p.present_value for p in prospects)
-        fits = sum(cores_of(p.present) for p in prospects) <= node.cores + 1e-9
-        all_present = all(p.present for p in prospects)
-        if best and fits and all_present and now <= best.time_s + MARGIN * offered:
-            return [Verdict(p, None, _short_words(p, p.present, p.present_value)) for p in prospects]
-        verdicts = []
-        for p in prospects:
-            point = chosen.get(p.service.name)
-            if point is None:
-                verdicts.append(Verdict(p, None, "no core is left for it" if p.points else TOO_LITTLE))
-                continue
-            words = _short_words(p, point.choices, point.time_s)
-            verdicts.append(Verdict(p, point.choices, words, _words(p.present)))
-        return verdicts
+    return names
 
 
-def _stage_sizings(service: Service, context: PolicyContext) -> tuple[StageSizing, ...]:
-    return tuple(
-        StageSizing(service, stage, context.service_times[service.name, stage.name])
-        for stage in service.stages
+def _stage_plan(sizing: StageSizing, target: StageTarget, replicas: tuple[ReplicaPlan, ...]) -> StagePlan:
+    return StagePlan(
+        replicas,
+        (VariantShare(sizing.variant.name, 1.0),),
+        target.rows,
+        budget_s=target.service_s + target.wait_s,
+        covers_starts=False,
     )
 
 
-def _plan(service: Service, choices: Choices, node: str) -> ServicePlan:
-    stages = {}
-    for stage, choice in zip(service.stages, choices, strict=True):
-        variant = stage.variants[0].name
-        replicas = (ReplicaPlan(choice.cores, (variant,), node),) * choice.replicas
-        stages[stage.name] = StagePlan(replicas, (VariantShare(variant, 1.0),), choice.rows)
-    return ServicePlan(service.name, stages)
-
-
-def _other(prospect: Prospect, point: Point[StageChoice]) -> str:
-    """The next cheaper plan and why it does not do, else the next dearer one."""
-    place = prospect.points.index(point)
-    if place > 0:
-        cheaper = prospect.points[place - 1]
-        return f"{_words(cheaper.choices)}: {_bound(cheaper)}, over {prospect.limit * 1000:.0f} ms"
-    if len(prospect.points) > 1:
-        dearer = prospect.points[1]
-        return f"{_words(dearer.choices)}: {_bound(dearer)}, but more cores"
-    return ""
-
-
-def _words(choices: Sequence[StageChoice]) -> str:
-    return ", ".join(f"{c.replicas} x {c.cores:g} cores" for c in choices) or "nothing"
-
-
-def _bound(point: Point[StageChoice]) -> str:
-    return "too slow" if point.time_s >= UNSTABLE_S / 2 else f"{point.time_s * 1000:.0f} ms"
-
-
-def _short_words(prospect: Prospect, choices: Choices, value: float) -> str:
-    weighed = prospect.service.weight * prospect.demand_rps
-    lost = 100.0 * value / weighed if weighed > 0 else 0.0
-    return f"cores are short: {_words(choices)} for {prospect.demand_rps:.1f} rows/s, about {lost:.1f} % lost"
+def _words(plan: ServicePlan) -> str:
+    return ", ".join(
+        f"{name} {sum(r.cores > 0 for r in stage.replicas)} of {len(stage.replicas)} replicas active on "
+        f"{sum(r.cores for r in stage.replicas):g} cores, batches up to {stage.batch_rows_max}"
+        for name, stage in plan.stages.items()
+    )

@@ -1,248 +1,163 @@
-"""What is done within one sensing window, from capacities alone: microseconds, no queueing formula.
+"""What is done at the end of one sensing window: cores to live replicas and from them, starts, cancellations.
 
-A stage is in need when the rows that wait would take more than a part of the latency that is left to them.
-It is given, whole and at once, what carries its present rate and serves the last waiting row in half of
-what is left: first cores for its live replicas, from what is free, then from services that have more than
-they need. Where the burst is beyond doubt and live replicas do not carry it, replicas are started in
-parallel; and given up while they still start if what the slow path plans for is held without them.
+Every stage says what it wishes (`pace`). If all wishes fit the nodes and the services' limits, they are
+granted; otherwise the cores are shared out (`shortage`). Shrinks come first, so that what they free can be
+granted in the same window.
 """
 
 from collections.abc import Mapping, Sequence
-from heapq import heapify, heappop, heappush
-from math import sqrt
-from typing import NamedTuple
 
-from steelyard.core.plan import Grant, GrantCancel, GrantCores, GrantStart, ReplicaPlan
+from steelyard.core.plan import Grant, GrantCancel, GrantCores, Grants, GrantStart, ReplicaPlan
 from steelyard.core.snapshot import ClusterSnapshot, ReplicaView, ServiceView
 from steelyard.core.types import Service
-from steelyard.policies.sensing import latest_stage, live_replicas, rate_over, rows_in_last
-from steelyard.policies.steelyard.demand import DRAIN_S, arrival_demand_rps
-from steelyard.policies.steelyard.prospects import RATIO_WINDOWS as PLANNED_OVER
-from steelyard.policies.steelyard.sizing import StageChoice, StageSizing, observed_ratio
+from steelyard.policies.steelyard.demand import ArrivalRate, arriving_rps
+from steelyard.policies.steelyard.pace import StagePace, Wish
+from steelyard.policies.steelyard.shortage import Claim, share_out
 
-TRIGGER = 0.6
-"""A queue that takes this part of the available latency is a need."""
-TRIGGER_BURST = 0.3
-"""The same when the arrivals alone prove that the capacity is too small."""
-FAST_S = 0.3
-KEEP_S = 1.0
-UTILISATION = 0.9
-"""Capacity is granted until the rate is this part of it."""
-CALM_UTILISATION = 0.7
-GAIN_MIN = 1.02
-"""A further step of cores must give a replica this much more throughput."""
-CANCEL_SHARE = 0.8
-"""A start is given up if the latency without it is at most this part of what is available."""
-SPLIT_GAIN_MIN = 1.05
-RATIO_WINDOWS = 10
+EXACT = 1e-9
 
 
-class StageNeed(NamedTuple):
-    """One stage in need: rows a second to carry, and whether the rate alone proves a burst."""
+class ServicePace:
+    """One service: its arrival rate and the pace of its stages, in its order."""
 
-    view: ServiceView
-    sizing: StageSizing
-    ratio: float
-    need_rps: float
-    burst: bool
+    def __init__(self, service: Service, stages: Sequence[StagePace]) -> None:
+        self.service = service
+        self.stages = {pace.sizing.stage.name: pace for pace in stages}
+        self._rate = ArrivalRate()
+
+    def wishes(self, view: ServiceView, z: float) -> list[Wish]:
+        """What each stage that has live replicas asks for."""
+        rate = self._rate.update(view)
+        live: dict[str, list[ReplicaView]] = {name: [] for name in self.stages}
+        starting: dict[str, list[ReplicaView]] = {name: [] for name in self.stages}
+        for replica in view.replicas:
+            if replica.state == "starting":
+                starting[replica.stage].append(replica)
+            elif replica.state != "draining":
+                live[replica.stage].append(replica)
+        wishes = []
+        for seen in view.windows[-1].stages:
+            pace = self.stages[seen.stage]
+            stage = pace.sizing.stage
+            upstream = [self._passed_on(source, stage.fan_out) for source in stage.after]
+            arriving = arriving_rps(rate * stage.fan_out, upstream, pace.lag_s)
+            if live[seen.stage] or starting[seen.stage]:
+                wishes.append(pace.look(seen, arriving, live[seen.stage], starting[seen.stage], z))
+        return wishes
+
+    def _passed_on(self, source: str, fan_out: int) -> tuple[float, int, float]:
+        pace = self.stages[source]
+        return pace.capacity_rps, pace.queue_rows, fan_out / pace.sizing.stage.fan_out
 
 
-class Reaction:
-    """One window's grants; `cores` holds what each replica is to have, grants of this window included."""
+def react(snapshot: ClusterSnapshot, paces: Mapping[str, ServicePace], z: float) -> Grants | None:
+    """The grants of one window, or None if there are none."""
+    wishes: list[tuple[ServiceView, Wish]] = []
+    for view in snapshot.services:
+        if view.windows:
+            wishes += [(view, wish) for wish in paces[view.service].wishes(view, z)]
+    if not any(wish.cores or wish.starts or wish.cancels for _, wish in wishes):
+        return None
+    free = _unpromised(snapshot)
+    if any(wish.cores for _, wish in wishes) and not _fits(wishes, free, paces):
+        wishes = _shared_out(wishes, free, paces)
+    shrinks: list[Grant] = []
+    growths: list[Grant] = []
+    reasons: list[str] = []
+    for view, wish in wishes:
+        changed = [(r, c) for r, c in zip(wish.replicas, wish.cores, strict=False) if r.cores_desired != c]
+        for replica, cores in changed:
+            grant = GrantCores(replica.replica_id, cores)
+            (shrinks if cores < replica.cores_desired else growths).append(grant)
+            free[replica.node] -= cores - replica.cores_desired
+        if changed:
+            reasons.append(_words(view, wish))
+    starts: list[Grant] = []
+    for view, wish in sorted(wishes, key=lambda pair: -paces[pair[0].service].service.weight):
+        starts += _starts(view, wish, free, paces[view.service].service)
+    cancels = [GrantCancel(replica.replica_id) for _, wish in wishes for replica in wish.cancels]
+    if starts:
+        reasons.append(f"{len(starts)} more replicas start")
+    if cancels:
+        reasons.append(f"{len(cancels)} starting replicas are not needed any more")
+    grants = (*cancels, *shrinks, *growths, *starts)
+    return Grants(grants, "; ".join(reasons)) if grants else None
 
-    def __init__(self, snapshot: ClusterSnapshot, services: Mapping[str, Service], step: float) -> None:
-        self._snapshot = snapshot
-        self._services = services
-        self._step = step
-        self._node = snapshot.nodes[0]
-        self.free = self._node.cores_free
-        self.cores = {r.replica_id: r.cores_desired for view in snapshot.services for r in view.replicas}
-        self.starts: list[Grant] = []
-        self.cancels: list[Grant] = []
-        self.reasons: list[str] = []
-        self._starting: dict[str, float] = {}
 
-    def grants(self) -> tuple[Grant, ...]:
-        """Shrinks first, so that what they free can be granted."""
-        before = {r.replica_id: r.cores_desired for view in self._snapshot.services for r in view.replicas}
-        changed = [(self.cores[r] - before[r], r) for r in before if abs(self.cores[r] - before[r]) > 1e-9]
-        resizes = [GrantCores(replica_id, self.cores[replica_id]) for _, replica_id in sorted(changed)]
-        return (*self.cancels, *resizes, *self.starts)
+def _unpromised(snapshot: ClusterSnapshot) -> dict[str, float]:
+    """Cores that no replica is to have, by node."""
+    free = {node.name: node.cores for node in snapshot.nodes}
+    for view in snapshot.services:
+        for replica in view.replicas:
+            is_loading = replica.state == "starting"
+            free[replica.node] -= replica.cores_requested if is_loading else replica.cores_desired
+    return free
 
-    def need(self, view: ServiceView, sizing: StageSizing) -> StageNeed | None:
-        """Whether a stage is in need at the end of this window."""
-        stage = latest_stage(view, sizing.stage.name)
-        ready = _ready(view, sizing.stage.name)
-        if stage is None or not ready or stage.queue_rows == 0:
-            return None
-        service = self._services[view.service]
-        ratio = observed_ratio(view, sizing, RATIO_WINDOWS)
-        capacity = self._capacity(ready, sizing, ratio)
-        rows, covered_s = rows_in_last(view, FAST_S, now_s=self._snapshot.now_s)
-        rate = rows / covered_s if covered_s else 0.0
-        left_s = max(1e-3, service.slo_s - service.reply_s - sizing.fastest_s * ratio)
-        growth = max(0.0, rate - capacity) * self._snapshot.window_s
-        waiting_s = (stage.queue_rows + growth) / max(capacity, 1e-9)
-        late = stage.head_slack_s is not None and stage.head_slack_s < sizing.fastest_s * ratio
-        noise = sqrt(rows) / covered_s if covered_s else 0.0
-        burst = rate - noise > capacity
-        if waiting_s <= (TRIGGER_BURST if burst else TRIGGER) * left_s and not late:
-            return None
-        sure = rate if burst else rate_over(view, KEEP_S, now_s=self._snapshot.now_s)
-        inflow = (sure + stage.queue_rows / DRAIN_S) / UTILISATION
-        backlog = stage.queue_rows / (left_s / 2)
-        return StageNeed(view, sizing, ratio, max(inflow, backlog), burst)
 
-    def serve(self, need: StageNeed) -> None:
-        """Grant one stage what it needs, as far as there is something to grant."""
-        view, sizing = need.view, need.sizing
-        ready = _ready(view, sizing.stage.name)
-        before = self._capacity(ready, sizing, need.ratio)
-        taken = self._grow(need, ready)
-        capacity = self._capacity(ready, sizing, need.ratio)
-        starting = [r for r in live_replicas(view, sizing.stage.name) if r.state == "starting"]
-        coming = self._capacity(starting, sizing, need.ratio)
-        one = sizing.rate_rps(1.0) / need.ratio
-        calm_capacity = len(ready) * one
-        while (
-            need.burst and min(capacity, calm_capacity) + coming < need.need_rps and self._may_take(view, 1.0)
-        ):
-            plan = ReplicaPlan(1.0, (sizing.variant.name,), self._node.name)
-            self.starts.append(GrantStart(view.service, sizing.stage.name, plan))
-            self._starting[view.service] = self._starting.get(view.service, 0.0) + 1.0
-            self.free -= 1.0
-            coming += one
-        if need.burst and capacity < need.need_rps and not starting and not taken:
-            self._split(need, ready)
-        if taken or self.starts:
-            self.reasons.append(
-                f"{view.service}.{sizing.stage.name}: {need.need_rps:.1f} rows/s to carry, capacity "
-                f"{before:.1f} -> {capacity:.1f}" + (f", {len(self.starts)} starting" if self.starts else "")
-            )
-
-    def collect(self, needs: Sequence[StageNeed], sizings: Mapping[str, Sequence[StageSizing]]) -> None:
-        """Where nothing is free, take from services that have more than they need."""
-        needy = {need.view.service for need in needs}
-        for view in self._snapshot.services:
-            if view.service in needy or self.free >= self._step:
-                continue
-            for sizing in sizings[view.service]:
-                self._collect_from(view, sizing)
-
-    def cancel(self, view: ServiceView, sizing: StageSizing) -> None:
-        """Give up replicas that still start, youngest first, as long as the planned demand is met without."""
-        live = live_replicas(view, sizing.stage.name)
-        starting = [r for r in live if r.state == "starting"]
-        stage = latest_stage(view, sizing.stage.name)
-        if not starting or not _ready(view, sizing.stage.name) or stage is None or stage.queue_rows:
-            return
-        ratio = observed_ratio(view, sizing, PLANNED_OVER)
-        demand = arrival_demand_rps(view, now_s=self._snapshot.now_s)
-        cores = {r.replica_id: r.cores_desired for r in live}
-        for replica in sorted(starting, key=lambda r: (r.started_s, r.replica_id), reverse=True):
-            del cores[replica.replica_id]
-            if not self._suffices(view, sizing, tuple(cores.values()), demand, ratio):
-                return
-            self.cancels.append(GrantCancel(replica.replica_id))
-            self.reasons.append(
-                f"{view.service}.{sizing.stage.name}: {demand:.1f} rows/s do not need starting replica "
-                f"{replica.replica_id}"
-            )
-
-    def _suffices(
-        self, view: ServiceView, sizing: StageSizing, cores: Sequence[float], demand: float, ratio: float
-    ) -> bool:
-        """Whether replicas of these cores hold the SLO, by the yardstick of the slow path and with a margin.
-
-        By capacity alone, starts would be given up that the slow path wants for the latency, and wants again
-        at its next decision.
-        """
-        if demand > CALM_UTILISATION * sum(sizing.rate_rps(c) for c in cores) / ratio:
+def _fits(
+    wishes: Sequence[tuple[ServiceView, Wish]], free: Mapping[str, float], paces: Mapping[str, ServicePace]
+) -> bool:
+    """Whether all wishes fit the nodes and the services' limits."""
+    left = dict(free)
+    grown: dict[str, float] = {}
+    for view, wish in wishes:
+        for replica, cores in zip(wish.replicas, wish.cores, strict=False):
+            more = cores - replica.cores_desired
+            left[replica.node] -= more
+            grown[view.service] = grown.get(view.service, 0.0) + more
+    if min(left.values()) < -EXACT:
+        return False
+    for view in {id(v): v for v, _ in wishes}.values():
+        limit = paces[view.service].service.cores_max
+        more = grown.get(view.service, 0.0)
+        if limit is not None and more > 0 and _held(view) + more > limit + EXACT:
             return False
-        service = self._services[view.service]
-        mean = sum(cores) / len(cores)
-        choice = StageChoice(len(cores), mean, sizing.rows_max(mean))
-        return sizing.latency_s(choice, demand, ratio) <= CANCEL_SHARE * (service.slo_s - service.reply_s)
-
-    def _grow(self, need: StageNeed, ready: list[ReplicaView]) -> bool:
-        """Grow the smallest replica by one step, again and again, until the need is met; whether any grew."""
-        sizing, grew = need.sizing, False
-        lacking = need.need_rps - self._capacity(ready, sizing, need.ratio)
-        by_id = {r.replica_id: r for r in ready}
-        useful = [(self.cores[i], i) for i in by_id if self._gains(sizing, self.cores[i])]
-        heapify(useful)
-        while lacking > 0 and useful and self._may_take(need.view, self._step):
-            cores, smallest = heappop(useful)
-            before = sizing.rate_rps(self._in_force(by_id[smallest]))
-            self.cores[smallest] = cores + self._step
-            self.free -= self._step
-            lacking -= (sizing.rate_rps(self._in_force(by_id[smallest])) - before) / need.ratio
-            if self._gains(sizing, self.cores[smallest]):
-                heappush(useful, (self.cores[smallest], smallest))
-            grew = True
-        return grew
-
-    def _split(self, need: StageNeed, ready: Sequence[ReplicaView]) -> None:
-        """Nothing is free: turn a part of the largest replica into one more, if two carry more than one.
-
-        The control machine leaves the large one its cores until the new one is ready.
-        """
-        largest = max(ready, key=lambda r: (self.cores[r.replica_id], -r.replica_id))
-        cores = self.cores[largest.replica_id]
-        part = min(1.0, cores // (2 * self._step) * self._step)
-        if self.free >= self._step or part <= 0 or largest.cores != cores:
-            return
-        apart = need.sizing.rate_rps(part) + need.sizing.rate_rps(cores - part)
-        if apart > SPLIT_GAIN_MIN * need.sizing.rate_rps(cores):
-            self.cores[largest.replica_id] = cores - part
-            plan = ReplicaPlan(part, (need.sizing.variant.name,), self._node.name)
-            self.starts.append(GrantStart(need.view.service, need.sizing.stage.name, plan))
-
-    def _gains(self, sizing: StageSizing, cores: float) -> bool:
-        larger = cores + self._step
-        if larger > sizing.variant.cores_max:
-            return False
-        return cores <= 0 or sizing.rate_rps(larger) > GAIN_MIN * sizing.rate_rps(cores)
-
-    def _collect_from(self, view: ServiceView, sizing: StageSizing) -> None:
-        live = live_replicas(view, sizing.stage.name)
-        ready = _ready(view, sizing.stage.name)
-        if not ready or len(live) != len(ready):
-            return
-        ratio = observed_ratio(view, sizing, RATIO_WINDOWS)
-        rows, covered_s = rows_in_last(view, KEEP_S, now_s=self._snapshot.now_s)
-        stage = latest_stage(view, sizing.stage.name)
-        rate = (rows + sqrt(rows)) / covered_s if covered_s else 0.0
-        keep_rps = (rate + (stage.queue_rows / KEEP_S if stage else 0.0)) / CALM_UTILISATION
-        least = self._services[view.service].cores_min
-        while True:
-            largest = max(ready, key=lambda r: (self.cores[r.replica_id], -r.replica_id))
-            held = sum(self.cores[r.replica_id] for r in ready)
-            smaller = self.cores[largest.replica_id] - self._step
-            if smaller < self._step - 1e-9 or held - self._step < least - 1e-9:
-                return
-            self.cores[largest.replica_id] = smaller
-            if self._capacity(ready, sizing, ratio) < keep_rps:
-                self.cores[largest.replica_id] += self._step
-                return
-            self.free += self._step
-            self.reasons.append(f"{view.service} lends {self._step:g} cores")
-
-    def _capacity(self, replicas: list[ReplicaView], sizing: StageSizing, ratio: float) -> float:
-        return sum(sizing.rate_rps(self._in_force(r)) for r in replicas) / ratio
-
-    def _in_force(self, replica: ReplicaView) -> float:
-        """Cores that a replica works with: one that is to shrink keeps what it has until others are ready."""
-        cores = self.cores[replica.replica_id]
-        return cores if cores < replica.cores_desired else max(cores, replica.cores)
-
-    def _may_take(self, view: ServiceView, cores: float) -> bool:
-        limit = self._services[view.service].cores_max
-        if self.free < cores - 1e-9 or limit is None:
-            return self.free >= cores - 1e-9
-        held = sum(self.cores[r.replica_id] for r in view.replicas) + self._starting.get(view.service, 0.0)
-        return held + cores <= limit + 1e-9
+    return True
 
 
-def _ready(view: ServiceView, stage: str) -> list[ReplicaView]:
-    return [r for r in live_replicas(view, stage) if r.state == "ready"]
+def _shared_out(
+    wishes: Sequence[tuple[ServiceView, Wish]], free: Mapping[str, float], paces: Mapping[str, ServicePace]
+) -> list[tuple[ServiceView, Wish]]:
+    """The wishes cut down to what there is, by smoothed needs: shares must not follow every window."""
+    left = dict(free)
+    limits: dict[str, float] = {}
+    claims = []
+    for view, wish in wishes:
+        service = paces[view.service].service
+        if view.service not in limits:
+            limits[view.service] = float("inf") if service.cores_max is None else service.cores_max
+            limits[view.service] -= sum(r.cores_desired for r in view.replicas if r.state == "starting")
+        for replica in wish.replicas:
+            left[replica.node] += replica.cores_desired
+        claims.append(Claim(view.service, service.weight, wish.pace, wish.replicas, wish.pace.smooth))
+    shares = share_out(claims, left, limits)
+    return [(view, wish._replace(cores=cores)) for (view, wish), cores in zip(wishes, shares, strict=True)]
+
+
+def _starts(view: ServiceView, wish: Wish, free: dict[str, float], service: Service) -> list[Grant]:
+    """Starts on the nodes with most cores left, as far as there are any; takes them off `free`."""
+    base = wish.pace.target.cores
+    room = float("inf") if service.cores_max is None else service.cores_max - _held(view)
+    grants: list[Grant] = []
+    for _ in range(wish.starts):
+        node = max(free, key=lambda name: free[name])
+        if min(free[node], room) < base - EXACT:
+            break
+        free[node] -= base
+        room -= base
+        plan = ReplicaPlan(base, (wish.pace.sizing.variant.name,), node)
+        grants.append(GrantStart(view.service, wish.pace.sizing.stage.name, plan))
+    return grants
+
+
+def _held(view: ServiceView) -> float:
+    return sum(replica.cores_desired for replica in view.replicas)
+
+
+def _words(view: ServiceView, wish: Wish) -> str:
+    before = sum(replica.cores_desired for replica in wish.replicas)
+    stage = wish.pace.sizing.stage.name
+    return (
+        f"{view.service}.{stage}: {wish.pace.queue_rows} wait, {wish.need:.1f} rows/s to carry: "
+        f"{before:g} -> {sum(wish.cores):g} cores"
+    )

@@ -1,0 +1,146 @@
+"""What the reaction remembers of one stage, and what it makes of one window: cores, and replicas to start.
+
+Growth follows the need of the window at once. Cores are given up when the needs of the last `HOLD_S` (longer
+where a resize takes long) allow it: a need that jumps to and fro would otherwise resize replicas all the
+time.
+"""
+
+from collections import deque
+from typing import NamedTuple
+
+from steelyard.core.snapshot import ReplicaView, StageWindow
+from steelyard.policies.steelyard.demand import RESIZE_LAG_SERVICES, needed_rps
+from steelyard.policies.steelyard.reserve import URGENT_SHARE, Crew, crew, start_price
+from steelyard.policies.steelyard.sizing import StageSizing
+from steelyard.policies.steelyard.targets import StageTarget
+
+HOLD_S = 0.2
+HOLD_RESIZES = 6.0
+SMOOTH_S = 2.0
+CANCEL_S = 2.0
+"""Starts are given up when no window of the last seconds wanted them."""
+
+
+class Wish(NamedTuple):
+    """What a stage asks for at the end of a window.
+
+    Attributes:
+        pace: of the stage.
+        replicas: live ones, those with most cores first.
+        cores: for each of them; empty: as they are.
+        starts: replicas to start.
+        cancels: replicas that start and are not needed any more.
+        need: rows a second, in the profile's units.
+    """
+
+    pace: "StagePace"
+    replicas: list[ReplicaView]
+    cores: list[float]
+    starts: int
+    cancels: list[ReplicaView]
+    need: float
+
+
+class StagePace:
+    """One stage on its targets.
+
+    Attributes:
+        sizing: what its replicas can do.
+        target: what it aims at.
+        capacity_rps: of its live replicas with the cores they are to have, in real units.
+        queue_rows: that wait.
+    """
+
+    def __init__(
+        self, sizing: StageSizing, *, window_s: float, without: frozenset[str] = frozenset()
+    ) -> None:
+        variant = sizing.variant
+        self.sizing = sizing
+        self.capacity_rps = 0.0
+        self.queue_rows = 0
+        self.smooth = 0.0
+        self._parks = "parking" not in without
+        self._reserves = "reserve" not in without
+        self._window_s = window_s
+        self._needs: deque[float] = deque(
+            maxlen=max(1, round(max(HOLD_S, HOLD_RESIZES * variant.resize_s) / window_s))
+        )
+        self._wanted: deque[int] = deque(maxlen=max(1, round(CANCEL_S / window_s)))
+        self._premium = 0.0
+        self._is_new = True
+
+    def aim(self, target: StageTarget, most: float, limit: int) -> None:
+        """Work by these targets; `most` cores are of use to a replica, `limit` replicas fit the cluster."""
+        self.target = target
+        self.most = most
+        self.limit = limit
+        self.lag_s = self._window_s + self.sizing.variant.resize_s + RESIZE_LAG_SERVICES * target.service_s
+
+    def look(
+        self,
+        seen: StageWindow,
+        arriving_rps: float,
+        live: list[ReplicaView],
+        starting: list[ReplicaView],
+        z: float,
+    ) -> Wish:
+        """The wish at the end of a window."""
+        ratio = seen.service_ratio
+        self.queue_rows = seen.queue_rows
+        need = needed_rps(seen.queue_rows, arriving_rps, self.target, self.lag_s, z) * ratio
+        self._needs.append(need)
+        self.smooth += (need - self.smooth) * (1.0 if self._is_new else self._window_s / SMOOTH_S)
+        self._is_new = False
+        live.sort(key=lambda r: (-r.cores_desired, r.replica_id))
+        now = sum(r.cores_desired for r in live)
+        cores = self._cores(need, now, len(live))
+        after = cores or [r.cores_desired for r in live]
+        self.capacity_rps = sum(self.sizing.rate_rps(c) for c in after) / ratio
+        wanted = crew(self.smooth, arriving_rps * ratio, self.sizing, self.target, self.most, self.limit)
+        if not self._reserves:
+            wanted = wanted._replace(reserve=0)
+        self._wanted.append(wanted.wanted)
+        starts = self._starts(wanted, need, sum(after), len(live), len(starting))
+        return Wish(self, live, cores, starts, self._cancels(len(live), starting) if not starts else [], need)
+
+    def spread(self, need: float, replicas: int) -> list[float]:
+        """Cores for each of `replicas`, most first."""
+        cores = self.sizing.spread(need, replicas, self.target.cores, self.most)
+        return cores if self._parks else [c or self.target.cores for c in cores]
+
+    def _cores(self, need: float, now: float, replicas: int) -> list[float]:
+        """New cores, or [] to leave them."""
+        grown = self.spread(need, replicas)
+        if sum(grown) > now + 1e-9:
+            return grown
+        kept = self.spread(max(self._needs), replicas)
+        return kept if sum(kept) < now - 1e-9 else []
+
+    def _starts(self, wanted: Crew, need: float, cores: float, live: int, starting: int) -> int:
+        """Replicas to start now; see `reserve`."""
+        lacking = wanted.wanted - live - starting
+        if lacking <= 0:
+            self._premium = 0.0
+            return 0
+        base = self.target.cores
+        self._premium += self._window_s * max(0.0, cores - wanted.efficient * base)
+        urgent = need > URGENT_SHARE * live * self.sizing.rate_rps(self.most)
+        price = start_price(lacking, base, self.sizing.variant.cold_start_s)
+        if urgent or wanted.reserve > live + starting or self._premium >= price:
+            self._premium = 0.0
+            return lacking
+        return 0
+
+    def _cancels(self, live: int, starting: list[ReplicaView]) -> list[ReplicaView]:
+        """Starting replicas that nothing has wanted lately, the youngest first; one stays in any case."""
+        if not live:
+            return []
+        excess = min(len(starting), live + len(starting) - max(self._wanted))
+        if excess <= 0:
+            return []
+        return sorted(starting, key=lambda r: (r.started_s, r.replica_id), reverse=True)[:excess]
+
+
+def replicas_at_most(cores: float, base: float) -> int:
+    """Replicas of `base` cores that `cores` can keep active."""
+    return max(1, int(cores / base + 1e-9))

@@ -1,0 +1,85 @@
+"""Who gets the cores where they are not enough for all: shares are evened out, by weight.
+
+Every stage first gets one active replica, heaviest services first. Then step by step the stage that is worst
+off, by capacity over need and weight, gets the next step, until nothing is left: so the stages of a pipeline
+are held in balance, since what one cannot pass on is lost to the next, and services are served alike.
+"""
+
+from collections.abc import Mapping, Sequence
+from heapq import heapify, heappop, heappush
+from typing import NamedTuple
+
+from steelyard.core.snapshot import ReplicaView
+from steelyard.policies.steelyard.pace import StagePace
+
+
+class Claim(NamedTuple):
+    """One stage in a shortage.
+
+    Attributes:
+        service: whose.
+        weight: of the service.
+        pace: the stage.
+        replicas: live ones, most cores first.
+        need: rows a second, in the profile's units.
+    """
+
+    service: str
+    weight: float
+    pace: StagePace
+    replicas: Sequence[ReplicaView]
+    need: float
+
+
+def share_out(
+    claims: Sequence[Claim], free: Mapping[str, float], limits: Mapping[str, float]
+) -> list[list[float]]:
+    """Cores for each replica of each claim.
+
+    Args:
+        claims: of all stages that have live replicas.
+        free: cores that the claims' replicas may have together, by node.
+        limits: the same by service.
+    """
+    left, allowed = dict(free), dict(limits)
+    shares = [[0.0] * len(claim.replicas) for claim in claims]
+    carried = [0.0] * len(claims)
+
+    def give(index: int) -> bool:
+        """The next step for one claim; whether there was one."""
+        claim, cores = claims[index], shares[index]
+        rate, step, base = claim.pace.sizing.rate_rps, claim.pace.sizing.step, claim.pace.target.cores
+        best, best_size = -1, 0.0
+        for place, replica in enumerate(claim.replicas):
+            size = cores[place]
+            more = step if size else base
+            room = min(left[replica.node], allowed[claim.service])
+            if more <= room + 1e-9 and size + more <= claim.pace.most + 1e-9:
+                if not size:
+                    best, best_size = place, size
+                    break
+                if best < 0 or size < best_size:
+                    best, best_size = place, size
+        if best < 0:
+            return False
+        more = step if best_size else base
+        cores[best] += more
+        left[claim.replicas[best].node] -= more
+        allowed[claim.service] -= more
+        carried[index] += rate(cores[best]) - rate(best_size)
+        return True
+
+    order = sorted(range(len(claims)), key=lambda i: (-claims[i].weight, i))
+    waiting = [(_standing(claims[i], carried[i]), i) for i in order if give(i)]
+    waiting = [(_standing(claims[i], carried[i]), i) for _, i in waiting]
+    heapify(waiting)
+    while waiting:
+        _, index = heappop(waiting)
+        if carried[index] < claims[index].need - 1e-9 and give(index):
+            heappush(waiting, (_standing(claims[index], carried[index]), index))
+    return shares
+
+
+def _standing(claim: Claim, carried: float) -> float:
+    """Capacity over need and weight: the least is worst off."""
+    return carried / max(claim.need, 1e-9) / claim.weight

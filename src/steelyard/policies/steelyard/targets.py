@@ -1,0 +1,97 @@
+"""How a service's latency is shared out: what each stage may spend on serving a batch and on waiting.
+
+Each stage chooses the largest batch and the cores of a replica in calm times; together they are the cheapest
+ones (core-seconds a request, `c l(b, c) / b`) of which the longest path through the pipeline takes at most
+`SERVICE_SHARE` of the latency. What is left is for waiting, shared in proportion to the service times: a
+stage that serves for longer changes its mind more slowly.
+
+Batches are limits, not wishes: the data plane is work-conserving, and a batch grows only as far as rows
+wait. So a stage whose batches gain nothing (most convolutional models) takes single rows, and one whose
+batches gain much lets its queue fill them.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from steelyard.core.types import Service
+from steelyard.plan.graph import StageOptions, longest_path_s, solve
+from steelyard.policies.steelyard.sizing import StageSizing
+
+SERVICE_SHARE = 0.55
+WAIT_S_MIN = 0.002
+GRAIN = 0.1
+"""A core more in a replica counts as this much more costs."""
+GAIN_MIN = 1.02
+"""A larger batch must be cheaper by this factor: smaller ones answer sooner."""
+
+
+class StageTarget(NamedTuple):
+    """What one stage aims at.
+
+    Attributes:
+        rows: its largest batch.
+        cores: of an active replica in calm times.
+        service_s: 0.99 quantile of such a batch on such a replica.
+        wait_s: that rows may wait, if all goes as planned.
+    """
+
+    rows: int
+    cores: float
+    service_s: float
+    wait_s: float
+
+
+def share_latency(
+    service: Service, sizings: Sequence[StageSizing], sizes: Sequence[float], ratios: Sequence[float]
+) -> tuple[StageTarget, ...]:
+    """A target for each stage, in the service's order.
+
+    Where even the fastest choices take more than their share of the latency, they are taken: cores are then
+    what buys the time.
+
+    Args:
+        service: its SLO and its pipeline.
+        sizings: of its stages.
+        sizes: cores that a replica may have, ascending.
+        ratios: observed over profiled service times, by stage.
+    """
+    names = {stage.name: index for index, stage in enumerate(service.stages)}
+    after = tuple(tuple(names[source] for source in stage.after) for stage in service.stages)
+    choices = [_choices(sizing, sizes, ratio) for sizing, ratio in zip(sizings, ratios, strict=True)]
+    options = [
+        StageOptions(
+            np.array([c.service_s for c in of_stage]),
+            np.array([s.stage.fan_out * _price(s, c) for c in of_stage]),
+        )
+        for of_stage, s in zip(choices, sizings, strict=True)
+    ]
+    available_s = service.slo_s - service.reply_s
+    solution = solve(after, options, SERVICE_SHARE * available_s)
+    if solution is not None:
+        chosen = [of_stage[i] for of_stage, i in zip(choices, solution.choices, strict=True)]
+    else:
+        chosen = [min(of_stage, key=lambda c: (c.service_s, c.cores)) for of_stage in choices]
+    path_s = longest_path_s(after, [c.service_s for c in chosen])
+    spare = max(0.0, available_s - path_s) / path_s
+    return tuple(c._replace(wait_s=max(WAIT_S_MIN, spare * c.service_s)) for c in chosen)
+
+
+def _price(sizing: StageSizing, choice: StageTarget) -> float:
+    """Core-seconds a row, dearer for larger replicas: with those, less can be given and taken at a time."""
+    return sizing.core_s(choice.rows, choice.cores) * (1.0 + GRAIN * max(0.0, choice.cores - 1.0))
+
+
+def _choices(sizing: StageSizing, sizes: Sequence[float], ratio: float) -> list[StageTarget]:
+    """Every batch and size of which no smaller batch is as cheap."""
+    found: list[StageTarget] = []
+    usable = [cores for cores in sizes if cores <= sizing.variant.cores_max] or list(sizes[:1])
+    for cores in usable:
+        cheapest = float("inf")
+        for rows in range(1, sizing.rows_max + 1):
+            core_s = sizing.core_s(rows, cores)
+            if core_s * GAIN_MIN < cheapest:
+                cheapest = core_s
+                found.append(StageTarget(rows, cores, sizing.tail_s(rows, cores) * ratio, 0.0))
+    return found
