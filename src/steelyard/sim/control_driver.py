@@ -173,7 +173,7 @@ class ControlDriver:
 
     def _wake_at(self, command: WakeAt) -> None:
         self._wake_s = command.at_s
-        self._kernel.schedule(command.at_s, Kind.WAKE, self._on_wake, command.at_s)
+        self._kernel.schedule(command.at_s, Kind.DECIDE, self._on_wake, command.at_s)
 
     def _on_wake(self, at_s: float) -> None:
         if at_s == self._wake_s:  # otherwise a later wish has replaced it

@@ -3,8 +3,8 @@
 Order of what happens at the same instant: by kind, then by the order in which it was scheduled. The kinds put
 what frees something before what asks for it (a batch that ends at the instant a request arrives has ended
 when it arrives), looking around after that, and what follows from it last: completions, replicas' lives,
-cancellations, arrivals, wake-ups, the ends of sensing windows, their reports, the planner's answers, and the
-end of the trace.
+cancellations, arrivals, a service's wake-ups, the ends of sensing windows, their reports, the control plane's
+wake-ups (so a decision sees the window that ends with it), the planner's answers, and the end of the trace.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,9 @@ class Kind(IntEnum):
     WAKE = 4
     WINDOW = 5
     REPORT = 6
-    SOLVED = 7
-    END = 8
+    DECIDE = 7
+    SOLVED = 8
+    END = 9
 
 
 class Kernel:
