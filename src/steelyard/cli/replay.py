@@ -1,13 +1,14 @@
 """Traces as `--trace` names them, one for each service that has arrivals.
 
 `SERVICE=FILE` is a service's own trace: its lines that name that service or none. `FILE` alone is for all:
-lines that name a service are that service's; those that name none are the only service's.
+lines that name a service are that service's; those that name none are the only service's. Each service's part
+is scaled by itself: thinning the whole could leave nothing of one of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from steelyard.cli.trace import open_trace
+from steelyard.cli.trace import open_trace, scaled
 from steelyard.config.source import nearest
 from steelyard.core.errors import TraceError
 from steelyard.core.types import Service
@@ -33,7 +34,7 @@ def traces_of(
         classes: latency bound in seconds, by service and SLO class.
         gaps: see `open_trace`.
         cut: see `open_trace`.
-        scale: see `open_trace`.
+        scale: factor on every count.
         on_notice: takes a line about seconds without data.
 
     Raises:
@@ -43,7 +44,7 @@ def traces_of(
     found: dict[str, Trace] = {}
     for argument in arguments:
         service, file = _named(argument, tuple(services))
-        trace = open_trace(file, gaps=gaps, cut=cut, scale=scale)
+        trace = open_trace(file, gaps=gaps, cut=cut)
         if trace.gaps:
             taken = "the last known count" if gaps == "hold" else "silence"
             seconds = f"{len(trace.gaps)} second{'' if len(trace.gaps) == 1 else 's'}"
@@ -52,7 +53,7 @@ def traces_of(
             if name in found:
                 raise TraceError(f"--trace: two traces for service {name}; want one")
             _check_marks(part, services[name], classes.get(name, {}), file)
-            found[name] = part
+            found[name] = scaled(part, scale)
     return found
 
 
@@ -63,6 +64,8 @@ def _named(argument: str, services: tuple[str, ...]) -> tuple[str | None, Path]:
         return None, Path(argument)
     if name not in services:
         raise TraceError(f"--trace: unknown service {name}{nearest(name, services)}")
+    if not file:
+        raise TraceError(f"--trace: want a file after {argument}")
     return name, Path(file)
 
 

@@ -120,8 +120,17 @@ def open_trace(file: Path, *, gaps: str = "silence", cut: str | None = None, sca
         trace = trace if cut is None else trace.slice(*_bounds(cut))
     except TraceError as error:
         raise TraceError(f"--trace-slice: {file}: {error}") from None
+    return scaled(trace, scale)
+
+
+def scaled(trace: Trace, factor: float) -> Trace:
+    """The trace with every count times `factor`.
+
+    Raises:
+        TraceError: `--trace-scale` is not a positive number.
+    """
     try:
-        return trace if scale == 1 else trace.scale(scale)
+        return trace if factor == 1 else trace.scale(factor)
     except TraceError as error:
         raise TraceError(f"--trace-scale: {error}") from None
 

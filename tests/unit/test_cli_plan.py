@@ -1,0 +1,118 @@
+"""`steelyard plan`: what the policy is shown, and what is made of its answer."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from steelyard.cli.main import app
+from steelyard.cli.plan import Question, planned, steady_snapshot
+from steelyard.config.load import read_spec
+from steelyard.config.planning import Blueprint, blueprint
+from steelyard.core.errors import SteelyardError
+from steelyard.core.plan import Decision
+from steelyard.core.snapshot import ClusterSnapshot
+from steelyard.policies.base import PolicyContext
+from steelyard.policies.registry import make_policy
+from steelyard.policies.sensing import rate_over
+
+runner = CliRunner()
+TEXT = """
+cluster: {nodes: [{name: east, cores: 4}, {name: west, cores: 2}]}
+models:
+  m:
+    variants:
+      v: {latency: {alpha_ms: 10}, accuracy: 0.9, cores_max: 4}
+      w: {latency: {alpha_ms: 5}, accuracy: 0.5, cores_max: 4}
+  n: {variants: {x: {latency: {alpha_ms: 5}, accuracy: 0.5, cores_max: 4}}}
+services:
+  s: {slo: {latency: 200ms}, pipeline: {a: {model: m}, b: {model: n, after: [a]}}}
+  t: {slo: {latency: 200ms}, pipeline: {c: {model: n}}}
+"""
+
+
+@pytest.fixture
+def made() -> Blueprint:
+    return blueprint(read_spec(TEXT, "spec.yaml", Path()), cores_available=1)
+
+
+def snapshot(made: Blueprint, rate_rps: float) -> ClusterSnapshot:
+    policy = make_policy("static", PolicyContext(made.services, made.service_times()))
+    return steady_snapshot(made, "s", rate_rps, policy)
+
+
+@pytest.mark.parametrize("rate_rps", [0.0, 0.4, 12.5, 20.0, 1000.0])
+def test_the_policy_sees_the_rate_on_an_empty_cluster(made: Blueprint, rate_rps: float) -> None:
+    seen = snapshot(made, rate_rps)
+    asked, other = seen.services
+    # Whole rows: within one of the rate over five seconds, and over the last one.
+    assert sum(window.arrival_rows for window in asked.windows) == pytest.approx(5 * rate_rps, abs=1)
+    assert rate_over(asked, 1.0, now_s=seen.now_s) == pytest.approx(rate_rps, abs=1)
+    assert all(rows == pytest.approx(rate_rps, abs=1) for rows in asked.arrival_rows_by_second)
+    assert sum(window.arrival_rows for window in other.windows) == 0
+    assert seen.now_s == 0.0
+    assert [(node.name, node.cores, node.cores_free) for node in seen.nodes] == [
+        ("east", 4.0, 4.0),
+        ("west", 2.0, 2.0),
+    ]
+    assert all(view.desired is None and not view.replicas for view in seen.services)
+
+
+def test_an_answer_is_what_the_policy_decided(made: Blueprint) -> None:
+    stages = {
+        "s.a": [{"variant": "v", "replicas": 2, "cores": 1}, {"variant": "w", "replicas": 1, "cores": 1}],
+        "s.b": [{"cores": 1}],
+    }
+    found = planned(made, Question("static", {"stages": stages, "batch": 1}, "s", 20.0), label="mine")
+    assert (found.service, found.policy, found.feasible, found.cores) == ("s", "mine", True, 4.0)
+    assert [(g.variant, g.replicas) for g in found.stages["a"]] == [("v", 2), ("w", 1)]
+    assert [g.share for g in found.stages["a"]] == pytest.approx([2 / 3, 1 / 3])
+    # (2/3 x 0.9 + 1/3 x 0.5) x 0.5.
+    assert found.accuracy == pytest.approx((0.6 + 0.5 / 3) * 0.5)
+    assert found.reason == "fixed allocation of 5 cores"
+    assert found.solve_ms >= 0
+
+
+def test_an_unknown_accuracy_is_none() -> None:
+    text = TEXT.replace("x: {latency: {alpha_ms: 5}, accuracy: 0.5,", "x: {latency: {alpha_ms: 5},")
+    made = blueprint(read_spec(text, "spec.yaml", Path()), cores_available=1)
+    assert planned(made, Question("static", {}, "s", 1.0)).accuracy is None
+
+
+def test_an_infeasible_plan_says_why_and_what_would_do(made: Blueprint) -> None:
+    # Stage a carries 100 rows/s on its core.
+    found = planned(made, Question("static", {"batch": 1}, "s", 150.0))
+    assert (found.feasible, found.latency_bound_ms) == (False, None)
+    assert found.reason.startswith("stage a is given 150 rows/s, its 1 cores carry 100 ")
+    assert "cores would hold it: " in found.reason
+    assert found.reason.endswith("; decided: fixed allocation of 3 cores")
+
+
+class Silent:
+    """A policy that leaves everything as it is."""
+
+    name, solve_s, reacts = "silent", 0.0, False
+
+    def react(self, snapshot: ClusterSnapshot) -> None:
+        return None
+
+    def decide(self, snapshot: ClusterSnapshot) -> Decision:
+        return Decision(None, 1.0, "why should I")
+
+
+def test_a_policy_without_a_plan_is_an_error(made: Blueprint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steelyard.cli.plan.make_policy", lambda *_: Silent())
+    with pytest.raises(SteelyardError, match=r"^policy silent has no plan for s: why should I$"):
+        planned(made, Question("silent", {}, "s", 1.0))
+
+
+def test_every_known_policy_answers(made: Blueprint, tmp_path: Path) -> None:
+    from steelyard.policies.registry import known_policies
+
+    file = tmp_path / "spec.yaml"
+    file.write_text(TEXT)
+    for name in known_policies():
+        result = runner.invoke(
+            app, ["plan", str(file), "--service", "s", "--rate", "20", "--policy", name, "--json", "-"]
+        )
+        assert result.exit_code == 0, (name, result.stderr)

@@ -1,0 +1,112 @@
+"""`steelyard simulate`: runs, totals, a report, and runs that fail."""
+
+import json
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+from typer.testing import CliRunner
+
+from steelyard.cli.main import app
+from steelyard.cli.simulate import totals
+from steelyard.metrics.runs import RunSummary
+
+runner = CliRunner()
+SPEC = """
+cluster: {cores: 4}
+models: {m: {variants: {v: {latency: {alpha_ms: 20}, cold_start: 1s}}}}
+services: {s: {slo: {latency: 200ms}, pipeline: {a: {model: m}}}}
+policies: {two: {name: static, replicas: 2}}
+policy: {name: static, replicas: 1}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("spec.yaml").write_text(SPEC)
+    Path("trace.txt").write_text("10\n20\n10\n")
+
+
+def simulated(*arguments: str) -> dict[str, list[dict[str, object]]]:
+    result = runner.invoke(app, ["simulate", "spec.yaml", "--trace", "trace.txt", *arguments, "--json", "-"])
+    assert result.exit_code == 0, result.stderr
+    found: dict[str, list[dict[str, object]]] = json.loads(result.stdout)
+    return found
+
+
+def test_runs_are_by_policy_then_seed() -> None:
+    found = simulated("--policy", "two,static", "--seed", "3", "--seeds", "2", "--processes", "1")
+    order = [("two", 3), ("two", 4), ("static", 3), ("static", 4)]
+    assert [(run["policy"], run["seed"]) for run in found["runs"]] == order
+    assert [(total["policy"], total["seed"]) for total in found["totals"]] == order
+    # A warm static allocation is paid for as long as the trace lasts: 2 x 1 and 1 x 1 cores for 3 s.
+    assert [run["core_seconds"] for run in found["runs"]] == [6.0, 6.0, 3.0, 3.0]
+
+
+def test_the_specs_policy_is_the_default_and_keeps_its_options() -> None:
+    (run,) = simulated()["runs"]
+    assert (run["policy"], run["core_seconds"], run["requests"]) == ("static", 3.0, 40)
+
+
+def test_a_cold_start_is_paid() -> None:
+    (warm,), (cold,) = simulated()["runs"], simulated("--cold")["runs"]
+    assert (warm["cold_starts"], cold["cold_starts"]) == (0, 1)
+    assert int(str(cold["violations"])) > int(str(warm["violations"]))
+
+
+def test_a_report_is_one_page_of_the_runs() -> None:
+    simulated("--policy", "two,static", "--processes", "1", "--html", "report.html")
+    page = Path("report.html").read_text()
+    assert "spec: simulated policies" in page
+    assert "the arrivals of" not in page
+    for words in ("two", "static", "3 s of arrivals: trace.txt", "warm, with the policy&#x27;s own plan"):
+        assert words in page, words
+
+
+def test_a_run_that_fails_is_one_line_and_status_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("run static, seed 0: ZeroDivisionError: division by zero")
+
+    monkeypatch.setattr("steelyard.sim.many.simulate", fails)
+    result = runner.invoke(app, ["simulate", "spec.yaml", "--trace", "trace.txt"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("run static, seed 0: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_nothing_is_simulated_for_a_report_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steelyard.sim.many.simulate", lambda *_, **__: pytest.fail("a run was started"))
+    for option in ("--html", "--json"):
+        arguments = ["simulate", "spec.yaml", "--trace", "trace.txt", option, "no/such/file"]
+        result = runner.invoke(app, arguments)
+        assert (result.exit_code, result.stderr) == (2, f"{option}: cannot write no/such/file\n")
+
+
+def test_a_model_needs_a_profile() -> None:
+    Path("net.onnx").write_bytes(b"a model")
+    result = runner.invoke(
+        app, ["simulate", "net.onnx", "--slo", "50ms", "--trace", "trace.txt", "--profiles", "none"]
+    )
+    assert result.exit_code == 2
+    assert "no profile of it on this machine in none: run `steelyard profile net.onnx`" in result.stderr
+
+
+def test_totals_are_over_services() -> None:
+    times: dict[str, float | None] = dict.fromkeys(("p50", "p90", "p99", "max"), 1.0)
+    # requests 10: 6 completed, 1 of them late, 1 shed, 1 rejected, 1 failed, 1 cancelled: 4 violations of 9.
+    run = RunSummary("p", "s", 0, 10, 6, 1, 1, 1, 1, 1, 4, 4 / 9, 2.5, None, times)
+    other = replace(run, service="t", requests=2, completed=2, late=0, shed=0, rejected=0, failed=0,
+                    cancelled=0, violations=0, violation_ratio=0.0)  # fmt: skip
+    first, second = totals([run, other, replace(run, seed=1)])
+    assert (first.policy, first.seed, first.requests, first.completed) == ("p", 0, 12, 8)
+    assert (first.late, first.shed, first.rejected, first.failed, first.cancelled) == (1, 1, 1, 1, 1)
+    # 4 of 12 - 1.
+    assert (first.violations, first.violation_ratio, first.core_seconds) == (4, 4 / 11, 5.0)
+    assert (second.seed, second.violation_ratio) == (1, 4 / 9)
+
+
+def test_no_requests_are_no_violations() -> None:
+    Path("trace.txt").write_text("0\n0\n")
+    (run,) = simulated()["runs"]
+    assert (run["requests"], run["violation_ratio"], run["core_seconds"]) == (0, 0.0, 2.0)
