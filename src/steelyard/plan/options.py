@@ -8,6 +8,7 @@ one go, one array entry an option: a plan is then a few dozen array operations, 
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -59,6 +60,7 @@ class _Cells(NamedTuple):
     cores: Ints
     rows: Ints
     service_s: Floats
+    single_s: Floats
     latency_s: Floats
 
 
@@ -76,9 +78,11 @@ def choices(
         SpecError: there is no such wait model.
     """
     limit = min(cores_max or 1 << 30, max(problem.nodes, default=1 << 30))
-    tables = [_cells(stage.service_time_s, stage.latency_s, limit) for stage in problem.stages]
+    tables = [_cells(stage.service_time_s, stage.latency_s, limit, _burst(stage)) for stage in problem.stages]
     owner = np.repeat(np.arange(len(tables)), [len(cells.cores) for cells in tables])
-    cores, rows, service_s, latency_s = (np.concatenate(arrays) for arrays in zip(*tables, strict=True))
+    cores, rows, service_s, single_s, latency_s = (
+        np.concatenate(arrays) for arrays in zip(*tables, strict=True)
+    )
     busy = wait_model(problem.wait).busy
     offered = _rates(problem)[owner] * service_s / rows
     least = np.maximum(1, np.ceil(offered / (RHO_MAX if busy else 1.0) - _ROUNDING)).astype(np.int64)
@@ -92,7 +96,7 @@ def choices(
     most = np.array([stage.replicas_max for stage in problem.stages])
     kept = counts <= most[owner[of]]
     of, counts = of[kept], counts[kept]
-    times = latency_s[of] + _waits_s(problem, owner[of], counts, rows[of], service_s[of])
+    times = latency_s[of] + _waits_s(problem, owner[of], counts, rows[of], service_s[of], single_s[of])
     finite = np.isfinite(times)
     of, counts, times = of[finite], counts[finite], times[finite]
     cost = _prices(problem, owner[of], counts, cores[of])
@@ -113,7 +117,8 @@ def evaluated(
     )
     service_s = stage.service_time_s[rows - 1][cores - 1]
     latency_s = stage.latency_s[rows - 1][cores - 1] if stage.latency_s else service_s
-    wait_s = _waits_s(problem, owner, n, b, np.array([service_s]))
+    single_s = stage.service_time_s[min(rows, _burst(stage)) - 1][cores - 1]
+    wait_s = _waits_s(problem, owner, n, b, np.array([service_s]), np.array([single_s]))
     return latency_s + float(wait_s[0]), float(_prices(problem, owner, n, c)[0])
 
 
@@ -139,12 +144,30 @@ def _rates(problem: PlanProblem) -> Floats:
     return np.array([problem.rate_rps(stage) for stage in problem.stages])
 
 
+def _burst(stage: PlanStage) -> int:
+    """Rows of a request that reach the stage at once."""
+    return max(1, ceil(stage.fan_out))
+
+
 def _waits_s(
-    problem: PlanProblem, owner: NDArray[np.intp], replicas: Ints, rows: Ints, service_s: Floats
+    problem: PlanProblem,
+    owner: NDArray[np.intp],
+    replicas: Ints,
+    rows: Ints,
+    service_s: Floats,
+    single_s: Floats,
 ) -> Floats:
     """The wait model's q(n, c, b), seconds; `owner` is the index of each option's stage."""
-    bursts = np.array([max(1.0, stage.fan_out) for stage in problem.stages])
-    load = Load(_rates(problem)[owner], rows, service_s, replicas, _losses(problem)[owner], bursts[owner])
+    bursts = np.array([float(_burst(stage)) for stage in problem.stages])
+    load = Load(
+        _rates(problem)[owner],
+        rows,
+        service_s,
+        single_s,
+        replicas,
+        _losses(problem)[owner],
+        bursts[owner],
+    )
     return wait_model(problem.wait).wait_s(load)
 
 
@@ -166,8 +189,9 @@ def _prices(problem: PlanProblem, owner: NDArray[np.intp], replicas: Ints, cores
 
 
 @lru_cache(maxsize=256)
-def _cells(service_time_s: Table, latency_s: Table, cores_limit: int) -> _Cells:
+def _cells(service_time_s: Table, latency_s: Table, cores_limit: int, burst: int) -> _Cells:
     times = np.array(service_time_s, dtype=np.float64)[:, :cores_limit]
     high = np.array(latency_s, dtype=np.float64)[:, :cores_limit] if latency_s else times
     rows, cores = np.indices(times.shape, dtype=np.int64) + 1
-    return _Cells(cores.T.ravel(), rows.T.ravel(), times.T.ravel(), high.T.ravel())
+    single = times[np.minimum(rows, burst) - 1, cores - 1]
+    return _Cells(cores.T.ravel(), rows.T.ravel(), times.T.ravel(), single.T.ravel(), high.T.ravel())

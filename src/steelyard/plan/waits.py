@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from steelyard.core.errors import SpecError
-from steelyard.plan.tails import batch_wait_quantile_s
+from steelyard.plan.tails import wait_quantile_s
 from steelyard.profile.queueing import gamma_quantile
 
 Floats = NDArray[np.float64]
@@ -38,6 +38,7 @@ class Load(NamedTuple):
         rate_rps: rows a second that the option's stage is given.
         rows: largest batch.
         service_s: seconds a full batch takes.
+        single_s: seconds the smallest batch takes, that of one burst.
         replicas: how many share the rows.
         loss: share of rows whose wait may be longer.
         burst: rows that arrive at once.
@@ -46,6 +47,7 @@ class Load(NamedTuple):
     rate_rps: Floats
     rows: Ints
     service_s: Floats
+    single_s: Floats
     replicas: Ints
     loss: Floats
     burst: Floats
@@ -86,9 +88,15 @@ def gamma_s(load: Load) -> Floats:
 
 
 def tail_s(load: Load) -> Floats:
-    """Quantile of the wait for a busy replica, `steelyard.plan.tails.batch_wait_quantile_s`."""
-    return batch_wait_quantile_s(
-        load.rate_rps, load.rows, load.service_s, load.replicas, load.loss, burst=load.burst
+    """Quantile of the wait for a busy replica, `steelyard.plan.tails.wait_quantile_s`."""
+    return wait_quantile_s(
+        load.rate_rps,
+        load.service_s,
+        load.replicas,
+        load.loss,
+        rows=load.rows,
+        single_s=load.single_s,
+        burst=load.burst,
     )
 
 
