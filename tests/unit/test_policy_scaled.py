@@ -110,6 +110,14 @@ def test_what_does_not_fit_the_node_is_cut_from_what_is_not_there_yet() -> None:
     assert "wants 8x1" in decision.reason
 
 
+def test_far_too_much_is_levelled_as_well() -> None:
+    # 14,000,000/s want 2,000,000 + 2,000,000 replicas of 9 cores: each stage is cut in turn, the first stays
+    # ahead
+    decision = make_hpa(context()).decide(snapshot(0.0, None, rate=14_000_000, cores=9.0))
+    assert sorted(shape(planned(decision))) == [(4, 1.0), (5, 1.0)]
+    assert "wants 2000000x1" in decision.reason
+
+
 def test_a_vertical_one_is_cut_in_cores() -> None:
     # 2 replicas each: detect 70 x 0.1 / 2 = 3.5 x 1.15 = 4.03 of 4: 5 cores; classify as much. 20 wanted, 12
     # there

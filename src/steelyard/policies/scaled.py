@@ -165,7 +165,7 @@ class ScaledPolicy:
     ) -> Decision:
         """What is wanted as far as it fits, as a plan."""
         groups = self._groups.values()
-        choices = [_choice(group, one) for group, one in zip(groups, wanted, strict=True)]
+        choices = [_choice(group, one, cores) for group, one in zip(groups, wanted, strict=True)]
         fitted = fitted_choices(choices, present, cores, replicas_first=self._loop.cut == "replicas")
         words = [
             f"{stage} {choice.replicas}x{choice.cores} cores ({one.why}{_cut(one, choice)})"
@@ -235,10 +235,10 @@ def largest_rate_rps(view: ServiceView, *, now_s: float) -> float:
     return max(float(max(view.arrival_rows_by_second, default=0)), rate_over(view, FIRST_RATE_S, now_s=now_s))
 
 
-def _choice(group: Group, wanted: Wanted) -> Choice:
-    """What is wanted, in the terms of plans; its time is that of a full batch."""
+def _choice(group: Group, wanted: Wanted, most: int) -> Choice:
+    """What is wanted, up to what the node could hold, in the terms of plans; its time is a full batch's."""
     time_s = group.time_s(group.rows, wanted.cores)
-    return Choice(wanted.replicas, wanted.cores, group.rows, ceil(time_s * 1000 - 1e-9))
+    return Choice(min(wanted.replicas, most), wanted.cores, group.rows, ceil(time_s * 1000 - 1e-9))
 
 
 def _cut(wanted: Wanted, choice: Choice) -> str:
