@@ -20,7 +20,10 @@ from steelyard.core.types import Frozen, Service, ServiceTimes, Stage
 from steelyard.plan.joint import solve
 from steelyard.plan.problem import PlannedService, PlanProblem, stage_of
 from steelyard.plan.queueing import fill_wait_s
-from steelyard.plan.tails import RHO_MAX, StageLoad, batch_wait_quantile_s, chain_latency_quantile_s
+from steelyard.plan.tails import RHO_MAX, StageLoad, chain_latency_quantile_s
+
+RATE_LEAST_RPS = 1e-6
+"""A service that nobody calls is judged by a request in eleven days: queueing formulas divide by the rate."""
 
 
 class Group(Frozen, frozen=True):
@@ -117,8 +120,14 @@ def alternative(made: Blueprint, plan: ServicePlan, rate_rps: float) -> str:
     nodes = tuple(node.cores for node in made.nodes)
     if service.cores_max is not None and service.cores_max < made.cores:
         nodes = (int(service.cores_max),)
-    budget_s = service.slo_s - service.reply_s
-    problem = PlanProblem(service.name, tuple(stages), rate_rps, budget_s, service.quantile, nodes=nodes)
+    problem = PlanProblem(
+        service=service.name,
+        stages=tuple(stages),
+        arrival_rate_rps=max(rate_rps, RATE_LEAST_RPS),
+        slo_s=service.slo_s - service.reply_s,
+        quantile=service.quantile,
+        nodes=nodes,
+    )
     best = solve(problem)
     if isinstance(best, PlannedService):
         sizes = ", ".join(f"{s.name} {s.replicas} x {s.cores}" for s in best.stages)
@@ -139,23 +148,27 @@ def _stage_load(
     service: Service, stage: Stage, plan: StagePlan, times: ServiceTimes, rate_rps: float
 ) -> StageLoad | None:
     """The load of a stage's slowest replicas; None if a queue grows."""
-    rows_rps = rate_rps * stage.fan_out
+    rows_rps = max(rate_rps, RATE_LEAST_RPS) * stage.fan_out
     loss = _loss(service)
     slowest: StageLoad | None = None
     for group in groups_of(plan, times):
         if group.share == 0:
             continue
+        held_s = _held_s(plan, rate_rps * stage.fan_out, loss)
+        least = 1 if plan.rules.forming == "hold" else group.batch
         loads = [
             StageLoad(
                 rate_rps=rows_rps * group.share,
                 replicas=group.replicas,
                 service_s=times.service_time_s(group.variant, 0, rows, group.cores),
                 rows=rows,
-                latency_s=times.service_time_s_p99(group.variant, 0, rows, group.cores)
-                + _held_s(plan, rows_rps, loss),
+                latency_s=times.service_time_s_p99(group.variant, 0, rows, group.cores) + held_s,
+                single_s=times.service_time_s(
+                    group.variant, 0, max(least, min(rows, stage.fan_out)), group.cores
+                ),
                 burst=float(stage.fan_out),
             )
-            for rows in range(1 if plan.rules.forming == "hold" else group.batch, group.batch + 1)
+            for rows in range(least, group.batch + 1)
         ]
         best = min(loads, key=lambda load: stage_latency_s(load, loss))
         if stage_latency_s(best, loss) == inf:
@@ -166,11 +179,8 @@ def _stage_load(
 
 
 def stage_latency_s(load: StageLoad, loss: float) -> float:
-    """Seconds that all but a share `loss` of a stage's rows take at most."""
-    wait_s = batch_wait_quantile_s(
-        load.rate_rps, load.rows, load.service_s, load.replicas, loss, burst=load.burst
-    )
-    return float(wait_s) + (load.service_s if load.latency_s is None else load.latency_s)
+    """Seconds that all but a share `loss` of a stage's rows take at most; infinite if a queue grows."""
+    return chain_latency_quantile_s([load], 1.0 - loss)
 
 
 def _loss(service: Service) -> float:
