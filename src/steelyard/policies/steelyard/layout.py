@@ -1,0 +1,142 @@
+"""Which replicas a service has: the first plan, and later without those that have earned their leave.
+
+Whatever moves within seconds is the reaction's; this is what a decision adds to it. Cores of live replicas
+are left as they are: they were right a window ago.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from steelyard.core.plan import ReplicaPlan, ServicePlan, StagePlan, VariantShare
+from steelyard.core.snapshot import ServiceView
+from steelyard.policies.sensing import latest_stage
+from steelyard.policies.steelyard.pace import replicas_at_most
+from steelyard.policies.steelyard.reserve import PARKED_CORES, crew, parting_price
+from steelyard.policies.steelyard.sizing import EXACT, StageSizing
+from steelyard.policies.steelyard.targets import StageTarget
+
+
+class StageLayout(NamedTuple):
+    """One stage: what its replicas can do and what it aims at."""
+
+    sizing: StageSizing
+    target: StageTarget
+
+    def plan(self, replicas: tuple[ReplicaPlan, ...]) -> StagePlan:
+        """The stage's plan with these replicas."""
+        name, target = self.sizing.variant.name, self.target
+        return StagePlan(
+            replicas,
+            (VariantShare(name, 1.0),),
+            target.rows,
+            budget_s=target.service_s + target.wait_s,
+            covers_starts=False,
+        )
+
+
+def first_plan(
+    service: str,
+    stages: Sequence[StageLayout],
+    rate_rps: float,
+    free: dict[str, float],
+    *,
+    cores_max: float,
+    parks: bool,
+) -> ServicePlan | None:
+    """Active replicas for `rate_rps`, and parked ones in reserve; None if not even one a stage fits.
+
+    Args:
+        service: its name.
+        stages: in its order.
+        rate_rps: requests' rows a second.
+        free: cores by node; what the plan takes is taken off.
+        cores_max: the service's limit.
+        parks: whether replicas may be parked.
+    """
+    room = min(sum(free.values()), cores_max)
+    if sum(stage.target.cores for stage in stages) > room + EXACT:
+        return None
+    crews = []
+    for sizing, target in stages:
+        need = rate_rps * sizing.stage.fan_out
+        most = sizing.cores_most(target.cores, max(free.values()))
+        crews.append(crew(need, need, sizing, target, most, replicas_at_most(room, target.cores)))
+    active = [wanted.efficient for wanted in crews]
+    while sum(n * stage.target.cores for n, stage in zip(active, stages, strict=True)) > room + EXACT:
+        active[max(range(len(active)), key=lambda i: (active[i], -i))] -= 1
+    plans = {}
+    for stage, wanted, count in zip(stages, crews, active, strict=True):
+        resident = (stage.sizing.variant.name,)
+        replicas = [ReplicaPlan(stage.target.cores, resident, _take(free, stage)) for _ in range(count)]
+        spare = max(0, wanted.wanted - count) if parks else 0
+        node = max(free, key=lambda name: free[name])
+        replicas += [ReplicaPlan(0.0, resident, node)] * spare
+        plans[stage.sizing.stage.name] = stage.plan(tuple(replicas))
+    return ServicePlan(service, plans)
+
+
+class Leaves:
+    """What replicas have occupied in vain, by stage, in core-seconds each; given up at `parting_price`."""
+
+    def __init__(self, service: str, *, reserves: bool) -> None:
+        self._service = service
+        self._reserves = reserves
+        self._in_vain: dict[str, float] = {}
+
+    def thinned(
+        self,
+        view: ServiceView,
+        desired: ServicePlan,
+        stages: Sequence[StageLayout],
+        rate_rps: float,
+        *,
+        cores: float,
+        elapsed_s: float,
+    ) -> ServicePlan:
+        """The present plan with the targets of the moment, less replicas that have earned their leave.
+
+        Args:
+            view: of the service.
+            desired: its present plan.
+            stages: in its order.
+            rate_rps: requests' rows a second.
+            cores: of the largest node.
+            elapsed_s: since the last call.
+        """
+        plans = {}
+        for stage in stages:
+            name = stage.sizing.stage.name
+            replicas = desired.stages[name].replicas
+            spare = self._spare(view, stage, len(replicas), rate_rps, cores)
+            if spare <= 0:
+                self._in_vain.pop(name, None)
+            else:
+                idle = sorted(range(len(replicas)), key=lambda i: replicas[i].cores)[:spare]
+                occupied = elapsed_s * sum(max(replicas[i].cores, PARKED_CORES) for i in idle) / spare
+                self._in_vain[name] = self._in_vain.get(name, 0.0) + occupied
+                cold_start_s = stage.sizing.variant.cold_start_s
+                if self._in_vain[name] >= parting_price(stage.target.cores, cold_start_s):
+                    replicas = tuple(r for i, r in enumerate(replicas) if i not in idle)
+                    del self._in_vain[name]
+            plans[name] = stage.plan(replicas)
+        return ServicePlan(self._service, plans)
+
+    def _spare(self, view: ServiceView, stage: StageLayout, count: int, rate_rps: float, cores: float) -> int:
+        """Replicas beyond those wanted; none while some start or more waits than is planned for."""
+        sizing, target = stage
+        seen = latest_stage(view, sizing.stage.name)
+        arriving = rate_rps * sizing.stage.fan_out
+        if any(r.state == "starting" and r.stage == sizing.stage.name for r in view.replicas):
+            return 0
+        if seen is not None and seen.queue_rows > arriving * target.wait_s:
+            return 0
+        need = arriving * (seen.service_ratio if seen is not None else 1.0)
+        wanted = crew(need, need, sizing, target, sizing.cores_most(target.cores, cores), count)
+        return count - (wanted.wanted if self._reserves else wanted.efficient)
+
+
+def _take(free: dict[str, float], stage: StageLayout) -> str:
+    """The node with most cores left; takes an active replica's off it."""
+    node = max(free, key=lambda name: free[name])
+    free[node] -= stage.target.cores
+    return node
