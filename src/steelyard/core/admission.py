@@ -55,11 +55,13 @@ def _feasible(stage: StageState, request: Request, due_s: float, now_s: float) -
     refusal = _open(stage, request, due_s, now_s)
     if refusal is not None:
         return refusal
-    if _is_free(stage, request, due_s, now_s):
+    rows = request.rows * stage.fan_out
+    if stage.capacity.is_ample(
+        rows, request.bucket, rows_before=stage.queue.rows, due_s=due_s, now_s=now_s
+    ) or _is_free(stage, request, due_s, now_s):
         return None
     if not stage.capacity.possible():
         return Refusal("deadline", None) if now_s > due_s else None
-    rows = request.rows * stage.fan_out
     outlook = stage.capacity.outlook(rows, request.bucket, due_s=due_s, now_s=now_s)
     if now_s + outlook.service_s_least > due_s:
         return Refusal("deadline", None)

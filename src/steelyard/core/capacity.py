@@ -18,29 +18,44 @@ ROUNDS_MAX = 64
 """Rounds of batches that the overload check looks through one by one; longer queues in larger steps."""
 
 
-class Possible(NamedTuple):
-    """A replica with the cores it could have: alone with all that is grantable, or beside the others."""
+class Kind(NamedTuple):
+    """What replicas can do the same: the variants that count, and the cores they could have.
 
-    replica: Replica
+    Alone with all that is grantable, or beside the others.
+    """
+
     variants: tuple[str, ...]
     cores_alone: float
     cores_shared: float
 
+
+class Possible(NamedTuple):
+    """A replica that could answer something, and its kind: an index into `Capacity.kinds`."""
+
+    replica: Replica
+    kind: int
+
     def free_s(self, now_s: float) -> float:
         """When it could take a batch."""
-        if self.replica.state == "starting":
-            return max(now_s, self.replica.expected_ready_s)
-        batch = self.replica.batch
-        return now_s if batch is None else max(now_s, batch.expected_s)
+        replica = self.replica
+        if replica.state == "starting":
+            return max(now_s, replica.expected_ready_s)
+        batch = replica.batch
+        return now_s if batch is None or batch.expected_s < now_s else batch.expected_s
 
 
 class Figures(NamedTuple):
-    """What one replica can do: rows a second; seconds for a best batch, and for the request asked of."""
+    """What the replicas of each kind can do for a request.
 
-    entry: Possible
-    rate_rps: float
-    best_s: float
-    own_s: float
+    Attributes:
+        kinds: rows a second; seconds for a best batch, and for one of the request.
+        rate_live_rps: rows a second of all replicas that are not starting.
+        own_s_live: least seconds for a batch of the request on one of those; inf if there is none.
+    """
+
+    kinds: list[tuple[float, float, float]]
+    rate_live_rps: float
+    own_s_live: float
 
 
 class Outlook(NamedTuple):
@@ -67,10 +82,15 @@ class Capacity:
     def __init__(self, pool: ReplicaPool, estimator: Estimator) -> None:
         self._pool = pool
         self._estimator = estimator
-        self._possible: tuple[Possible, ...] = ()
-        self._version = -1
-        self._figures_of: dict[tuple[int, int], list[Figures]] = {}
-        self._figures_version = (-1, -1)
+        self._residuals = estimator.residuals
+        self._kinds: list[Kind] = []
+        self._possible: list[Possible] = []
+        self._live: list[int] = []  # kinds of replicas that are not starting, each replica's
+        self._starting: list[Possible] = []
+        self._pool_version = -1
+        self._times_version = -1
+        self._figures_of: dict[tuple[int, int], Figures] = {}
+        self._least_s_of: dict[tuple[int, int], float] = {}
         self._mix = VariantMix(())
         self._rows_max = 1
         self._cores_grantable = 0.0
@@ -79,25 +99,26 @@ class Capacity:
         """Another plan holds."""
         self._mix = mix
         self._rows_max = rows_max
-        self._version = -1
-        self._figures_version = (-1, -1)
+        self._pool_version = -1
 
     def grant(self, cores: float) -> None:
         """So many cores could be had now, on top of those the replicas have."""
         self._cores_grantable = cores
-        self._version = -1
-        self._figures_version = (-1, -1)
+        self._pool_version = -1
 
-    def possible(self) -> tuple[Possible, ...]:
+    def possible(self) -> list[Possible]:
         """Replicas that could answer something, in order of appearance."""
-        if self._version != self._pool.version:
-            self._version = self._pool.version
-            self._possible = tuple(self._derive())
+        if self._pool_version != self._pool.version:
+            self._pool_version = self._pool.version
+            self._derive()
+            self._times_version = -1
         return self._possible
 
-    def _derive(self) -> list[Possible]:
+    def _derive(self) -> None:
+        """Who is possible, and of which kinds they are."""
         left = self._cores_grantable
-        found = []
+        kinds: dict[Kind, int] = {}
+        self._possible = []
         for replica in self._pool:
             variants = self._mix.usable(replica.variants)
             if (
@@ -111,70 +132,111 @@ class Capacity:
             shared = max(usable(name, replica.cores, left) for name in variants)
             left = max(left - (shared - replica.cores), 0.0)
             if shared > 0:
-                found.append(Possible(replica, variants, alone, shared))
-        return found
+                index = kinds.setdefault(Kind(variants, alone, shared), len(kinds))
+                self._possible.append(Possible(replica, index))
+        self._kinds = list(kinds)
+        self._starting = [entry for entry in self._possible if entry.replica.state == "starting"]
+        self._live = [entry.kind for entry in self._possible if entry.replica.state != "starting"]
 
     def latest_start_s(self, rows: int, bucket: int, *, due_s: float) -> float:
         """When a batch of `rows` can start at the latest: on the best replica, which may be busy.
 
         `due_s` itself if no replica is possible; -inf if only replicas are that come too late.
         """
-        possible = self.possible()
-        if not possible:
+        if not self.possible():
             return due_s
-        latest_s = float("-inf")
-        for replica, variants, cores, _ in possible:
-            for variant in variants:
+        self._forget_old_times()
+        least_s = self._least_s_of.get((rows, bucket))
+        if least_s is None:
+            kinds = (self._kinds[index] for index in set(self._live))
+            least_s = min((self._least_s(kind, rows, bucket) for kind in kinds), default=float("inf"))
+            self._least_s_of[rows, bucket] = least_s
+        latest_s = due_s - least_s
+        for replica, index in self._starting:
+            for variant in self._kinds[index].variants:
+                cores = self._kinds[index].cores_alone
                 start_s = due_s - self._estimator.service_s(variant, bucket, rows, cores)
-                if replica.state != "starting" or replica.expected_ready_s <= start_s:
+                if replica.expected_ready_s <= start_s:
                     latest_s = max(latest_s, start_s)
         return latest_s
 
+    def _least_s(self, kind: Kind, rows: int, bucket: int) -> float:
+        service_s = self._estimator.service_s
+        return min(service_s(variant, bucket, rows, kind.cores_alone) for variant in kind.variants)
+
+    def is_ample(self, rows: int, bucket: int, *, rows_before: int, due_s: float, now_s: float) -> bool:
+        """Whether `rows` behind `rows_before` are done in time even if no replica is free before all are.
+
+        A bound on `outlook` that looks at no single replica: if this says yes, that does too.
+        """
+        figures = self._figures(rows, bucket)
+        free_s = max(now_s, self._pool.busy_until_s)
+        return (
+            free_s + figures.own_s_live <= due_s
+            and figures.rate_live_rps * (due_s - free_s) >= rows_before + rows
+        )
+
     def outlook(self, rows: int, bucket: int, *, due_s: float, now_s: float) -> Outlook:
         """What can be done for a new request of `rows` rows by `due_s`; there must be a possible replica."""
+        kinds = self._figures(rows, bucket).kinds
         earliest_s = full_s = service_s_least = float("inf")
         rows_possible = rate_total = 0.0
-        for entry, rate, best_s, own_s in self._figures(rows, bucket):
+        for entry in self._possible:
+            rate, best_s, own_s = kinds[entry.kind]
             free_s = entry.free_s(now_s)
-            full_s = min(full_s, free_s + best_s)
-            service_s_least = min(service_s_least, own_s)
-            earliest_s = min(earliest_s, free_s + own_s)
-            rows_possible += rate * max(due_s - free_s, 0.0)
+            if free_s + best_s < full_s:
+                full_s = free_s + best_s
+            if own_s < service_s_least:
+                service_s_least = own_s
+            if free_s + own_s < earliest_s:
+                earliest_s = free_s + own_s
+            if due_s > free_s:
+                rows_possible += rate * (due_s - free_s)
             rate_total += rate
         return Outlook(earliest_s, full_s, service_s_least, rows_possible, rate_total)
 
-    def _figures(self, rows: int, bucket: int) -> list[Figures]:
-        """What each possible replica can do; kept until a replica or a correction changes.
+    def _forget_old_times(self) -> None:
+        """What follows from service times is kept until a replica or a correction changes."""
+        if self._times_version != self._residuals.version:
+            self._times_version = self._residuals.version
+            self._figures_of.clear()
+            self._least_s_of.clear()
+
+    def _figures(self, rows: int, bucket: int) -> Figures:
+        """What each possible replica can do.
 
         Under overload many requests arrive for each batch that ends, so this is asked again and again.
         """
-        version = (self._pool.version, self._estimator.residuals.version)
-        if version != self._figures_version:
-            self._figures_version = version
-            self._figures_of.clear()
+        self.possible()
+        self._forget_old_times()
         figures = self._figures_of.get((rows, bucket))
         if figures is None:
-            figures = self._figures_of[rows, bucket] = [
-                self._figure(entry, rows, bucket) for entry in self.possible()
-            ]
+            kinds = [self._figure(kind, rows, bucket) for kind in self._kinds]
+            live = [kinds[index] for index in self._live]
+            figures = self._figures_of[rows, bucket] = Figures(
+                kinds,
+                sum([rate for rate, _, _ in live]),
+                min([own_s for _, _, own_s in live], default=float("inf")),
+            )
         return figures
 
-    def _figure(self, entry: Possible, rows: int, bucket: int) -> Figures:
+    def _figure(self, kind: Kind, rows: int, bucket: int) -> tuple[float, float, float]:
         rate = 0.0
         best_s_least = own_s_least = float("inf")
-        for variant in entry.variants:
-            best, best_s = self._best(variant, bucket, entry.cores_shared)
+        for variant in kind.variants:
+            best, best_s = self._best(variant, bucket, kind.cores_shared)
             rate = max(rate, best / best_s)
             best_s_least = min(best_s_least, best_s)
             own = min(rows, self._estimator.rows_max(variant, self._rows_max))
-            own_s_least = min(own_s_least, self._estimator.service_s(variant, bucket, own, entry.cores_alone))
-        return Figures(entry, rate, best_s_least, own_s_least)
+            own_s_least = min(own_s_least, self._estimator.service_s(variant, bucket, own, kind.cores_alone))
+        return rate, best_s_least, own_s_least
 
     def rate_rps(self, bucket: int) -> float:
         """Rows a second of all possible replicas at their best batch sizes; 0 without any."""
         total = 0.0
         for entry in self.possible():
-            best, best_s = self._best(entry.variants[0], bucket, entry.cores_shared)
+            kind = self._kinds[entry.kind]
+            best, best_s = self._best(kind.variants[0], bucket, kind.cores_shared)
             total += best / best_s
         return total
 
@@ -227,7 +289,7 @@ class Capacity:
             cores = entry.replica.cores
             if cores <= 0:
                 continue
-            best, best_s = self._best(entry.variants[0], bucket, cores)
+            best, best_s = self._best(self._kinds[entry.kind].variants[0], bucket, cores)
             free_s = now_s + busy_s if entry.replica is replica else entry.free_s(now_s)
             servers.append((free_s, order, best, best_s))
         heapify(servers)

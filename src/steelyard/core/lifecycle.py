@@ -54,12 +54,14 @@ class ReplicaPool:
     Attributes:
         idle: those that take a batch now.
         version: grows with every change of states, cores or variants, but not with batches.
+        busy_until_s: no batch that was ever started is expected to end later.
     """
 
     def __init__(self) -> None:
         self._replicas: dict[int, Replica] = {}
         self.idle: dict[int, Replica] = {}
         self.version = 0
+        self.busy_until_s = float("-inf")
 
     def __iter__(self) -> Iterator[Replica]:
         return iter(self._replicas.values())
@@ -142,6 +144,8 @@ class ReplicaPool:
         """A batch starts on an idle replica."""
         assert replica.is_idle, f"replica {replica.id} is {replica.state} and takes no batch"
         replica.batch = batch
+        if batch.expected_s > self.busy_until_s:
+            self.busy_until_s = batch.expected_s
         del self.idle[replica.id]
 
     def free(self, replica: Replica) -> None:

@@ -1,8 +1,9 @@
 """What waits in one stage: one ordered queue, with a bucket for each batch key.
 
-Each piece stands in two sorted lists, that of everybody and that of its key. So the most urgent piece, and
-the most urgent ones that could share a batch with it, are both at hand; adding and removing is a bisection
-and a move of pointers. The queue's length is bounded by admission.
+Each piece stands in two sorted lists, that of everybody and that of its key; while all keys are equal, the
+two are one list. So the most urgent piece, and the most urgent ones that could share a batch with it, are
+both at hand; adding and removing is a bisection and a move of pointers. The queue's length is bounded by
+admission.
 """
 
 from bisect import bisect_left, insort
@@ -44,12 +45,22 @@ class StageQueue:
         piece.order_s = self._place(piece)
         piece.is_queued = True
         entry = (piece.order_s, piece.sequence, piece)
-        insort(self.entries, entry)
-        bucket = self._buckets.get(piece.key)
-        if bucket is None:
-            self._buckets[piece.key] = [entry]
+        entries, buckets = self.entries, self._buckets
+        bucket = buckets.get(piece.key)
+        if bucket is not entries:
+            if bucket is not None:
+                insort(bucket, entry)
+            elif not buckets:
+                buckets[piece.key] = entries
+            else:
+                if len(buckets) == 1:  # of another key: from now on the lists differ
+                    (key,) = buckets
+                    buckets[key] = list(entries)
+                buckets[piece.key] = [entry]
+        if entries and entry < entries[-1]:
+            insort(entries, entry)
         else:
-            insort(bucket, entry)
+            entries.append(entry)  # mostly, who comes last is due last
         self.rows += piece.rows
 
     def remove(self, piece: Piece) -> None:
@@ -59,23 +70,32 @@ class StageQueue:
         bucket = self._buckets[piece.key]
         if len(bucket) == 1:
             del self._buckets[piece.key]
-        else:
+        elif bucket is not self.entries:
             del bucket[bisect_left(bucket, place)]
         del self.entries[bisect_left(self.entries, place)]
         self.rows -= piece.rows
         piece.is_queued = False
 
     def take(self, pieces: list[Piece]) -> None:
-        """Take out several pieces that wait."""
-        if len(pieces) < len(self.entries):
+        """Take out several pieces that wait, in their order."""
+        entries, count = self.entries, len(pieces)
+        if (
+            len(self._buckets) > 1
+            or entries[0][2] is not pieces[0]
+            or entries[count - 1][2] is not pieces[-1]
+        ):
             for piece in pieces:
                 self.remove(piece)
             return
-        for piece in pieces:
+        for piece in pieces:  # the first ones, all of one key
             piece.is_queued = False
-        self.entries.clear()
-        self._buckets.clear()
-        self.rows = 0
+            self.rows -= piece.rows
+        bucket = self._buckets[pieces[0].key]
+        del entries[:count]
+        if not entries:
+            self._buckets.clear()
+        elif bucket is not entries:
+            del bucket[:count]
 
     def head(self) -> Piece:
         """The most urgent piece; the queue must not be empty."""
