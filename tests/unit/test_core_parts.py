@@ -48,10 +48,11 @@ class TestQueue:
             piece = make_piece(sequence, due, key=key, rows=1 + sequence % 3, arrived_s=-float(sequence % 4))
             queue.add(piece)
             waiting.append(piece)
-        gone = data.draw(st.sets(st.sampled_from(waiting)))
+        waiting.sort(key=lambda piece: (ORDERS[order](piece), piece.sequence))
+        assert list(queue) == waiting
+        gone = data.draw(st.sets(st.sampled_from(waiting), min_size=1))
         queue.take([piece for piece in waiting if piece in gone])
         left = [piece for piece in waiting if piece not in gone]
-        left.sort(key=lambda piece: (ORDERS[order](piece), piece.sequence))
         assert list(queue) == left
         assert queue.rows == sum(piece.rows for piece in left)
         heads = [bucket[0][2] for bucket in queue.buckets()]

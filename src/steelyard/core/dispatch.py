@@ -11,7 +11,7 @@ from steelyard.core.plan import StagePlan
 from steelyard.core.routing import make_router
 from steelyard.core.stage import StageState
 from steelyard.core.types import Request
-from steelyard.core.work import Batch
+from steelyard.core.work import Batch, Piece
 
 SHED_LAG_S = 0.001
 """How long after its latest start a request is shed if nothing else happens: one wake-up serves several."""
@@ -28,7 +28,9 @@ class Dispatcher:
     def __init__(self, stage: StageState) -> None:
         self.stage = stage
         self.wake_s = NEVER
-        self._watched: tuple[int, float, int] | None = None
+        self._watched: Piece | None = None
+        self._watched_due_s = NEVER
+        self._watched_version = -1
         self._watched_until_s = NEVER
         self._choose_rules()
 
@@ -49,7 +51,9 @@ class Dispatcher:
         """
         stage = self.stage
         stage.estimator.residuals.fade(now_s=now_s)
-        return self._admit(stage, request, stage.due_s(due_s, request.bucket), now_s)
+        if stage.followers:
+            due_s = stage.due_s(due_s, request.bucket)
+        return self._admit(stage, request, due_s, now_s)
 
     def step(self, *, now_s: float) -> Assembly | Shedding | None:
         """What to do next; None if there is nothing to do before `wake_s`."""
@@ -75,8 +79,8 @@ class Dispatcher:
         """Move the pieces of an assembly from the queue into a batch in flight."""
         stage, replica = self.stage, assembly.replica
         pieces = assembly.pieces
-        batch = Batch(batch_id, replica.id, assembly.variant, pieces, assembly.rows, replica.cores)
-        batch.expected_s = now_s + assembly.service_s
+        expected_s = now_s + assembly.service_s
+        batch = Batch(batch_id, replica, assembly.variant, pieces, assembly.rows, expected_s)
         stage.queue.take(pieces)
         for piece in pieces:
             piece.open.readers += 1
@@ -105,11 +109,20 @@ class Dispatcher:
         """Shed a head that is lost, or wake when it will be; its latest start is kept meanwhile."""
         stage = self.stage
         head = stage.queue.head()
-        watched = (head.sequence, head.due_s, stage.pool.version)
-        if watched != self._watched or now_s > self._watched_until_s:
-            self._watched = watched
+        version = stage.pool.version
+        if (
+            head is not self._watched
+            or head.due_s != self._watched_due_s
+            or version != self._watched_version
+            or now_s > self._watched_until_s
+        ):
+            self._watched = head
+            self._watched_due_s = head.due_s
+            self._watched_version = version
             self._watched_until_s = stage.latest_start_s(head)
             if now_s > self._watched_until_s:
                 return Shedding([head], "deadline")
-        self.wake_s = min(self.wake_s, self._watched_until_s + SHED_LAG_S)
+        shed_s = self._watched_until_s + SHED_LAG_S
+        if shed_s < self.wake_s:
+            self.wake_s = shed_s
         return None

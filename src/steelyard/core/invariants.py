@@ -54,7 +54,7 @@ def _replicas_run_one_batch(stage: StageState) -> None:
     running = {replica.batch.batch_id: replica for replica in stage.pool if replica.batch is not None}
     assert running.keys() == stage.batches.keys(), f"{list(running)} run, {list(stage.batches)} are in flight"
     for batch_id, replica in running.items():
-        assert stage.batches[batch_id].replica_id == replica.id, f"batch {batch_id} is elsewhere"
+        assert stage.batches[batch_id].replica is replica, f"batch {batch_id} is elsewhere"
     idle = {replica.id for replica in stage.pool if replica.is_idle}
     assert idle == stage.pool.idle.keys(), f"idle are {idle}, not {set(stage.pool.idle)}"
     for replica in stage.pool:
@@ -140,7 +140,7 @@ def _outputs_are_held(stages: Mapping[str, StageState], requests: Mapping[Reques
     for opened in needing.values():
         for visit in opened.visits.values():
             for part in visit.done:
-                assert part.batch.replica_id in live or opened.is_ended, f"{opened.request.id} lost outputs"
-                if part.batch.replica_id in live:
+                assert part.batch.replica.id in live or opened.is_ended, f"{opened.request.id} lost outputs"
+                if part.batch.replica.id in live:
                     holders[part.batch.batch_id] = holders.get(part.batch.batch_id, 0) + 1
     assert kept == holders, f"kept {kept}, needed {holders}"

@@ -63,8 +63,7 @@ def make_stages(
 def enter(opened: OpenRequest, stages: list[StageState]) -> None:
     """Let a new request wait in the stages that take its own inputs."""
     for stage in stages:
-        visit = opened.visits[stage.name] = Visit(opened, stage, opened.request.arrived_s)
-        _begin(visit)
+        _begin(Visit(opened, stage, opened.request.arrived_s))
 
 
 def advance(visit: Visit, finished_s: float, *, queue_s: float, service_s: float) -> None:
@@ -83,15 +82,15 @@ def advance(visit: Visit, finished_s: float, *, queue_s: float, service_s: float
             for piece in [piece for piece in follower.pieces if piece.is_held_up]:
                 wait(piece)
         elif all(source.name in visits and visits[source.name].is_done for source in stage.sources):
-            follower = Visit(visit.open, stage, finished_s, queue_s=queue_s, service_s=service_s)
-            visits[stage.name] = follower
-            _begin(follower)
+            _begin(Visit(visit.open, stage, finished_s, queue_s=queue_s, service_s=service_s))
 
 
 def _begin(visit: Visit) -> None:
-    piece = visit.stage.whole(visit)
+    stage = visit.stage
+    visit.open.visits[stage.name] = visit
+    piece = stage.whole(visit)
     visit.pieces.append(piece)
-    visit.stage.enqueue(piece)
+    stage.enqueue(piece)
 
 
 def wait(piece: Piece) -> None:

@@ -41,6 +41,7 @@ class OpenRequests:
 
     def __init__(self, stages: Iterable[StageState], tally: Tally, commands: list[Command]) -> None:
         self._stages = tuple(stages)
+        self._last_name = self._stages[-1].name
         self._entries = [stage for stage in self._stages if not stage.sources]
         self._tally = tally
         self._commands = commands
@@ -74,11 +75,11 @@ class OpenRequests:
         self._tally.failed += 1
         self._end(opened, Fail(opened.request.id, reason, message))
 
-    def keep(self, batch: Batch, outputs: tuple[Tensor, ...], replica: Replica) -> None:
+    def keep(self, batch: Batch, outputs: tuple[Tensor, ...]) -> None:
         """A batch is done; its outputs stay at least until `finish` has given its answers."""
         batch.outputs = outputs
         batch.holders = 1
-        replica.kept[batch.batch_id] = batch
+        batch.replica.kept[batch.batch_id] = batch
 
     def finish(self, batch: Batch, event: BatchCompleted, *, now_s: float) -> None:
         """Move on those whose last piece at the stage it was; release it unless others need its outputs."""
@@ -94,17 +95,15 @@ class OpenRequests:
                     visit.done.append(Part(batch, piece, offset))
                     batch.holders += 1
                 if not visit.pieces:
-                    self._finish_visit(
-                        visit, OutputPart(batch.outputs, offset, piece.rows), batch, event, now_s
-                    )
+                    self._finish_visit(visit, batch, offset, event, now_s)
             offset += piece.rows
         batch.holders -= 1
         self._release_outputs(batch)
 
     def _finish_visit(
-        self, visit: Visit, last: OutputPart, batch: Batch, event: BatchCompleted, now_s: float
+        self, visit: Visit, batch: Batch, offset: int, event: BatchCompleted, now_s: float
     ) -> None:
-        """A request is done at one stage, with `last` of its pieces: it goes on, or is answered."""
+        """A request is done at one stage, last in `batch` from `offset` on: it goes on, or is answered."""
         opened = visit.open
         visit.is_done = True
         opened.stages_left -= 1
@@ -112,21 +111,29 @@ class OpenRequests:
         queue_s = visit.queue_s + (queued_s if queued_s > 0 else 0.0)
         service_s = visit.service_s + (event.finished_s - event.started_s)
         if opened.stages_left:
-            advance(visit, event.finished_s, queue_s=queue_s, service_s=service_s)
-            for source in visit.stage.sources:
-                before = opened.visits[source.name]
-                if is_used_up(before):
-                    self._let_go(before)
+            self._go_on(visit, event.finished_s, queue_s, service_s)
             return
         tally = self._tally
         tally.completed += 1
         is_late = now_s > opened.due_s
         if is_late:
             tally.late += 1
-        answer = opened.visits[self._stages[-1].name]
-        variant = answer.done[-1].batch.variant if answer.done else batch.variant
-        parts = answer.parts() if answer.done else (last,)
+        variant = batch.variant
+        answer = opened.visits[self._last_name]
+        if answer.done:
+            variant = answer.done[-1].batch.variant
+            parts = answer.parts()
+        else:  # one piece, this one
+            parts = (OutputPart(batch.outputs, offset, opened.request.rows * answer.stage.fan_out),)
         self._end(opened, Complete(opened.request.id, variant, queue_s, service_s, is_late, parts))
+
+    def _go_on(self, visit: Visit, finished_s: float, queue_s: float, service_s: float) -> None:
+        """Let a request wait in the stages that follow; outputs that nobody needs any more go."""
+        advance(visit, finished_s, queue_s=queue_s, service_s=service_s)
+        for source in visit.stage.sources:
+            before = visit.open.visits[source.name]
+            if is_used_up(before):
+                self._let_go(before)
 
     def _end(self, opened: OpenRequest, command: Complete | Shed | Fail | Discard) -> None:
         """Announce a request's end, give up what is left of it, and free what nobody needs any more.
@@ -156,7 +163,8 @@ class OpenRequests:
     def _release(self, opened: OpenRequest) -> None:
         """Nothing reads a request that has ended any more."""
         for visit in opened.visits.values():
-            self._let_go(visit)
+            if visit.done or visit.lost:
+                self._let_go(visit)
         opened.visits.clear()
         self._commands.append(Release(opened.request.id))
 
@@ -185,9 +193,9 @@ class OpenRequests:
 
     def _release_outputs(self, batch: Batch) -> None:
         """Free outputs that were kept and that nobody needs any more."""
-        replica = batch.pieces[0].visit.stage.pool.get(batch.replica_id)
-        if batch.holders == 0 and replica is not None and replica.kept.pop(batch.batch_id, None) is not None:
-            self._commands.append(ReleaseOutputs(batch.replica_id, batch.batch_id))
+        replica = batch.replica
+        if batch.holders == 0 and replica.kept.pop(batch.batch_id, None) is not None:
+            self._commands.append(ReleaseOutputs(replica.id, batch.batch_id))
             self.stop_if_done(replica)
 
     def stop_if_done(self, replica: Replica) -> None:

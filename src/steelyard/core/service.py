@@ -52,14 +52,13 @@ from steelyard.core.events import (
     WindowClosed,
     Woken,
 )
-from steelyard.core.lifecycle import Replica
 from steelyard.core.pipeline import make_stages, wait
 from steelyard.core.plan import ServicePlan
 from steelyard.core.requests import OpenRequests
 from steelyard.core.stage import StageState
 from steelyard.core.tally import Counts, Tally
 from steelyard.core.types import Service, ServiceTimes
-from steelyard.core.work import Batch, OpenRequest
+from steelyard.core.work import OpenRequest
 
 NEVER = float("inf")
 
@@ -85,13 +84,15 @@ class ServiceMachine:
         self.service = service
         self.tally = Tally()
         self.stages = make_stages(service, service_times, plan)
-        self._dispatchers = {name: Dispatcher(stage) for name, stage in self.stages.items()}
+        self._dispatchers = [Dispatcher(stage) for stage in self.stages.values()]
         self._stage_of: dict[int, StageState] = {}
         self._commands: list[Command] = []
         self._requests = OpenRequests(self.stages.values(), self.tally, self._commands)
         self._now_s = float("-inf")
         self._is_new = True
-        self._wake_s = NEVER
+        self._wake_s = NEVER  # when the driver will wake this machine
+        self._due_s = NEVER  # when it must look again
+        self._is_settled = False
         self._batch_count = 0
         self._is_draining = False
         self._is_drained = False
@@ -122,15 +123,16 @@ class ServiceMachine:
                 self._is_new = False
                 self.tally.begin(now_s=now_s)
         commands = self._commands
+        self._is_settled = False
         self._reactions[type(event)](event)
-        self._dispatch()  # whatever happened may have made something possible
+        if not self._is_settled:
+            self._dispatch()  # whatever happened may have made something possible
         if self._is_draining and not self._is_drained and not self._requests.by_id:
             self._is_drained = True
             commands.append(ServiceDrained())
-        wake_s = min([dispatcher.wake_s for dispatcher in self._dispatchers.values()])
-        if wake_s < self._wake_s:
-            self._wake_s = wake_s
-            commands.append(WakeAt(wake_s))
+        if self._due_s < self._wake_s:
+            self._wake_s = self._due_s
+            commands.append(WakeAt(self._wake_s))
         answer = commands[:]
         commands.clear()
         return answer
@@ -168,7 +170,7 @@ class ServiceMachine:
         if self._is_draining:
             self._requests.reject(Reject(request.id, "draining", None))
             return
-        for dispatcher in self._dispatchers.values():
+        for dispatcher in self._dispatchers:
             refusal = dispatcher.refusal(request, due_s, now_s=self._now_s)
             if refusal is not None:
                 self._requests.reject(Reject(request.id, refusal.reason, refusal.retry_after_s))
@@ -184,17 +186,20 @@ class ServiceMachine:
 
     def _dispatch(self) -> None:
         """Do all that the stages want done now; who is shed at one leaves the queues of the others."""
-        is_settled = False
-        while not is_settled:
-            is_settled = True
-            for dispatcher in self._dispatchers.values():
+        self._is_settled = False
+        while not self._is_settled:
+            self._is_settled = True
+            self._due_s = NEVER
+            for dispatcher in self._dispatchers:
                 while (step := dispatcher.step(now_s=self._now_s)) is not None:
                     if isinstance(step, Assembly):
                         self._run(dispatcher, step)
                         continue
                     for piece in step.pieces:
                         self._requests.shed(piece.open, step.reason)
-                    is_settled = len(self._dispatchers) == 1
+                    self._is_settled = len(self._dispatchers) == 1
+                if dispatcher.wake_s < self._due_s:
+                    self._due_s = dispatcher.wake_s
 
     def _run(self, dispatcher: Dispatcher, assembly: Assembly) -> None:
         self._batch_count += 1
@@ -202,7 +207,7 @@ class ServiceMachine:
         self._commands.append(
             RunBatch(
                 batch.batch_id,
-                batch.replica_id,
+                batch.replica.id,
                 dispatcher.stage.name,
                 batch.variant,
                 batch.rows,
@@ -211,37 +216,28 @@ class ServiceMachine:
             )
         )
 
-    def _take_batch(self, event: BatchCompleted | BatchFailed) -> tuple[StageState, Batch, Replica] | None:
-        """A batch that has ended, and where; None if its replica was lost before the news came."""
+    def _on_batch_completed(self, event: BatchCompleted) -> None:
         stage = self._stage_of.get(event.replica_id)
         batch = stage.batches.pop(event.batch_id, None) if stage is not None else None
         if stage is None or batch is None:
-            return None
-        replica = stage.pool.get(batch.replica_id)
-        assert replica is not None, f"batch {batch.batch_id} is in flight on no replica"
-        return stage, batch, replica
-
-    def _on_batch_completed(self, event: BatchCompleted) -> None:
-        taken = self._take_batch(event)
-        if taken is None:
-            return
-        stage, batch, replica = taken
+            return  # its replica was lost before the news came
         service_s = event.finished_s - event.started_s
         self.tally.add_batch(stage.name, batch, service_s)
         if not batch.is_resized:
             stage.estimator.observe(
                 batch.variant, batch.bucket, batch.rows, batch.cores, service_s, now_s=self._now_s
             )
-        stage.pool.free(replica)
-        self._requests.keep(batch, event.outputs, replica)
+        stage.pool.free(batch.replica)
+        self._requests.keep(batch, event.outputs)
         self._dispatch()
         self._requests.finish(batch, event, now_s=self._now_s)
+        self._is_settled = not stage.followers  # only there could an answer have made something possible
 
     def _on_batch_failed(self, event: BatchFailed) -> None:
-        taken = self._take_batch(event)
-        if taken is None:
+        stage = self._stage_of.get(event.replica_id)
+        batch = stage.batches.pop(event.batch_id, None) if stage is not None else None
+        if stage is None or batch is None:
             return
-        stage, batch, replica = taken
         is_shared = any(piece.open is not batch.pieces[0].open for piece in batch.pieces)
         for piece in batch.pieces:
             opened = piece.open
@@ -253,8 +249,8 @@ class ServiceMachine:
                 wait(piece)
             else:
                 self._requests.fail(opened, "model_error", event.message)
-        stage.pool.free(replica)
-        self._requests.stop_if_done(replica)
+        stage.pool.free(batch.replica)
+        self._requests.stop_if_done(batch.replica)
 
     # Replicas.
 
@@ -308,7 +304,8 @@ class ServiceMachine:
                     lost.append(piece.open)
                     piece.isolate()
                     wait(piece)
-        for batch in replica.kept.values():
+        kept, replica.kept = replica.kept, {}
+        for batch in kept.values():
             lost.extend(self._requests.lose(batch))
         for opened in dict.fromkeys(lost):
             self._try_again(opened, event.reason)
@@ -339,13 +336,13 @@ class ServiceMachine:
         assert event.plan.service == self.service.name, (
             f"plan of {event.plan.service} for {self.service.name}"
         )
-        for name, dispatcher in self._dispatchers.items():
-            plan = event.plan.stages.get(name)
+        for dispatcher in self._dispatchers:
+            plan = event.plan.stages.get(dispatcher.stage.name)
             if plan is not None:
                 dispatcher.publish(plan)
 
     def _on_capacity_changed(self, event: CapacityChanged) -> None:
-        for dispatcher in self._dispatchers.values():
+        for dispatcher in self._dispatchers:
             dispatcher.grant(event.cores_grantable)
 
     def _on_window_closed(self, event: WindowClosed) -> None:

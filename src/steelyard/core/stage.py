@@ -88,17 +88,20 @@ class StageState:
 
     def whole(self, visit: Visit) -> Piece:
         """All of a visit as one piece, which does not wait yet."""
-        return Piece(visit, 0, visit.open.request.rows * self.fan_out, sequence=self._next_sequence())
+        self._sequence += 1
+        return Piece(visit, 0, visit.open.request.rows * self.fan_out, sequence=self._sequence)
 
     def enqueue(self, piece: Piece) -> None:
         """Let a piece wait, cut into several if it has more rows than a batch may have."""
-        piece.due_s = self.due_s(piece.open.due_s, piece.bucket)
+        if self.followers:
+            piece.due_s = self.due_s(piece.open.due_s, piece.bucket)
         while piece.rows > self.piece_rows_max:
+            self._sequence += 1
             rest = Piece(
                 piece.visit,
                 piece.row_start + self.piece_rows_max,
                 piece.rows - self.piece_rows_max,
-                sequence=self._next_sequence(),
+                sequence=self._sequence,
             )
             rest.due_s = piece.due_s
             piece.rows = self.piece_rows_max
@@ -129,7 +132,3 @@ class StageState:
             for variant in self.mix.usable(replica.variants)
         ]
         return head.due_s - now_s - min(services_s, default=0.0)
-
-    def _next_sequence(self) -> int:
-        self._sequence += 1
-        return self._sequence

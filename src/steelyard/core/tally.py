@@ -71,7 +71,10 @@ class Tally:
 
     def add_batch(self, stage: str, batch: Batch, busy_s: float) -> None:
         """A batch has ended after `busy_s`."""
-        cell = self._busy.setdefault((stage, batch.variant, batch.rows, batch.cores), [0, 0.0])
+        key = (stage, batch.variant, batch.rows, batch.cores)
+        cell = self._busy.get(key)
+        if cell is None:
+            cell = self._busy[key] = [0, 0.0]
         cell[0] += 1
         cell[1] += busy_s
 

@@ -13,6 +13,7 @@ from steelyard.core.commands import OutputPart, Slice
 from steelyard.core.types import Request, Tensor
 
 if TYPE_CHECKING:
+    from steelyard.core.lifecycle import Replica
     from steelyard.core.stage import StageState
 
 
@@ -114,8 +115,8 @@ class Piece:
         self.open = visit.open
         self.row_start = row_start
         self.rows = rows
-        self.key = visit.open.request.batch_key
-        self.due_s = visit.open.due_s
+        self.key = self.open.request.batch_key
+        self.due_s = self.open.due_s
         self.order_s = 0.0
         self.sequence = sequence
         self.alone = False
@@ -147,7 +148,7 @@ class Batch:
 
     Attributes:
         batch_id: unique in the machine.
-        replica_id: where it runs.
+        replica: where it runs.
         variant: which answers.
         bucket: shape bucket of all its pieces.
         rows: of all pieces together.
@@ -161,20 +162,20 @@ class Batch:
 
     __slots__ = (
         "batch_id", "bucket", "cores", "expected_s", "holders", "is_resized", "outputs", "pieces",
-        "replica_id", "rows", "variant",
+        "replica", "rows", "variant",
     )  # fmt: skip
 
     def __init__(
-        self, batch_id: int, replica_id: int, variant: str, pieces: list[Piece], rows: int, cores: float
+        self, batch_id: int, replica: Replica, variant: str, pieces: list[Piece], rows: int, expected_s: float
     ) -> None:
         self.batch_id = batch_id
-        self.replica_id = replica_id
+        self.replica = replica
         self.variant = variant
         self.bucket = pieces[0].open.request.bucket
         self.rows = rows
-        self.cores = cores
+        self.cores = replica.cores
         self.pieces = pieces
-        self.expected_s = 0.0
+        self.expected_s = expected_s
         self.is_resized = False
         self.outputs: tuple[Tensor, ...] = ()
         self.holders = 0
