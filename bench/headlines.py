@@ -11,6 +11,7 @@ policies are compared: bench/headlines_judge.py. On the slice most like the pape
 
 import argparse
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -29,6 +30,7 @@ from headlines_cases import (
     candidates,
     refusal,
 )
+from headlines_fa2 import savings
 from headlines_judge import OURS, Case, Run
 from headlines_store import Line, Store
 from headlines_summary import summary_of
@@ -154,18 +156,14 @@ def run_missing(store: Store, jobs: Sequence[Job], processes: int) -> None:
     store.run(missing, stamp=stamp, processes=processes, on_done=on_done)
 
 
-def _summary(store: Store, matrix: Matrix, refused: dict[str, str]) -> dict[str, Any]:
-    """The record: how it was run, what is missing, and each pipeline's sums."""
+def runs_of(store: Store, matrix: Matrix) -> tuple[dict[str, list[Run]], dict[str, list[Run]]]:
+    """By pipeline: the runs on surges, and those on the slice most like the papers'."""
     runs: dict[str, list[Run]] = {name: [] for name in matrix.pipelines}
     papers: dict[str, list[Run]] = {name: [] for name in matrix.pipelines}
-    failed: dict[str, int] = {}
-    speeds: list[float] = []
     for job, line in store.of(matrix.jobs()):
         if "summary" not in line:
-            failed[job.candidate.label] = failed.get(job.candidate.label, 0) + 1
             continue
         found = line["summary"]
-        speeds.append(found["requests"] / found["wall_s"])
         run = Run(
             job.candidate.label,
             job.case,
@@ -175,13 +173,23 @@ def _summary(store: Store, matrix: Matrix, refused: dict[str, str]) -> dict[str,
             line["bound"],
         )
         (papers if job.case.slice == PAPERS_SLICE else runs)[job.pipeline].append(run)
+    return runs, papers
+
+
+def _summary(store: Store, matrix: Matrix, refused: dict[str, str]) -> dict[str, Any]:
+    """The record: how it was run, what is missing, and each pipeline's sums."""
+    runs, papers = runs_of(store, matrix)
+    lines = list(store.of(matrix.jobs()))
+    failed = Counter(job.candidate.label for job, line in lines if "error" in line)
+    speeds = [line["summary"]["requests_per_wall_s"] for _, line in lines if "summary" in line]
     return {
         "slices": [{"from_s": each.from_s, "growth": each.growth} for each in matrix.slices],
         "papers_slice": {"from_s": matrix.papers.from_s, "growth": matrix.papers.growth},
         "cold_starts_s": list(matrix.cold_starts_s),
         "runs": sum(map(len, runs.values())),
         "refused": refused,
-        "failed": failed,
+        "failed": dict(failed),
+        "fa2": {name: savings(name, matrix.trace, matrix.slices) for name in matrix.pipelines},
         "requests_per_wall_s": sum(speeds) / len(speeds) if speeds else None,
         "pipelines": {name: summary_of(found) for name, found in runs.items() if found},
         "papers": {name: summary_of(found) for name, found in papers.items() if found},

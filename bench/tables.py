@@ -8,19 +8,15 @@ still agrees with the records (a test runs it).
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from _markdown import table
+from headlines_page import headlines, papers, sponge_case
+
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 RESULTS = Path(__file__).parent / "results"
-Cells = Sequence[object]
-
-
-def table(head: Cells, rows: Iterable[Cells]) -> str:
-    """A Markdown table; all but the first column are right-aligned."""
-    align = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, align, *rows))
 
 
 def stamp(record: dict[str, Any]) -> str:
@@ -171,20 +167,31 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "overhead": ("overhead", overhead),
     "edge": ("edge", edge),
     "forecast": ("forecast", forecast),
+    "headlines": ("headlines", headlines),
+    "papers": ("headlines", papers),
+    "sponge_case": ("sponge_case", sponge_case),
 }
 """By mark: the record's name, and what makes the table of it."""
+
+
+def _measured(name: str, render: Callable[[dict[str, Any]], str]) -> str:
+    """The table of a record and where it comes from; what has not been measured says so."""
+    record_file = RESULTS / f"{name}.json"
+    if not record_file.exists():
+        return "*Not measured yet.*"
+    record = json.loads(record_file.read_text())
+    return f"{render(record)}\n\n{stamp(record)}"
 
 
 def rendered(page: str) -> str:
     """The page with every table made anew from its record."""
     for mark, (name, render) in TABLES.items():
-        record = json.loads((RESULTS / f"{name}.json").read_text())
         begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
         if page.count(begin) != 1 or page.count(end) != 1:
             raise SystemExit(f"{PAGE}: want one pair of marks {begin} {end}")
         before, _, rest = page.partition(begin)
         _, _, after = rest.partition(end)
-        page = f"{before}{begin}\n\n{render(record)}\n\n{stamp(record)}\n\n{end}{after}"
+        page = f"{before}{begin}\n\n{_measured(name, render)}\n\n{end}{after}"
     return page
 
 
