@@ -88,6 +88,20 @@ def test_an_infeasible_plan_says_why_and_what_would_do(made: Blueprint) -> None:
     assert found.reason.endswith("; decided: fixed allocation of 3 cores")
 
 
+def test_a_policy_that_reacts_is_given_what_it_takes_within_a_window(
+    made: Blueprint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One core of v carries 100 rows/s; on two it holds 150 within 200 ms, 100 of them for the window.
+    assert not planned(made, Question("static", {"batch": 1}, "s", 150.0)).feasible
+    monkeypatch.setattr("steelyard.policies.static.StaticPolicy.reacts", True)
+    found = planned(made, Question("static", {"batch": 1}, "s", 150.0))
+    assert (found.feasible, found.cores) == (True, 2.0)
+    assert found.cores_peak > 2.0
+    assert found.latency_bound_ms is not None
+    assert 100 < found.latency_bound_ms <= 200
+    assert "cores within a window when rows wait: a 1 x " in found.reason
+
+
 class Silent:
     """A policy that leaves everything as it is."""
 

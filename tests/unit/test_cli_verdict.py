@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from steelyard.cli.verdict import Verdict, alternative, assess, groups_of
+from steelyard.cli.verdict import Verdict, alternative, assess, groups_of, sizes_text, within_reach
 from steelyard.config.load import read_spec
 from steelyard.config.planning import Blueprint, blueprint
 from steelyard.core.plan import ReplicaPlan, ServicePlan, StagePlan, StageRules, VariantShare
@@ -161,3 +161,28 @@ def test_an_objective_that_is_missed_is_named() -> None:
 )
 def test_what_would_do(known: Blueprint, rate_rps: float, words: str) -> None:
     assert alternative(known, ServicePlan("s", {"a": stage(1.0)}), rate_rps) == words
+
+
+def reach(slo: str, rate_rps: float, *cores: float) -> tuple[str, float] | None:
+    found = within_reach(made(slo=slo), ServicePlan("s", {"a": stage(*cores)}), rate_rps)
+    return None if found is None else (sizes_text(found), found.latency_s)
+
+
+def test_a_reaction_makes_of_the_replicas_what_they_can_be() -> None:
+    # 150 rows/s are too many for 1 core (100), and keep 2 cores busy for three quarters.
+    found = reach("200ms", 150.0, 1.0)
+    assert found is not None
+    assert found[0] == "a 1 x 2"
+    # It comes a window of 100 ms late: 100 + 5 + 1 ms and what rows wait.
+    assert 0.106 < found[1] < 0.2
+    # 700 rows/s need 7 / 0.95 cores at least: with a parked replica, two of four.
+    parked = reach("200ms", 700.0, 1.0, 0.0)
+    assert parked is not None
+    assert parked[0] == "a 2 x 4"
+
+
+def test_what_a_reaction_cannot_reach() -> None:
+    # The largest replica has 4 cores and carries 400 rows/s.
+    assert reach("200ms", 500.0, 1.0) is None
+    # It comes after the deadline.
+    assert reach("101ms", 10.0, 1.0) is None

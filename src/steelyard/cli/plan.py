@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from steelyard.cli.output import JsonOption, say, write_json
-from steelyard.cli.verdict import Group, alternative, assess, groups_of
+from steelyard.cli.verdict import Group, alternative, assess, groups_of, sizes_text, within_reach
 from steelyard.config.notices import notices
 from steelyard.config.planning import Blueprint, blueprint
 from steelyard.config.policy import asked_policy
@@ -35,12 +35,20 @@ WINDOWS_PER_S = round(1 / WINDOW_S)
 
 
 class Planned(Frozen, frozen=True):
-    """The JSON of `steelyard plan`; `latency_bound_ms` is None where a queue would grow without bound."""
+    """The JSON of `steelyard plan`.
+
+    Attributes:
+        cores: of the plan.
+        cores_peak: with what a policy that reacts takes within a window when rows wait, where it must.
+        latency_bound_ms: None where a queue would grow without bound.
+        accuracy: None where that of a variant is not known.
+    """
 
     service: str
     policy: str
     feasible: bool
     cores: float
+    cores_peak: float
     latency_bound_ms: float | None
     accuracy: float | None
     stages: dict[str, list[Group]]
@@ -114,17 +122,24 @@ def planned(made: Blueprint, asked: Question, *, label: str = "") -> Planned:
     if found is None:
         raise SteelyardError(f"policy {asked.policy} has no plan for {asked.service}: {decision.reason}")
     verdict = assess(made, found, asked.rate_rps)
+    reach = within_reach(made, found, asked.rate_rps) if verdict.objection and deciding.reacts else None
     times = made.service_times()
     stages = {name: list(groups_of(s, times[asked.service, name])) for name, s in found.stages.items()}
-    reasons = [decision.reason]
-    if verdict.objection:
-        reasons = [verdict.objection, alternative(made, found, asked.rate_rps), f"decided: {decision.reason}"]
+    cores = sum(group.replicas * group.cores for listed in stages.values() for group in listed)
+    bound_s, reasons = verdict.latency_bound_s, [decision.reason]
+    if reach is not None:
+        bound_s = reach.latency_s
+        reasons.append(f"takes {reach.cores} cores within a window when rows wait: {sizes_text(reach)}")
+    elif verdict.objection:
+        would_do = alternative(made, found, asked.rate_rps)
+        reasons = [verdict.objection, would_do, f"decided: {decision.reason}"]
     return Planned(
         service=asked.service,
         policy=label or asked.policy,
-        feasible=not verdict.objection,
-        cores=sum(group.replicas * group.cores for listed in stages.values() for group in listed),
-        latency_bound_ms=None if verdict.latency_bound_s == inf else round(verdict.latency_bound_s * 1e3, 3),
+        feasible=reach is not None or not verdict.objection,
+        cores=cores,
+        cores_peak=cores if reach is None else max(cores, float(reach.cores)),
+        latency_bound_ms=None if bound_s == inf else round(bound_s * 1e3, 3),
         accuracy=_accuracy(made.services[asked.service], stages),
         stages=stages,
         solve_ms=round(solve_s * 1e3, 3),
@@ -203,8 +218,9 @@ def _show(result: Planned, service: Service) -> None:
     console = Console()
     verdict = "hold" if result.feasible else "do not hold"
     bound = "no bound" if result.latency_bound_ms is None else f"{result.latency_bound_ms:.0f} ms"
+    peak = f", at most {result.cores_peak:g}," if result.cores_peak > result.cores else ""
     console.print(
-        f"{result.service} by {result.policy}: {result.cores:g} cores {verdict} the SLO of "
+        f"{result.service} by {result.policy}: {result.cores:g} cores{peak} {verdict} the SLO of "
         f"{service.slo_s * 1e3:.0f} ms (bound at the {service.quantile:g} quantile: {bound})",
         highlight=False,
         soft_wrap=True,

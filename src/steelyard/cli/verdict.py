@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from math import inf
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from steelyard.config.planning import Blueprint
 from steelyard.control.ledger import Ledger
 from steelyard.control.validate import plan_objection
@@ -21,6 +23,7 @@ from steelyard.plan.joint import solve
 from steelyard.plan.problem import PlannedService, PlanProblem, stage_of
 from steelyard.plan.queueing import fill_wait_s
 from steelyard.plan.tails import RHO_MAX, StageLoad, chain_latency_quantile_s
+from steelyard.sim.scenario import WINDOW_S
 
 RATE_LEAST_RPS = 1e-6
 """A service that nobody calls is judged by a request in eleven days: queueing formulas divide by the rate."""
@@ -105,39 +108,72 @@ def assess(made: Blueprint, plan: ServicePlan, rate_rps: float) -> Verdict:
     )
 
 
+def within_reach(made: Blueprint, plan: ServicePlan, rate_rps: float) -> PlannedService | None:
+    """What a policy that reacts can make of its plan without a cold start, if that holds the SLO.
+
+    The plan's replicas, parked ones included, with as few cores as do, taken one sensing window after the
+    rows that need them came; that window is in the result's latency, and so is the reply.
+    """
+    service = made.services[plan.service]
+    lag_s = WINDOW_S + service.reply_s
+    if service.slo_s <= lag_s:
+        return None
+    replicas = {name: max(1, len(stage.replicas)) for name, stage in plan.stages.items()}
+    best = solve(_problem(made, plan, rate_rps, service.slo_s - lag_s, replicas))
+    return replace(best, latency_s=best.latency_s + lag_s) if isinstance(best, PlannedService) else None
+
+
 def alternative(made: Blueprint, plan: ServicePlan, rate_rps: float) -> str:
     """What would hold the SLO where a plan does not: as few cores as do, else the nearest objective or cores.
 
     Each stage stays with its present variant.
     """
-    service, times = made.services[plan.service], made.service_times()
-    stages = []
-    for stage in service.stages:
-        known = {variant.name: variant for variant in stage.variants}
-        groups = groups_of(plan.stages[stage.name], times[service.name, stage.name])
-        variant = known[groups[0].variant] if groups else stage.variants[0]
-        stages.append(stage_of(stage, variant, times[service.name, stage.name]))
-    nodes = tuple(node.cores for node in made.nodes)
-    if service.cores_max is not None and service.cores_max < made.cores:
-        nodes = (int(service.cores_max),)
-    problem = PlanProblem(
-        service=service.name,
-        stages=tuple(stages),
-        arrival_rate_rps=max(rate_rps, RATE_LEAST_RPS),
-        slo_s=service.slo_s - service.reply_s,
-        quantile=service.quantile,
-        nodes=nodes,
-    )
-    best = solve(problem)
+    service = made.services[plan.service]
+    best = solve(_problem(made, plan, rate_rps, service.slo_s - service.reply_s))
     if isinstance(best, PlannedService):
-        sizes = ", ".join(f"{s.name} {s.replicas} x {s.cores}" for s in best.stages)
-        return f"{best.cores} cores would hold it: {sizes}"
+        return f"{best.cores} cores would hold it: {sizes_text(best)}"
     if best.nearest_slo_s is not None:
         nearest_s = best.nearest_slo_s + service.reply_s
         return f"no plan is faster than {nearest_s * 1e3:.4g} ms, the nearest feasible SLO"
     if best.nearest_cores is not None:
         return f"{best.binding}, the nearest feasible cluster has {best.nearest_cores:g} cores"
     return best.binding
+
+
+def sizes_text(plan: PlannedService) -> str:
+    """Replicas and their cores: `detect 5 x 1, classify 1 x 2`."""
+    return ", ".join(f"{stage.name} {stage.replicas} x {stage.cores}" for stage in plan.stages)
+
+
+def _problem(
+    made: Blueprint,
+    plan: ServicePlan,
+    rate_rps: float,
+    budget_s: float,
+    replicas_max: Mapping[str, int] | None = None,
+) -> PlanProblem:
+    """The planning problem of a plan's service on the plan's variants."""
+    service, times = made.services[plan.service], made.service_times()
+    stages = []
+    for stage in service.stages:
+        known = {variant.name: variant for variant in stage.variants}
+        groups = groups_of(plan.stages[stage.name], times[service.name, stage.name])
+        variant = known[groups[0].variant] if groups else stage.variants[0]
+        made_stage = stage_of(stage, variant, times[service.name, stage.name])
+        if replicas_max is not None:
+            made_stage = replace(made_stage, replicas_max=replicas_max[stage.name])
+        stages.append(made_stage)
+    nodes = tuple(node.cores for node in made.nodes)
+    if service.cores_max is not None and service.cores_max < made.cores:
+        nodes = (int(service.cores_max),)
+    return PlanProblem(
+        service=service.name,
+        stages=tuple(stages),
+        arrival_rate_rps=max(rate_rps, RATE_LEAST_RPS),
+        slo_s=budget_s,
+        quantile=service.quantile,
+        nodes=nodes,
+    )
 
 
 def _variant(replica: ReplicaPlan, shares: Mapping[str, float]) -> str:
