@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from steelyard.plan.pareto import Floats, Frontier, Indices, leaf, parallel_of, series_of
-from steelyard.plan.shape import Edges, Shape, Tree, shape_of
+from steelyard.plan.shape import Edges, Shape, Tree, heads_and_tails_s, shape_of
 
 NODES_MAX = 400
 SLACK = 1e-9
@@ -78,7 +78,7 @@ def least_time_s(after: Edges, options: Sequence[StageOptions]) -> float:
 
 def longest_path_s(after: Edges, times_s: Sequence[float]) -> float:
     """Seconds of the longest path."""
-    return max(_heads_s(after, times_s), default=0.0)
+    return max(heads_and_tails_s(after, times_s)[0], default=0.0)
 
 
 class _Search:
@@ -152,15 +152,10 @@ class _Search:
         """The move of one stage within its slack that saves most, as long as there is one."""
         while True:
             times = self._times_s(choices)
-            through = [
-                head + tail - own
-                for head, tail, own in zip(
-                    _heads_s(self._after, times), _tails_s(self._after, times), times, strict=True
-                )
-            ]
+            heads, tails = heads_and_tails_s(self._after, times)
             best, moved = 0.0, choices
             for index, stage in enumerate(self._options):
-                room_s = self._limit_s - through[index] + times[index]
+                room_s = self._limit_s - heads[index] - tails[index] + 2 * times[index]
                 fitting = np.flatnonzero(stage.time_s <= room_s)
                 if not len(fitting):
                     continue
@@ -181,21 +176,3 @@ def _combined(tree: Tree, leaves: Sequence[Frontier], limit_s: float) -> Frontie
         return leaves[tree.stage]
     parts = [_combined(part, leaves, limit_s) for part in tree.parts]
     return series_of(parts, limit_s) if tree.kind == "series" else parallel_of(parts)
-
-
-def _heads_s(after: Edges, times_s: Sequence[float]) -> list[float]:
-    """For each stage the longest path that ends with it, its own time included."""
-    heads: list[float] = []
-    for needs, time_s in zip(after, times_s, strict=True):
-        heads.append(max((heads[need] for need in needs), default=0.0) + time_s)
-    return heads
-
-
-def _tails_s(after: Edges, times_s: Sequence[float]) -> list[float]:
-    """For each stage the longest path that starts with it, its own time included."""
-    tails = [0.0] * len(after)
-    for stage in reversed(range(len(after))):
-        tails[stage] += times_s[stage]
-        for need in after[stage]:
-            tails[need] = max(tails[need], tails[stage])
-    return tails

@@ -12,9 +12,11 @@ import numpy as np
 from msgspec.structs import replace
 
 from steelyard.plan.answer import cheapest, latency_s, obstacle
+from steelyard.plan.graph import SLACK
 from steelyard.plan.options import Ints, StageChoices, choices
 from steelyard.plan.packing import pack
 from steelyard.plan.problem import Infeasible, PlannedService, PlannedStage, PlanProblem
+from steelyard.plan.shape import heads_and_tails_s
 
 CORE_WEIGHTS = (0.0, 1.0, 1e6)
 """What a core costs beside its price while plans are looked for that fit: from nothing to everything."""
@@ -84,8 +86,8 @@ def _swapped(
 ) -> list[PlannedService]:
     """The plans that differ from `plan` in one stage, within the SLO, cheapest first."""
     found: list[PlannedService] = []
-    for index, (among, own) in enumerate(zip(every, plan.stages, strict=True)):
-        room_s = _room_s(problem, plan, index)
+    rooms_s = _rooms_s(problem, plan)
+    for index, (among, own, room_s) in enumerate(zip(every, plan.stages, rooms_s, strict=True)):
         fitting = np.flatnonzero((among.time_s <= room_s) & _fewest(among, room_s))
         old = _cost_of(among, own)
         for option in fitting:
@@ -104,13 +106,12 @@ def _fewest(among: StageChoices, room_s: float) -> np.ndarray[tuple[int], np.dty
     return np.asarray(among.replicas == least[among.cores])
 
 
-def _room_s(problem: PlanProblem, plan: PlannedService, index: int) -> float:
-    """Seconds that a stage may take while the others stay as they are."""
-    without = [replace(s, time_s=0.0) if i == index else s for i, s in enumerate(plan.stages)]
-    longest_s = 10 * problem.slo_s
-    probe = [replace(s, time_s=longest_s) if i == index else s for i, s in enumerate(without)]
-    others_s = latency_s(problem, probe) - longest_s
-    return problem.slo_s * (1 + 1e-9) - others_s
+def _rooms_s(problem: PlanProblem, plan: PlannedService) -> list[float]:
+    """Seconds that each stage may take while the others stay as they are."""
+    times = [stage.time_s for stage in plan.stages]
+    heads, tails = heads_and_tails_s(problem.after(), times)
+    limit_s = problem.slo_s * (1 + SLACK)
+    return [limit_s - a - z + 2 * own for a, z, own in zip(heads, tails, times, strict=True)]
 
 
 def _cost_of(among: StageChoices, own: PlannedStage) -> float:

@@ -8,7 +8,6 @@ one go, one array entry an option: a plan is then a few dozen array operations, 
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
-from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -78,7 +77,7 @@ def choices(
         SpecError: there is no such wait model.
     """
     limit = min(cores_max or 1 << 30, max(problem.nodes, default=1 << 30))
-    tables = [_cells(stage.service_time_s, stage.latency_s, limit, _burst(stage)) for stage in problem.stages]
+    tables = [_cells(stage.service_time_s, stage.latency_s, limit, stage.burst) for stage in problem.stages]
     owner = np.repeat(np.arange(len(tables)), [len(cells.cores) for cells in tables])
     cores, rows, service_s, single_s, latency_s = (
         np.concatenate(arrays) for arrays in zip(*tables, strict=True)
@@ -117,7 +116,7 @@ def evaluated(
     )
     service_s = stage.service_time_s[rows - 1][cores - 1]
     latency_s = stage.latency_s[rows - 1][cores - 1] if stage.latency_s else service_s
-    single_s = stage.service_time_s[min(rows, _burst(stage)) - 1][cores - 1]
+    single_s = stage.service_time_s[min(rows, stage.burst) - 1][cores - 1]
     wait_s = _waits_s(problem, owner, n, b, np.array([service_s]), np.array([single_s]))
     return latency_s + float(wait_s[0]), float(_prices(problem, owner, n, c)[0])
 
@@ -128,25 +127,20 @@ def capacity_rps(stage: PlanStage, rows: int, cores: int) -> float:
 
 
 def _losses(problem: PlanProblem) -> Floats:
-    """Share of each stage's rows that may wait longer than is planned for.
+    """Share of each stage's bursts that may wait longer than is planned for.
 
-    Wait models that count busy replicas divide the SLO's loss (1 - q) by the number of stages, and a stage's
-    by its fan-out: a request is late only if a row of it is late somewhere. The others take q as it is.
+    Wait models that count busy replicas divide what the SLO allows (1 - q) among the stages: a request is
+    late only if it is late somewhere. The others take q as it is, as they were published.
     """
-    loss = 1.0 - problem.quantile
-    if not wait_model(problem.wait).busy:
-        return np.full(len(problem.stages), loss)
-    return np.array([loss / (len(problem.stages) * max(1.0, stage.fan_out)) for stage in problem.stages])
+    loss, stages = 1.0 - problem.quantile, len(problem.stages)
+    if wait_model(problem.wait).busy:
+        loss = min(0.5, problem.loss_scale * loss / stages)
+    return np.full(stages, loss)
 
 
 def _rates(problem: PlanProblem) -> Floats:
     """Rows a second of each stage: rate x fan_out."""
     return np.array([problem.rate_rps(stage) for stage in problem.stages])
-
-
-def _burst(stage: PlanStage) -> int:
-    """Rows of a request that reach the stage at once."""
-    return max(1, ceil(stage.fan_out))
 
 
 def _waits_s(
@@ -158,7 +152,7 @@ def _waits_s(
     single_s: Floats,
 ) -> Floats:
     """The wait model's q(n, c, b), seconds; `owner` is the index of each option's stage."""
-    bursts = np.array([float(_burst(stage)) for stage in problem.stages])
+    bursts = np.array([float(stage.burst) for stage in problem.stages])
     load = Load(
         _rates(problem)[owner],
         rows,

@@ -13,7 +13,7 @@ sent to another process and stored in a test.
 """
 
 from collections.abc import Callable
-from math import isfinite
+from math import ceil, isfinite
 
 from steelyard.core.errors import ProfileError, SpecError
 from steelyard.core.plan import Infeasible
@@ -73,6 +73,11 @@ class PlanStage(Frozen, frozen=True):
     present: tuple[int, ...] = ()
 
     @property
+    def burst(self) -> int:
+        """Rows of a request that reach the stage at once."""
+        return max(1, ceil(self.fan_out))
+
+    @property
     def rows_max(self) -> int:
         """Rows in the largest batch of the table."""
         return len(self.service_time_s)
@@ -97,6 +102,8 @@ class PlanProblem(Frozen, frozen=True):
         prices: what is minimised.
         extra_replicas_max: beyond the fewest replicas that carry the rate, how many more are looked at, to
             shorten the wait.
+        loss_scale: for wait models that count busy replicas: a stage may lose this many times its equal share
+            of what the SLO allows. 1 is safe for any waits; see `steelyard.plan.tight`.
     """
 
     service: str
@@ -108,6 +115,7 @@ class PlanProblem(Frozen, frozen=True):
     nodes: tuple[int, ...] = ()
     prices: Prices = Prices()
     extra_replicas_max: int = 4
+    loss_scale: float = 1.0
 
     def rate_rps(self, stage: PlanStage) -> float:
         """Rows a second that `stage` is given."""

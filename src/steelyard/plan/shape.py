@@ -77,6 +77,21 @@ def shape_of(after: Edges) -> Shape:
             )
 
 
+def heads_and_tails_s(
+    after: Sequence[Sequence[int]], times_s: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """For each stage the longest path that ends with it, and that begins with it; its own time is in both."""
+    heads: list[float] = []
+    for needs, time_s in zip(after, times_s, strict=True):
+        heads.append(max((heads[need] for need in needs), default=0.0) + time_s)
+    tails = [0.0] * len(after)
+    for stage in reversed(range(len(after))):
+        tails[stage] += times_s[stage]
+        for need in after[stage]:
+            tails[need] = max(tails[need], tails[stage])
+    return heads, tails
+
+
 def _decompose(order: _Order, vertices: list[int]) -> tuple[Tree | None, list[int]]:
     """The tree over `vertices`, or None and those that are tangled."""
     if len(vertices) == 1:

@@ -15,27 +15,30 @@ it from half utilisation on.
 but a free replica takes a single row for l(1), so that it is busy far more often than full batches say, and a
 row that finds all of them busy first waits for the rest of a batch.
 
-*Bursts*, rows that arrive at once as a fan-out makes them, are customers as a whole: each takes as many
-replicas as it has batches. Against simulation, latency with batches and bursts is bounded within 5 %, and
-not far above where larger batches gain throughput (tests/theory has both).
+*Bursts*, rows that arrive at once as a fan-out makes them, are customers as a whole, and the wait is that of
+their last row: each takes as many replicas as it has batches. Against simulation, latency with batches and
+bursts is bounded within 6 %, and not far above where larger batches gain throughput (tests/theory has both).
 
-*Stages in a row*: waits are taken as independent and convolved on a grid, each rounded up to it. That is far
+*Stages in a row*: waits are taken as independent and convolved on a grid of 1/384 of the slack. That is far
 below the sum of the stages' quantiles: not all stages are slow at once.
 """
 
 from collections.abc import Sequence
-from math import inf
+from math import ceil, inf
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from steelyard.plan.shape import heads_and_tails_s
 
 Floats = NDArray[np.float64]
 
 RHO_MAX = 0.95
 """Utilisation beyond which a plan counts as unstable: the wait's quantile is then all noise."""
 _NEWTON_STEPS = 6
-_CELLS = 256
+_CELLS = 384
+_ROUNDING = 1e-9
 
 
 class StageLoad(NamedTuple):
@@ -162,11 +165,8 @@ def shed_ratio(tail: ArrayLike, utilisation: ArrayLike) -> Floats:
 
 
 def chain_tail(stages: Sequence[StageLoad], budget_s: float, *, cells: int = _CELLS) -> float:
-    """P(latency of the stages in a row > budget), in about 0.1 ms; 1 if a stage cannot carry its rate."""
-    slack_s = budget_s - sum(_fixed_s(stage) for stage in stages)
-    if slack_s < 0:
-        return 1.0
-    return 1.0 - float(_waits_within(stages, slack_s, cells).sum())
+    """P(latency of the stages in a row > budget), in about 0.1 ms a stage; 1 if one cannot carry its rate."""
+    return graph_tail(_chain(len(stages)), stages, budget_s, cells=cells)
 
 
 def chain_latency_quantile_s(stages: Sequence[StageLoad], quantile: float, *, cells: int = _CELLS) -> float:
@@ -180,9 +180,45 @@ def chain_latency_quantile_s(stages: Sequence[StageLoad], quantile: float, *, ce
     fixed_s = sum(_fixed_s(stage) for stage in stages)
     if span_s == 0.0 or span_s == inf:
         return fixed_s + span_s
-    within = np.cumsum(_waits_within(stages, span_s, cells))
-    reached = int(np.searchsorted(within, quantile))
+    delay = np.zeros(cells + 1)
+    delay[0] = 1.0
+    for stage in stages:
+        delay = _waits_after(delay, stage, span_s / cells)
+    reached = int(np.searchsorted(np.cumsum(delay), quantile))
     return fixed_s + span_s * min(reached, cells) / cells
+
+
+def graph_tail(
+    after: Sequence[Sequence[int]], stages: Sequence[StageLoad], budget_s: float, *, cells: int = _CELLS
+) -> float:
+    """P(latency of a pipeline that branches and joins > budget); `after` is as in `steelyard.plan.shape`.
+
+    The grid is of delays, of what comes on top of service times alone, and spans the slack of the stage that
+    has most. Branches that share a stage are late together; taking them as independent where they join errs
+    on the safe side (Esary, Proschan and Walkup, "Association of random variables", Annals of Mathematical
+    Statistics 38, 1967).
+    """
+    fixed_s = [_fixed_s(stage) for stage in stages]
+    heads_s, tails_s = heads_and_tails_s(after, fixed_s)
+    slacks_s = [budget_s - a - z + own for a, z, own in zip(heads_s, tails_s, fixed_s, strict=True)]
+    if min(slacks_s) < -_ROUNDING * budget_s:
+        return 1.0
+    cell_s = max(_ROUNDING * budget_s, *slacks_s) / cells
+    allowance = ceil(len(stages) / 2)  # what rounding may have added still counts as in time
+    size = cells + 1 + allowance
+    within: list[Floats] = []  # of each stage: share of requests by delay at its end, cumulated
+    in_time = 1.0
+    for index, (needs, stage) in enumerate(zip(after, stages, strict=True)):
+        start = np.ones(size)
+        for need in needs:
+            spare_s = heads_s[index] - fixed_s[index] - heads_s[need]
+            spare = min(size - 1, int(spare_s / cell_s + _ROUNDING))
+            start *= np.concatenate([within[need][spare:], np.full(spare, within[need][-1])])
+        within.append(np.cumsum(_waits_after(np.diff(start, prepend=0.0), stage, cell_s)))
+        if tails_s[index] == fixed_s[index]:
+            last = int((budget_s - heads_s[index]) / cell_s + _ROUNDING) + allowance
+            in_time *= float(within[index][min(size - 1, last)])
+    return 1.0 - in_time
 
 
 def _fixed_s(stage: StageLoad) -> float:
@@ -203,23 +239,22 @@ def _wait_bound_s(stage: StageLoad, loss: float) -> float:
     )
 
 
-def _waits_within(stages: Sequence[StageLoad], span_s: float, cells: int) -> Floats:
-    """Probability of each sum of waits on the grid 0, h .. span, each wait rounded up to it."""
-    grid_s = np.linspace(0.0, span_s, cells + 1)
-    total = np.zeros(cells + 1)
-    total[0] = 1.0
-    for stage in stages:
-        tail = wait_tail(
-            stage.rate_rps,
-            stage.service_s,
-            stage.replicas,
-            grid_s,
-            rows=stage.rows,
-            single_s=stage.single_s,
-            burst=stage.burst,
-        )
-        total = np.convolve(total, -np.diff(tail, prepend=1.0))[: cells + 1]
-    return total
+def _waits_after(delay: Floats, stage: StageLoad, cell_s: float) -> Floats:
+    """Probability of each delay on the grid 0, h, 2 h .. after one more stage, its wait rounded to it."""
+    tail = wait_tail(
+        stage.rate_rps,
+        stage.service_s,
+        stage.replicas,
+        (np.arange(len(delay)) + 0.5) * cell_s,
+        rows=stage.rows,
+        single_s=stage.single_s,
+        burst=stage.burst,
+    )
+    return np.convolve(delay, -np.diff(tail, prepend=1.0))[: len(delay)]
+
+
+def _chain(stages: int) -> list[tuple[int, ...]]:
+    return [(index - 1,) if index else () for index in range(stages)]
 
 
 def _terms(
