@@ -5,6 +5,7 @@ those that are open. Their deadline is the earliest of the service's bound, thei
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import chain, count, repeat
 
 import numpy as np
 
@@ -47,34 +48,29 @@ class Clients:
         self._account = account
         self._front_end = front_end
         self._budgets_s = np.array([budget_s(service, mark, classes) for mark in arrivals.marks])
+        self._rows = np.array([mark.rows for mark in arrivals.marks])
+        self._classes = np.array([mark.slo_class for mark in arrivals.marks], dtype=object)
 
     def requests(self, rng: np.random.Generator) -> Iterator[RequestArrived]:
         """All requests in the order of arrival."""
-        for chunk in self._arrivals.chunks(rng):
-            yield from self._of_chunk(chunk)
+        return chain.from_iterable(map(self._of_chunk, self._arrivals.chunks(rng)))
 
     def _of_chunk(self, chunk: Chunk) -> Iterator[RequestArrived]:
-        number = self._account.expect(chunk.times_s)
-        name, front_end, marks = self._service.name, self._front_end, self._arrivals.marks
-        due_s = chunk.times_s + self._budgets_s[chunk.marks]
-        if len(marks) == 1:
-            rows, slo_class = marks[0].rows, marks[0].slo_class
-            for at_s, deadline_s in zip(chunk.times_s.tolist(), due_s.tolist(), strict=True):
-                request_id = RequestId(front_end, number)
-                yield RequestArrived(
-                    Request(request_id, name, rows, BATCH_KEY, at_s, deadline_s, 0, slo_class)
-                )
-                number += 1
-            return
-        for at_s, deadline_s, index in zip(
-            chunk.times_s.tolist(), due_s.tolist(), chunk.marks.tolist(), strict=True
-        ):
-            mark = marks[index]
-            request_id = RequestId(front_end, number)
-            yield RequestArrived(
-                Request(request_id, name, mark.rows, BATCH_KEY, at_s, deadline_s, 0, mark.slo_class)
-            )
-            number += 1
+        """Made one by one as they are asked for, by `map` alone: this is on the path of every request."""
+        first = self._account.expect(chunk.times_s)
+        deadlines_s = chunk.times_s + self._budgets_s[chunk.marks]
+        requests = map(
+            Request,
+            map(RequestId._make, zip(repeat(self._front_end), count(first))),
+            repeat(self._service.name),
+            self._rows[chunk.marks].tolist(),
+            repeat(BATCH_KEY),
+            chunk.times_s.tolist(),
+            deadlines_s.tolist(),
+            repeat(0),
+            self._classes[chunk.marks].tolist(),
+        )
+        return map(RequestArrived, requests)
 
 
 def budget_s(service: Service, mark: Mark, classes: Mapping[str, float]) -> float:

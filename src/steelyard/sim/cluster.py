@@ -33,6 +33,7 @@ from steelyard.sim.draws import Durations
 from steelyard.sim.kernel import Kernel, Kind
 from steelyard.sim.scenario import Failure, Physics, SimulatedNode
 
+_COMPLETION = Kind.COMPLETION
 ReplicaNews = ReplicaReady | ReplicaResized | ReplicaGone | VariantLoaded | VariantUnloaded
 
 
@@ -52,11 +53,11 @@ class _Replica:
     """One replica; `shares` are in force, `cores_paid` reserved."""
 
     __slots__ = (
-        "cores", "cores_paid", "durations", "id", "is_busy", "is_ready", "is_stopping", "node", "service",
-        "shares", "stage", "started", "variant", "variants",
+        "cores", "cores_paid", "costs", "durations", "id", "is_busy", "is_ready", "is_stopping", "listener",
+        "node", "service", "shares", "stage", "variant", "variants",
     )  # fmt: skip
 
-    def __init__(self, command: StartReplica, durations: Durations) -> None:
+    def __init__(self, command: StartReplica, durations: Durations, costs: Costs, listener: Listener) -> None:
         self.id = command.replica_id
         self.service = command.service
         self.stage = command.stage
@@ -65,6 +66,8 @@ class _Replica:
         self.shares = command.shares
         self.cores = self.cores_paid = _cores(command.shares)
         self.durations = durations
+        self.costs = costs
+        self.listener = listener
         self.is_ready = self.is_busy = self.is_stopping = False
         self.variant: str | None = None  # of the latest batch
 
@@ -112,6 +115,7 @@ class Cluster:
         }
         self._durations = durations
         self._physics = physics
+        self._dispatch_s = physics.dispatch_s
         self._stretches = _stretches(physics)
         self._costs = costs
         self._listeners = listeners
@@ -127,12 +131,12 @@ class Cluster:
             return
         assert replica.is_ready, command
         assert not replica.is_busy, command
-        started_s = self._kernel.now_s + self._physics.dispatch_s
+        started_s = self._kernel.now_s + self._dispatch_s
         duration_s = replica.durations.draw_s(command.variant, command.rows, replica.cores)
         if self._stretches:
             duration_s *= self._stretch(replica, started_s)
             self._busy_of_node[replica.node] += replica.cores
-        costs = self._costs[replica.service]
+        costs = replica.costs
         costs.rows[replica.stage, command.variant] += command.rows
         if replica.variant != command.variant:
             costs.switches += replica.variant is not None
@@ -140,9 +144,7 @@ class Cluster:
         replica.is_busy = True
         finished_s = started_s + duration_s
         completed = BatchCompleted(command.batch_id, replica.id, started_s, finished_s)
-        self._kernel.schedule(
-            finished_s + self._physics.dispatch_s, Kind.COMPLETION, self._on_completed, completed
-        )
+        self._kernel.schedule(finished_s + self._dispatch_s, _COMPLETION, self._on_completed, completed)
 
     def _on_completed(self, event: BatchCompleted) -> None:
         replica = self._replicas.get(event.replica_id)
@@ -152,7 +154,7 @@ class Cluster:
         if self._stretches:
             self._busy_of_node[replica.node] -= replica.cores
         was_stopping = replica.is_stopping
-        self._listeners[replica.service].on_batch(event)  # may stop the replica, which is idle now
+        replica.listener.on_batch(event)  # may stop the replica, which is idle now
         if was_stopping:
             self._end(replica, expected=True)
 
@@ -178,9 +180,10 @@ class Cluster:
     def start(self, command: StartReplica) -> None:
         """Ready after the longest cold start of its variants; gone at once if it was given no cores."""
         durations = self._durations[command.service, command.stage]
-        replica = self._replicas[command.replica_id] = _Replica(command, durations)
+        costs, listener = self._costs[command.service], self._listeners[command.service]
+        replica = self._replicas[command.replica_id] = _Replica(command, durations, costs, listener)
         is_cold = self.cold_start_s is None
-        self._costs[replica.service].start(replica.cores_paid, is_cold=is_cold)
+        replica.costs.start(replica.cores_paid, is_cold=is_cold)
         if not command.shares:
             self._end(replica, expected=False, reason="no cores")
             return
@@ -239,24 +242,22 @@ class Cluster:
         return max(float(getattr(variant, what)) for variant in known)
 
     def _pay(self, replica: _Replica, cores: float) -> None:
-        self._costs[replica.service].change(cores - replica.cores_paid)
+        replica.costs.change(cores - replica.cores_paid)
         replica.cores_paid = cores
 
     def _end(self, replica: _Replica, *, expected: bool, reason: str = "") -> None:
         del self._replicas[replica.id]
         if replica.is_busy and self._stretches:
             self._busy_of_node[replica.node] -= replica.cores
-        self._costs[replica.service].end(replica.cores_paid)
+        replica.costs.end(replica.cores_paid)
         gone = ReplicaGone(replica.id, expected, reason)
-        self._kernel.schedule(
-            self._kernel.now_s, Kind.REPLICA, self._listeners[replica.service].on_replica, gone
-        )
+        self._kernel.schedule(self._kernel.now_s, Kind.REPLICA, replica.listener.on_replica, gone)
 
     def _on_ready(self, event: ReplicaReady) -> None:
         replica = self._replicas.get(event.replica_id)
         if replica is not None:
             replica.is_ready = True
-            self._listeners[replica.service].on_replica(event)
+            replica.listener.on_replica(event)
 
     def _on_resized(self, resized: tuple[_Replica, tuple[CoreShare, ...]]) -> None:
         replica, shares = resized
@@ -267,14 +268,14 @@ class Cluster:
             self._busy_of_node[replica.node] += replica.cores - before
         self._pay(replica, replica.cores)
         if replica.cores != before:
-            self._costs[replica.service].resized()
+            replica.costs.resized()
         event = ReplicaResized(replica.id, replica.cores)
-        self._listeners[replica.service].on_replica(event)
+        replica.listener.on_replica(event)
 
     def _on_resident(self, event: VariantLoaded | VariantUnloaded) -> None:
         replica = self._replicas.get(event.replica_id)
         if replica is not None:
-            self._listeners[replica.service].on_replica(event)
+            replica.listener.on_replica(event)
 
 
 def _stretches(physics: Physics) -> bool:

@@ -121,7 +121,8 @@ class ControlDriver:
         What that decision starts is ready at once, too. Afterwards it is the time of the last window.
         """
         for window in windows:
-            self._kernel.advance(window.to_s)
+            passed = self._kernel.advance(window.to_s)
+            assert passed, "nothing is due before the nodes join"
             self.tell(WindowReported(window))
         self._asked = []
         for node in nodes:

@@ -10,6 +10,7 @@ wake-ups (so a decision sees the window that ends with it), the planner's answer
 from collections.abc import Callable
 from enum import IntEnum
 from heapq import heappop, heappush
+from itertools import count
 from typing import Any
 
 Act = Callable[[Any], None]
@@ -35,7 +36,7 @@ class Kernel:
 
     def __init__(self, *, start_s: float = 0.0) -> None:
         self._heap: list[tuple[float, Kind, int, Act, Any]] = []
-        self._count = 0
+        self._numbers = count()
         self._is_stopped = False
         self.now_s = start_s
 
@@ -46,10 +47,9 @@ class Kernel:
 
     def schedule(self, at_s: float, kind: Kind, act: Act, what: Any) -> None:
         """Let `act(what)` be called at `at_s`, or now if that has passed."""
-        self._count += 1
         if at_s < self.now_s:
             at_s = self.now_s
-        heappush(self._heap, (at_s, kind, self._count, act, what))
+        heappush(self._heap, (at_s, kind, next(self._numbers), act, what))
 
     def run(self) -> None:
         """Do one thing after the other until nothing is due any more, or until `stop`."""
@@ -58,10 +58,13 @@ class Kernel:
             self.now_s, _, _, act, what = heappop(heap)
             act(what)
 
-    def advance(self, to_s: float) -> None:
-        """Let time pass in which nothing is due."""
-        assert not self._heap or to_s <= self._heap[0][0], f"something is due before {to_s}"
-        self.now_s = max(self.now_s, to_s)
+    def advance(self, to_s: float) -> bool:
+        """Let time pass, unless something is due by then; whether it has passed."""
+        heap = self._heap
+        if self._is_stopped or (heap and heap[0][0] <= to_s):
+            return False
+        self.now_s = to_s
+        return True
 
     def stop(self) -> None:
         """Do nothing further: what is still due is left undone."""

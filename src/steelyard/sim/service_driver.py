@@ -79,7 +79,8 @@ class ServiceDriver:
         """Hand the machine an event, and carry out what it wants."""
         now_s = self._kernel.now_s
         if now_s > self._at_s:
-            self.settle()
+            self.request_seconds += self.machine.open_requests * (now_s - self._at_s)
+            self._at_s = now_s
         commands = self._handle(event, now_s=now_s)
         if self._journal is not None:
             self._journal(self._name, now_s, event, commands)
@@ -98,7 +99,7 @@ class ServiceDriver:
     def serve(self, arrivals: Iterator[RequestArrived]) -> None:
         """Take these requests as they arrive."""
         self._arrivals = arrivals
-        self._schedule_arrival()
+        self._schedule_arrival(next(arrivals, None))
 
     def close_window(self) -> None:
         """A sensing window ends."""
@@ -108,14 +109,18 @@ class ServiceDriver:
         """The trace has ended: finish what is open."""
         self.tell(ServiceDraining())
 
-    def _schedule_arrival(self) -> None:
-        event = next(self._arrivals, None)
+    def _schedule_arrival(self, event: RequestArrived | None) -> None:
         if event is not None:
             self._kernel.schedule(event.request.arrived_s, Kind.ARRIVAL, self._on_arrival, event)
 
     def _on_arrival(self, event: RequestArrived) -> None:
-        self._schedule_arrival()
+        """A request has arrived; those that follow before anything else happens need no place in the heap."""
         self.tell(event)
+        for following in self._arrivals:
+            if not self._kernel.advance(following.request.arrived_s):
+                self._schedule_arrival(following)
+                return
+            self.tell(following)
 
     def _wake_at(self, command: WakeAt) -> None:
         self._wake_s = command.at_s
