@@ -17,6 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,9 @@ def requests_of(scenario: Scenario) -> int:
 
 def measure(seconds: int, rounds: int) -> None:
     runs: dict[str, Callable[[], int]] = {
-        name: (lambda scenario=scenario: requests_of(scenario)) for name, scenario in cases(seconds).items()
+        name: partial(requests_of, scenario) for name, scenario in cases(seconds).items()
     }
-    runs["SimPy M/D/c"] = lambda: run_simpy(0.8 * SERVERS / SERVICE_S, seconds)
+    runs["SimPy M/D/c"] = partial(run_simpy, 0.8 * SERVERS / SERVICE_S, seconds)
     best: dict[str, dict[str, float]] = {}
     for _ in range(rounds):
         for name, run in runs.items():
@@ -153,10 +154,9 @@ def day(path: Path, policy: str, seconds: int) -> None:
     run = simulate(scenario, on_progress=on_progress)
     cpu_s = time.process_time() - cpu_s
     (summary,) = run.summaries
-    print(
-        f"\n{summary.requests} requests in {seconds} s: {summary.wall_s:.1f} s of wall time, {cpu_s:.1f} s of CPU"
-        f" time; {summary.violation_ratio:.3%} violations, {summary.core_seconds:.0f} core-seconds"
-    )
+    took = f"{summary.wall_s:.1f} s of wall time, {cpu_s:.1f} s of CPU time"
+    print(f"\n{summary.requests} requests in {seconds} s: {took}")
+    print(f"{summary.violation_ratio:.3%} violations, {summary.core_seconds:.0f} core-seconds")
     _record.write("sim_day", {"policy": policy, "cpu_s": cpu_s, "summary": _plain(summary)}, seed=0)
 
 
