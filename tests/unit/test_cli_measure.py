@@ -52,11 +52,13 @@ def cold_starts_s(deployment: Deployment) -> dict[str, float]:
     return {variant.name: variant.cold_start_s for variant in stage.variants}
 
 
-def test_measured_cold_starts_replace_the_default_but_not_what_the_spec_says() -> None:
-    spec = loaded("{v: {python: 'a:B'}, w: {python: 'a:B', cold_start: 3s}}")
+def test_measured_starts_and_resizes_replace_the_default_but_not_what_the_spec_says() -> None:
+    spec = loaded("{v: {python: 'a:B'}, w: {python: 'a:B', cold_start: 3s, resize: 50ms}}")
     deployment = deployed(spec)
     found = measured(deployment, "v", "w")
-    assert cold_starts_s(with_measured(deployment, found, spec.spec)) == {"v": 0.07, "w": 3.0}
+    made = with_measured(deployment, found, spec.spec)
+    assert cold_starts_s(made) == {"v": 0.07, "w": 3.0}
+    assert [v.resize_s for v in made.services["s"].served.service.stages[0].variants] == [0.0001, 0.05]
 
 
 @pytest.mark.parametrize(("measured_s", "used_s"), [(0.0002, 0.001), (0.02, 0.02)])

@@ -110,3 +110,25 @@ def test_no_requests_are_no_violations() -> None:
     Path("trace.txt").write_text("0\n0\n")
     (run,) = simulated()["runs"]
     assert (run["requests"], run["violation_ratio"], run["core_seconds"]) == (0, 0.0, 2.0)
+
+
+@pytest.mark.slow
+def test_a_pipeline_that_was_measured_is_planned_and_simulated() -> None:
+    Path("measured.yaml").write_text(
+        "models:\n"
+        "  m: {variants: {v: {runtime: sleep, options: {alpha_ms: 4}, batch_max: 2, cores_max: 1}}}\n"
+        "  n: {variants: {w: {runtime: sleep, options: {alpha_ms: 2}, batch_max: 1, cores_max: 1}}}\n"
+        "services: {s: {slo: {latency: 200ms}, pipeline: {a: {model: m}, b: {model: n, after: [a]}}}}\n"
+        "cluster: {nodes: [{name: n, cores: 8}]}\npolicy: static\n"
+    )
+    profiled = runner.invoke(app, ["profile", "measured.yaml", "--quick", "--profiles", "profiles"])
+    assert profiled.exit_code == 0, profiled.stderr
+    asked = ["plan", "measured.yaml", "--rate", "10", "--profiles", "profiles", "--json", "-"]
+    planned = runner.invoke(app, asked)
+    assert planned.exit_code == 0, planned.stderr
+    assert json.loads(planned.stdout)["stages"]["a"][0]["batch"] == 2
+    asked = ["simulate", "measured.yaml", "--trace", "trace.txt", "--profiles", "profiles", "--json", "-"]
+    run = json.loads(runner.invoke(app, asked).stdout)["runs"][0]
+    assert (run["requests"], run["violations"]) == (40, 0)
+    # 4 + 2 ms as the sleeps were measured, and some for waking up.
+    assert 6 < run["latency_ms"]["p50"] < 60

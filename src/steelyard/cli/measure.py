@@ -5,19 +5,18 @@ restart nor an interrupted run measures twice.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from msgspec.structs import replace
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from steelyard.cli.edge_times import edge_times
 from steelyard.cli.output import say
+from steelyard.cli.progress import progress_bar
 from steelyard.config.schema import Spec
-from steelyard.core.types import Stage
+from steelyard.config.stages import profiled_variant
+from steelyard.core.types import Variant
 from steelyard.profile.tables import StageTimes
 from steelyard.profile.types import Constants, Profile
 from steelyard.profiler.grid import Form
@@ -27,8 +26,6 @@ from steelyard.profiler.subject import Subject
 from steelyard.runtime.base import WidthRule
 from steelyard.runtime.widths import width_rules
 from steelyard.serve.base import Deployment, ServedService
-
-OnProgress = Callable[[int, int, str], None]
 
 
 class Measured(NamedTuple):
@@ -89,28 +86,27 @@ def widths_of(measured: Sequence[Measured]) -> dict[tuple[str, str, str], tuple[
 
 
 def with_measured(deployment: Deployment, measured: Sequence[Measured], spec: Spec) -> Deployment:
-    """The deployment with measured cold starts, except where the spec states one, and times to reply.
+    """The deployment with measured cold starts, resizes and times to reply, where the spec states none.
 
     A reply's default holds where the codec is faster: it also covers what the HTTP server adds.
     """
-    cold_starts_s = {
-        (m.service, m.stage, m.subject.spec.name): m.profile.cold_start_s
-        for m in measured
-        if m.subject.model not in spec.models
-        or spec.models[m.subject.model].variants[m.subject.spec.name].cold_start is None
-    }
+    found = {(m.service, m.stage, m.subject.spec.name): m for m in measured}
 
-    def timed(service: str, stage: Stage) -> Stage:
-        variants = (
-            replace(v, cold_start_s=cold_starts_s.get((service, stage.name, v.name), v.cold_start_s))
-            for v in stage.variants
-        )
-        return replace(stage, variants=tuple(variants))
+    def timed(service: str, stage: str, variant: Variant) -> Variant:
+        known = found.get((service, stage, variant.name))
+        if known is None:
+            return variant
+        model = spec.models.get(known.subject.model)  # Python glue has none
+        entry = model.variants[variant.name] if model is not None else None
+        return profiled_variant(variant, entry, known.profile)
 
     services = {}
     for name, deployed in deployment.services.items():
-        stages = tuple(timed(name, stage) for stage in deployed.served.service.stages)
         service = deployed.served.service
+        stages = tuple(
+            replace(stage, variants=tuple(timed(name, stage.name, variant) for variant in stage.variants))
+            for stage in service.stages
+        )
         replies_s = (m.profile.constants.reply_s for m in measured if m.service == name)
         timed_service = replace(service, stages=stages, reply_s=max((service.reply_s, *replies_s)))
         served = replace(deployed.served, service=timed_service)
@@ -130,7 +126,7 @@ def _measure_one(
         say(f"measuring {name} on this machine ({length})", err=True)
         found = edge_times(served, subject.in_bucket(subject.bucket_count - 1))
         constants = replace(constants, **(found._asdict() if found else {}))
-    with _progress() as on_progress:
+    with progress_bar() as on_progress:
         return asyncio.run(
             profile_variant(
                 subject,
@@ -142,21 +138,3 @@ def _measure_one(
                 on_notice=lambda line: say(line, err=True),
             )
         )
-
-
-@contextmanager
-def _progress() -> Iterator[OnProgress]:
-    """A bar on a terminal, from the first step on; nothing elsewhere."""
-    console = Console(stderr=True)
-    columns = (
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} {task.description}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=None)
-
-        def show(done: int, total: int, label: str) -> None:
-            progress.update(task, completed=done, total=total, description=label)
-
-        yield show

@@ -24,13 +24,15 @@ def profile(
     from steelyard.cli.measure import measure
     from steelyard.cli.serve import find_modules_beside
     from steelyard.config.load import is_onnx, load_spec, spec_for_onnx
+    from steelyard.config.measuring import measurable
     from steelyard.config.resolve import resolve
     from steelyard.profiler.words import table_rows
 
     loaded = spec_for_onnx(spec, slo_s=1.0) if is_onnx(spec) else load_spec(spec)
     find_modules_beside(loaded.folder)
     core_ids = usable_core_ids()
-    deployment = resolve(loaded, cores_available=len(core_ids))
+    here = measurable(loaded, cores_available=len(core_ids))
+    deployment = resolve(here, cores_available=len(core_ids))
     measured = measure(deployment, profiles, core_ids=core_ids, form="quick" if quick else "full")
     if not measured:
         say(f"{spec}: every variant declares its latency; nothing to measure", err=True)

@@ -27,6 +27,7 @@ from steelyard.config.stages import (
     candidates,
     check_minima,
     latency_classes,
+    profiled_variant,
     promised_service,
     variant_spec,
 )
@@ -204,11 +205,7 @@ class _Sources:
             batch_rows_max=entry.batch_max or max(cell.rows for cell in profile.cells),
             cores_max=spec.cores_max,
         )
-        if entry.cold_start is None:
-            variant = replace(variant, cold_start_s=profile.cold_start_s)
-        if entry.resize is None:
-            variant = replace(variant, resize_s=profile.resize_s)
-        return _Known(variant, None, profile)
+        return _Known(profiled_variant(variant, entry, profile), None, profile)
 
 
 def _nodes(loaded: LoadedSpec, cores_available: int) -> tuple[SimulatedNode, ...]:

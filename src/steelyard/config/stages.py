@@ -11,6 +11,7 @@ from steelyard.config.schema import StageSpec, VariantEntry
 from steelyard.config.source import Path as SpecPath
 from steelyard.config.source import nearest
 from steelyard.core.types import Service, Stage, Variant
+from steelyard.profile.types import Profile
 from steelyard.runtime.base import VariantSpec
 from steelyard.runtime.registry import names as runtime_names
 
@@ -84,6 +85,15 @@ def bounded_variant(candidate: Candidate, *, batch_rows_max: int, cores_max: int
     if entry.cold_start is not None:
         known = replace(known, cold_start_s=entry.cold_start)
     return known if entry.resize is None else replace(known, resize_s=entry.resize)
+
+
+def profiled_variant(variant: Variant, entry: VariantEntry | None, profile: Profile) -> Variant:
+    """The variant with measured times of starts and resizes, except where the spec's entry states them."""
+    if entry is None or entry.cold_start is None:
+        variant = replace(variant, cold_start_s=profile.cold_start_s)
+    if entry is None or entry.resize is None:
+        variant = replace(variant, resize_s=profile.resize_s)
+    return variant
 
 
 def promised_service(loaded: LoadedSpec, name: str, stages: Sequence[Stage]) -> Service:
