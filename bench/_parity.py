@@ -6,7 +6,7 @@ are the server's own, arrival to answer, for both; the client's are beside them.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -113,6 +113,12 @@ def show(row: dict[str, Any]) -> str:
         f"x {row['core_seconds_ratio']:.3f}  p50 {live['p50_ms']:6.1f} ms x {row['p50_ratio']:.3f}  "
         f"p99 {live['p99_ms']:6.1f} ms x {row['p99_ratio']:.3f}  (simulated p99 {ours['p99_ms']:.1f})"
     )
+
+
+def misses(row: dict[str, Any], within: Mapping[str, float]) -> list[str]:
+    """Which of the bands a policy does not keep: points from 0, ratios from 1."""
+    off = {key: abs(row[key] - (0.0 if key.endswith("points") else 1.0)) for key in within}
+    return [f"{key} {row[key]:.3f}" for key, band in within.items() if off[key] > band]
 
 
 def _figures(sides: Sequence[Side]) -> dict[str, float]:

@@ -14,10 +14,9 @@ else running.
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from _parity import SIMULATED_SEEDS, compare, pair, show
+from _parity import SIMULATED_SEEDS, compare, misses, pair, show
 from _record import write
 
 from steelyard.workload.synth import counts_of, surge
@@ -70,16 +69,6 @@ def surge_counts(seconds: int, seed: int) -> list[int]:
     return counts
 
 
-def misses(row: dict[str, Any]) -> list[str]:
-    """Which of the bands a policy does not keep."""
-    missed = []
-    for key, band in WITHIN.items():
-        off = abs(row[key]) if key.endswith("points") else abs(row[key] - 1.0)
-        if off > band:
-            missed.append(f"{key} {row[key]:.3f}")
-    return missed
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--seeds", type=int, default=5)
@@ -99,7 +88,7 @@ def main() -> None:
         ]
     rows = [compare([p for p in pairs if p.policy == policy]) for policy in policies]
     for row in rows:
-        row["misses"] = misses(row)
+        row["misses"] = misses(row, WITHIN)
         print(show(row), "missed: " + "; ".join(row["misses"]) if row["misses"] else "", flush=True)
         print("   ", row["constants"][-1], "client", row["client_p50_ms"], row["client_p99_ms"])
     if not options.dry:

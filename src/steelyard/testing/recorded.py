@@ -60,21 +60,28 @@ class RecordedRun(NamedTuple):
         service: as it was served.
         trace: arrivals from time 0 on.
         requests: that arrived.
-        violations: late, shed, rejected and failed ones.
+        violated_s: when late, shed, rejected and failed ones had arrived, ascending.
         latencies_s: of completed requests, the reply included, in the order of their ends.
         core_seconds: reserved from time 0 to the end of the trace.
         constants: of the machine.
+        start_s: time 0 on the server's monotonic clock.
     """
 
     service: Service
     trace: ArrivalTrace
     requests: int
-    violations: int
+    violated_s: NDArray[np.float64]
     latencies_s: NDArray[np.float64]
     core_seconds: float
     constants: Constants
+    start_s: float
     header: Header
     node: NodeJoined
+
+    @property
+    def violations(self) -> int:
+        """Late, shed, rejected and failed requests."""
+        return len(self.violated_s)
 
     def scenario(self, *, seed: int = 0, label: str = "", **physics: Any) -> Scenario:
         """The same service, arrivals and policy, simulated with the constants of the machine.
@@ -136,17 +143,18 @@ def recorded(lines: Iterable[Header | Record], service: str) -> RecordedRun:
         if isinstance(record.event, RequestArrived):
             requests[record.event.request.id] = record.event.request
     trace = arrival_trace([Arrival(r.arrived_s - start_s, _mark(r, served)) for r in requests.values()])
-    violations, latencies_s = _ends(records, requests, served)
+    violated_s, latencies_s = _ends(records, requests, served)
     return RecordedRun(
         served,
         trace,
         len(requests),
-        violations,
+        np.sort(violated_s) - start_s,
         np.array(latencies_s),
         _core_seconds(control, service, start_s, start_s + trace.seconds),
         _constants(
             records, control, {stage.stage: service_times(stage) for stage in _times(header, service)}
         ),
+        start_s,
         header,
         node,
     )
@@ -165,19 +173,20 @@ def _mark(request: Request, service: Service) -> Mark:
 
 def _ends(
     records: Iterable[Record], requests: dict[RequestId, Request], service: Service
-) -> tuple[int, list[float]]:
-    """Violations, and latencies of completed requests."""
-    violations = 0
+) -> tuple[list[float], list[float]]:
+    """When violated requests had arrived, and latencies of completed ones."""
+    violated_s: list[float] = []
     latencies_s: list[float] = []
     for record in records:
         for command in record.commands:
             if isinstance(command, Complete):
                 arrived_s = requests[command.request_id].arrived_s
                 latencies_s.append(record.now_s - arrived_s + service.reply_s)
-                violations += command.late
+                if command.late:
+                    violated_s.append(arrived_s)
             elif isinstance(command, Shed | Reject | Fail):
-                violations += 1
-    return violations, latencies_s
+                violated_s.append(requests[command.request_id].arrived_s)
+    return violated_s, latencies_s
 
 
 def _core_seconds(control: Iterable[Record], service: str, from_s: float, to_s: float) -> float:
