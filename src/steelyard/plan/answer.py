@@ -17,7 +17,7 @@ def cheapest(
     """The cheapest choice for each stage within the SLO.
 
     Raises:
-        SpecError: the stages' names or order are wrong, or the pipeline is too tangled.
+        SpecError: the stages' names or order are wrong.
     """
     hindrance = obstacle(problem, choices)
     if hindrance is not None:

@@ -10,6 +10,9 @@ frontiers (`steelyard.plan.pareto`) is exact. Elsewhere stages are split into co
 - Where all copies agree, the bound is reached. Where they do not, the options of the stage that disagrees
   most are divided into slower and faster ones and both halves are solved, the lowest bound first and at most
   `nodes_max` of them: branch and bound. What is left is the gap, and is reported.
+
+A pipeline that is too tangled even to be split starts from its fastest plan and is only repaired; its bound
+is what the stages would cost if each had all the slack for itself.
 """
 
 import heapq
@@ -66,9 +69,15 @@ def solve(
     """The cheapest choices whose longest path takes at most `budget_s`; None if there are none.
 
     Raises:
-        SpecError: the pipeline is too tangled to be split.
+        SpecError: there is no stage.
     """
-    return _Search(after, options, budget_s * (1 + SLACK)).run(nodes_max)
+    limit_s = budget_s * (1 + SLACK)
+    if least_time_s(after, options) > limit_s:
+        return None
+    shape = shape_of(after)
+    if shape is None:
+        return _repaired_only(after, options, limit_s)
+    return _Search(after, shape, options, limit_s).run(nodes_max)
 
 
 def least_time_s(after: Edges, options: Sequence[StageOptions]) -> float:
@@ -84,16 +93,16 @@ def longest_path_s(after: Edges, times_s: Sequence[float]) -> float:
 class _Search:
     """Branch and bound; one step where no stage is split."""
 
-    def __init__(self, after: Edges, options: Sequence[StageOptions], limit_s: float) -> None:
+    def __init__(self, after: Edges, shape: Shape, options: Sequence[StageOptions], limit_s: float) -> None:
         self._after = after
-        self._shape: Shape = shape_of(after)
+        self._shape = shape
         self._options = options
         self._limit_s = limit_s
         self._best: Solution | None = None
         self._open: list[_Node] = []
         self._count = 0
 
-    def run(self, nodes_max: int) -> Solution | None:
+    def run(self, nodes_max: int) -> Solution:
         """Look at subproblems, lowest bound first, until the best plan is proven or the limit is reached."""
         self._look([np.arange(len(stage.cost)) for stage in self._options])
         while self._open and self._count < nodes_max and not self._settled(self._open[0].bound):
@@ -105,8 +114,7 @@ class _Search:
                 allowed = list(node.allowed)
                 allowed[node.stage] = half
                 self._look(allowed)
-        if self._best is None:
-            return None
+        assert self._best is not None, "the fastest options are within the limit"
         proven = not self._open or self._settled(self._open[0].bound)
         return self._best._replace(bound=self._best.cost if proven else self._open[0].bound)
 
@@ -124,7 +132,11 @@ class _Search:
             min(choices, key=lambda option, times=stage.time_s: float(times[option]))  # type: ignore[misc]
             for choices, stage in zip(chosen, self._options, strict=True)
         ]
-        self._keep(self._repaired(fastest) if self._shape.split else fastest)
+        if self._shape.split:
+            fastest = _repaired(self._after, self._options, fastest, self._limit_s)
+        plan = _solution(self._after, self._options, fastest)
+        if self._best is None or plan.cost < self._best.cost:
+            self._best = plan
         split = [stage for stage, choices in enumerate(chosen) if len(set(choices)) > 1]
         if split:
             stage = max(split, key=lambda s: (float(np.ptp(self._options[s].cost[chosen[s]])), -s))
@@ -142,37 +154,56 @@ class _Search:
         ]
         return _combined(self._shape.tree, leaves, self._limit_s)
 
-    def _keep(self, choices: list[int]) -> None:
-        cost = sum(float(stage.cost[option]) for stage, option in zip(self._options, choices, strict=True))
-        if self._best is None or cost < self._best.cost:
-            time_s = longest_path_s(self._after, self._times_s(choices))
-            self._best = Solution(tuple(choices), time_s, cost, -inf)
-
-    def _repaired(self, choices: list[int]) -> list[int]:
-        """The move of one stage within its slack that saves most, as long as there is one."""
-        while True:
-            times = self._times_s(choices)
-            heads, tails = heads_and_tails_s(self._after, times)
-            best, moved = 0.0, choices
-            for index, stage in enumerate(self._options):
-                room_s = self._limit_s - heads[index] - tails[index] + 2 * times[index]
-                fitting = np.flatnonzero(stage.time_s <= room_s)
-                if not len(fitting):
-                    continue
-                option = int(fitting[np.argmin(stage.cost[fitting])])
-                saving = float(stage.cost[choices[index]] - stage.cost[option])
-                if saving > best:
-                    best, moved = saving, [*choices[:index], option, *choices[index + 1 :]]
-            if moved is choices:
-                return choices
-            choices = moved
-
-    def _times_s(self, choices: Sequence[int]) -> list[float]:
-        return [float(stage.time_s[option]) for stage, option in zip(self._options, choices, strict=True)]
-
 
 def _combined(tree: Tree, leaves: Sequence[Frontier], limit_s: float) -> Frontier:
     if tree.kind == "stage":
         return leaves[tree.stage]
     parts = [_combined(part, leaves, limit_s) for part in tree.parts]
     return series_of(parts, limit_s) if tree.kind == "series" else parallel_of(parts)
+
+
+def _repaired_only(after: Edges, options: Sequence[StageOptions], limit_s: float) -> Solution:
+    fastest = [int(np.argmin(stage.time_s)) for stage in options]
+    bound = sum(
+        float(stage.cost[stage.time_s <= room_s].min())
+        for stage, room_s in zip(options, _rooms_s(after, options, fastest, limit_s), strict=True)
+    )
+    found = _solution(after, options, _repaired(after, options, fastest, limit_s))
+    return found._replace(bound=bound)
+
+
+def _repaired(after: Edges, options: Sequence[StageOptions], choices: list[int], limit_s: float) -> list[int]:
+    """The move of one stage within its room that saves most, as long as there is one."""
+    while True:
+        best, moved = 0.0, choices
+        for index, room_s in enumerate(_rooms_s(after, options, choices, limit_s)):
+            stage = options[index]
+            fitting = np.flatnonzero(stage.time_s <= room_s)
+            if not len(fitting):
+                continue
+            option = int(fitting[np.argmin(stage.cost[fitting])])
+            saving = float(stage.cost[choices[index]] - stage.cost[option])
+            if saving > best:
+                best, moved = saving, [*choices[:index], option, *choices[index + 1 :]]
+        if moved is choices:
+            return choices
+        choices = moved
+
+
+def _rooms_s(
+    after: Edges, options: Sequence[StageOptions], choices: Sequence[int], limit_s: float
+) -> list[float]:
+    """Seconds that each stage may take while the others stay as they are."""
+    times = _times_s(options, choices)
+    heads, tails = heads_and_tails_s(after, times)
+    return [limit_s - a - z + 2 * own for a, z, own in zip(heads, tails, times, strict=True)]
+
+
+def _solution(after: Edges, options: Sequence[StageOptions], choices: Sequence[int]) -> Solution:
+    """The choices with their time and cost, of which nothing is proven yet."""
+    cost = sum(float(stage.cost[option]) for stage, option in zip(options, choices, strict=True))
+    return Solution(tuple(choices), longest_path_s(after, _times_s(options, choices)), cost, -inf)
+
+
+def _times_s(options: Sequence[StageOptions], choices: Sequence[int]) -> list[float]:
+    return [float(stage.time_s[option]) for stage, option in zip(options, choices, strict=True)]

@@ -11,7 +11,7 @@ of a stage take equal times the latency is the same. What follows from copies th
 `steelyard.plan.graph`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -20,10 +20,11 @@ from steelyard.core.errors import SpecError
 Edges = tuple[tuple[int, ...], ...]
 """For each stage the indices of those that it needs, all smaller than its own."""
 
-COPIES_MAX = 256
+COPIES_MAX = 48
+"""Stages and copies of stages together; what needs more counts as too tangled."""
 
-_Order = list[set[int]]
-"""For each vertex all that are before it, directly or not."""
+_Sets = list[int]
+"""For each vertex a set of others, as bits: those (directly) before it."""
 
 
 class Tree(NamedTuple):
@@ -54,27 +55,25 @@ class Shape(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def shape_of(after: Edges) -> Shape:
-    """The pipeline as a series-parallel tree, with as few copies as a greedy choice finds.
+def shape_of(after: Edges) -> Shape | None:
+    """The pipeline as a series-parallel tree, with as few copies as a greedy choice finds; None: too tangled.
 
     Raises:
-        SpecError: there is no stage, or it takes more than `COPIES_MAX` copies.
+        SpecError: there is no stage.
     """
     if not after:
         raise SpecError("a pipeline needs at least one stage")
     stages = list(range(len(after)))
-    order = _closure([set(needs) for needs in after])
+    order = _closure([sum(1 << need for need in set(needs)) for needs in after])
     while True:
-        tree, tangled = _decompose(order, list(range(len(stages))))
+        tree, tangled = _decompose(order, (1 << len(stages)) - 1)
         if tree is not None:
             named = _renamed(tree, stages)
             leaves = _leaves(named)
             return Shape(named, leaves, tuple(leaves.count(stage) for stage in range(len(after))))
-        stages, order = _best_split(stages, order, tangled)
         if len(stages) > COPIES_MAX:
-            raise SpecError(
-                f"a pipeline of {len(after)} stages is too tangled: more than {COPIES_MAX} copies"
-            )
+            return None
+        stages, order = _best_split(stages, order, tangled)
 
 
 def heads_and_tails_s(
@@ -92,97 +91,117 @@ def heads_and_tails_s(
     return heads, tails
 
 
-def _decompose(order: _Order, vertices: list[int]) -> tuple[Tree | None, list[int]]:
+def _decompose(order: _Sets, vertices: int) -> tuple[Tree | None, int]:
     """The tree over `vertices`, or None and those that are tangled."""
-    if len(vertices) == 1:
-        return Tree("stage", vertices[0]), []
-    groups = _components(vertices, lambda u, v: u in order[v] or v in order[u])
+    if vertices.bit_count() == 1:
+        return Tree("stage", vertices.bit_length() - 1), 0
+    comparable = {vertex: order[vertex] & vertices for vertex in _bits(vertices)}
+    for vertex in _bits(vertices):
+        for need in _bits(order[vertex] & vertices):
+            comparable[need] |= 1 << vertex
     kind: Literal["series", "parallel"] = "parallel"
+    groups = _components(comparable, vertices)
     if len(groups) == 1:
         kind = "series"
-        groups = _components(vertices, lambda u, v: u not in order[v] and v not in order[u])
-        groups.sort(key=lambda group: len(order[group[0]].intersection(vertices)))
+        apart = {vertex: vertices & ~near & ~(1 << vertex) for vertex, near in comparable.items()}
+        groups = _components(apart, vertices)
+        groups.sort(key=lambda group: (order[group.bit_length() - 1] & vertices & ~group).bit_count())
     if len(groups) == 1:
         return None, vertices
     found = [_decompose(order, group) for group in groups]
-    tangled = [vertex for _, rest in found for vertex in rest]
+    tangled = 0
+    for _, rest in found:
+        tangled |= rest
     parts = tuple(tree for tree, _ in found if tree is not None)
-    return (None, tangled) if tangled else (Tree(kind, parts=parts), [])
+    return (None, tangled) if tangled else (Tree(kind, parts=parts), 0)
 
 
-def _components(vertices: list[int], linked: Callable[[int, int], bool]) -> list[list[int]]:
+def _components(near: dict[int, int], vertices: int) -> list[int]:
     """Connected components, in the order of their first vertex."""
-    rest, groups = list(vertices), []
-    while rest:
-        group, rest = [rest[0]], rest[1:]
-        for vertex in group:  # grows while it is read
-            near = [other for other in rest if linked(vertex, other)]
-            group += near
-            rest = [other for other in rest if other not in near]
-        groups.append(sorted(group))
+    groups: list[int] = []
+    while vertices:
+        group = new = vertices & -vertices
+        while new:
+            reached = 0
+            for vertex in _bits(new):
+                reached |= near[vertex]
+            new = reached & ~group
+            group |= new
+        groups.append(group)
+        vertices &= ~group
     return groups
 
 
-def _best_split(stages: list[int], order: _Order, tangled: list[int]) -> tuple[list[int], _Order]:
+def _best_split(stages: list[int], order: _Sets, tangled: int) -> tuple[list[int], _Sets]:
     """The split of a tangled vertex that leaves least tangled; then with fewest copies, then the first."""
     direct = _reduced(order)
-    best: tuple[tuple[int, int], list[int], _Order] | None = None
-    for vertex in tangled:
-        following = [v for v, needs in enumerate(direct) if vertex in needs]
-        for ways in (_by_following(direct, vertex, following), _by_needed(direct, vertex, following)):
-            if ways is None:
+    best: tuple[tuple[int, int], list[int], _Sets] | None = None
+    for vertex in _bits(tangled):
+        for changed in (_by_following(direct, vertex), _by_needed(direct, vertex)):
+            if len(changed) == len(direct):
                 continue
-            split = _closure(ways)
-            left = len(_decompose(split, list(range(len(split))))[1])
-            rank = (left, len(split))
+            split = _closure(changed)
+            rank = (_decompose(split, (1 << len(split)) - 1)[1].bit_count(), len(split))
             if best is None or rank < best[0]:
-                added = len(split) - len(stages)
-                best = (rank, stages + [stages[vertex]] * added, split)
+                best = (rank, stages + [stages[vertex]] * (len(split) - len(stages)), split)
     assert best is not None, "an N has a vertex with two neighbours on one side"
     return best[1], best[2]
 
 
-def _by_following(direct: _Order, vertex: int, following: list[int]) -> _Order | None:
+def _by_following(direct: _Sets, vertex: int) -> _Sets:
     """One copy for each vertex that directly follows; the first keeps its number."""
-    if len(following) < 2:
-        return None
-    changed = [set(needs) for needs in direct]
+    changed = list(direct)
+    following = [v for v, needs in enumerate(direct) if needs >> vertex & 1]
     for follower in following[1:]:
-        changed[follower].discard(vertex)
-        changed[follower].add(len(changed))
-        changed.append(set(direct[vertex]))
+        changed[follower] ^= 1 << vertex | 1 << len(changed)
+        changed.append(direct[vertex])
     return changed
 
 
-def _by_needed(direct: _Order, vertex: int, following: list[int]) -> _Order | None:
-    """One copy for each vertex that it directly needs."""
-    needed = sorted(direct[vertex])
-    if len(needed) < 2:
-        return None
-    changed = [set(needs) for needs in direct]
-    changed[vertex] = {needed[0]}
-    for need in needed[1:]:
+def _by_needed(direct: _Sets, vertex: int) -> _Sets:
+    """One copy for each vertex that it directly needs; the first keeps its number."""
+    changed = list(direct)
+    following = [v for v, needs in enumerate(direct) if needs >> vertex & 1]
+    for need in _bits(direct[vertex] & (direct[vertex] - 1)):  # all but the first
+        changed[vertex] ^= 1 << need
         for follower in following:
-            changed[follower].add(len(changed))
-        changed.append({need})
+            changed[follower] |= 1 << len(changed)
+        changed.append(1 << need)
     return changed
 
 
-def _closure(before: _Order) -> _Order:
+def _closure(direct: _Sets) -> _Sets:
     """All that are before each vertex, from those directly before it; vertices in any order."""
-    closed: dict[int, set[int]] = {}
+    closed: dict[int, int] = {}
 
-    def visit(vertex: int) -> set[int]:
+    def visit(vertex: int) -> int:
         if vertex not in closed:
-            closed[vertex] = set(before[vertex]).union(*(visit(need) for need in before[vertex]))
+            every = direct[vertex]
+            for need in _bits(direct[vertex]):
+                every |= visit(need)
+            closed[vertex] = every
         return closed[vertex]
 
-    return [visit(vertex) for vertex in range(len(before))]
+    return [visit(vertex) for vertex in range(len(direct))]
 
 
-def _reduced(order: _Order) -> _Order:
+def _reduced(order: _Sets) -> _Sets:
     """Those directly before each vertex: before it, and not before another one that is."""
-    return [needs.difference(*(order[need] for need in needs)) for needs in order]
+    reduced = []
+    for needs in order:
+        indirect = 0
+        for need in _bits(needs):
+            indirect |= order[need]
+        reduced.append(needs & ~indirect)
+    return reduced
+
+
+def _bits(vertices: int) -> Iterator[int]:
+    """The members of a set, smallest first."""
+    while vertices:
+        low = vertices & -vertices
+        yield low.bit_length() - 1
+        vertices ^= low
 
 
 def _leaves(tree: Tree) -> tuple[int, ...]:
