@@ -277,7 +277,7 @@ def _terms(
     parts = np.ceil(count / size - 1e-9)
     at_once = np.maximum(1.0, np.floor(servers / parts))
     rho = rate * batch_s / (size * servers)
-    share_s = rho * at_once / np.maximum(rate / count, 1e-300)  # seconds a burst keeps its replicas busy
+    share_s = batch_s * count * at_once / (size * servers)  # seconds a burst keeps its replicas busy
     smallest_s = share_s if single_s is None else np.asarray(single_s, np.float64) * parts * at_once / servers
     inside = np.clip(rho, 1e-12, 1 - 1e-9)
     y = decay(inside)
