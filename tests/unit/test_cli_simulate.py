@@ -1,6 +1,7 @@
 """`steelyard simulate`: runs, totals, a report, and runs that fail."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,20 @@ def test_no_requests_are_no_violations() -> None:
     Path("trace.txt").write_text("0\n0\n")
     (run,) = simulated()["runs"]
     assert (run["requests"], run["violation_ratio"], run["core_seconds"]) == (0, 0.0, 2.0)
+
+
+@pytest.mark.slow
+def test_what_the_readme_says_of_planning_works() -> None:
+    root = Path(__file__).parents[2]
+    Path("examples").symlink_to(root / "examples")
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^steelyard ((?:plan|simulate|trace synth) [^#\n]+)", readme, flags=re.MULTILINE)
+    assert [line.split()[0] for line in lines] == ["plan", "trace", "simulate"]
+    for line in lines:
+        short = ["--trace-slice", "90:110", "--processes", "1"] if line.startswith("simulate") else []
+        result = runner.invoke(app, [*line.split(), *short])
+        assert result.exit_code == 0, result.stderr
+    assert Path("video.html").stat().st_size > 1_000_000
 
 
 @pytest.mark.slow
