@@ -52,10 +52,9 @@ def _open(stage: StageState, request: Request, due_s: float, now_s: float) -> Re
 
 
 def _feasible(stage: StageState, request: Request, due_s: float, now_s: float) -> Refusal | None:
-    refusal = _open(stage, request, due_s, now_s)
-    if refusal is not None:
-        return refusal
     rows = request.rows * stage.fan_out
+    if stage.queue.rows + rows > stage.queue_rows_max:
+        return _open(stage, request, due_s, now_s)
     if stage.capacity.is_ample(
         rows, request.bucket, rows_before=stage.queue.rows, due_s=due_s, now_s=now_s
     ) or _is_free(stage, request, due_s, now_s):

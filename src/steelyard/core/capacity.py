@@ -85,7 +85,8 @@ class Capacity:
         self._residuals = estimator.residuals
         self._kinds: list[Kind] = []
         self._possible: list[Possible] = []
-        self._live: list[int] = []  # kinds of replicas that are not starting, each replica's
+        self._live: list[int] = []  # kinds of the replicas that are not starting, each replica's
+        self._live_kinds: list[Kind] = []  # each once
         self._starting: list[Possible] = []
         self._pool_version = -1
         self._times_version = -1
@@ -108,11 +109,19 @@ class Capacity:
 
     def possible(self) -> list[Possible]:
         """Replicas that could answer something, in order of appearance."""
+        self._refresh()
+        return self._possible
+
+    def _refresh(self) -> None:
+        """Derive anew what has changed: who is possible with the replicas, times with the corrections."""
         if self._pool_version != self._pool.version:
             self._pool_version = self._pool.version
             self._derive()
-            self._times_version = -1
-        return self._possible
+        elif self._times_version == self._residuals.version:
+            return
+        self._times_version = self._residuals.version
+        self._figures_of.clear()
+        self._least_s_of.clear()
 
     def _derive(self) -> None:
         """Who is possible, and of which kinds they are."""
@@ -137,20 +146,19 @@ class Capacity:
         self._kinds = list(kinds)
         self._starting = [entry for entry in self._possible if entry.replica.state == "starting"]
         self._live = [entry.kind for entry in self._possible if entry.replica.state != "starting"]
+        self._live_kinds = [self._kinds[index] for index in dict.fromkeys(self._live)]
 
     def latest_start_s(self, rows: int, bucket: int, *, due_s: float) -> float:
         """When a batch of `rows` can start at the latest: on the best replica, which may be busy.
 
         `due_s` itself if no replica is possible; -inf if only replicas are that come too late.
         """
-        if not self.possible():
+        self._refresh()
+        if not self._possible:
             return due_s
-        self._forget_old_times()
         least_s = self._least_s_of.get((rows, bucket))
         if least_s is None:
-            kinds = (self._kinds[index] for index in set(self._live))
-            least_s = min((self._least_s(kind, rows, bucket) for kind in kinds), default=float("inf"))
-            self._least_s_of[rows, bucket] = least_s
+            least_s = self._least_s_of[rows, bucket] = self._least_s(rows, bucket)
         latest_s = due_s - least_s
         for replica, index in self._starting:
             for variant in self._kinds[index].variants:
@@ -160,9 +168,15 @@ class Capacity:
                     latest_s = max(latest_s, start_s)
         return latest_s
 
-    def _least_s(self, kind: Kind, rows: int, bucket: int) -> float:
-        service_s = self._estimator.service_s
-        return min(service_s(variant, bucket, rows, kind.cores_alone) for variant in kind.variants)
+    def _least_s(self, rows: int, bucket: int) -> float:
+        """Seconds for a batch of `rows` on the best replica that is not starting; inf if there is none."""
+        least_s = float("inf")
+        for kind in self._live_kinds:
+            for variant in kind.variants:
+                service_s = self._estimator.service_s(variant, bucket, rows, kind.cores_alone)
+                if service_s < least_s:
+                    least_s = service_s
+        return least_s
 
     def is_ample(self, rows: int, bucket: int, *, rows_before: int, due_s: float, now_s: float) -> bool:
         """Whether `rows` behind `rows_before` are done in time even if no replica is free before all are.
@@ -170,7 +184,9 @@ class Capacity:
         A bound on `outlook` that looks at no single replica: if this says yes, that does too.
         """
         figures = self._figures(rows, bucket)
-        free_s = max(now_s, self._pool.busy_until_s)
+        free_s = self._pool.busy_until_s
+        if free_s < now_s:
+            free_s = now_s
         return (
             free_s + figures.own_s_live <= due_s
             and figures.rate_live_rps * (due_s - free_s) >= rows_before + rows
@@ -195,20 +211,12 @@ class Capacity:
             rate_total += rate
         return Outlook(earliest_s, full_s, service_s_least, rows_possible, rate_total)
 
-    def _forget_old_times(self) -> None:
-        """What follows from service times is kept until a replica or a correction changes."""
-        if self._times_version != self._residuals.version:
-            self._times_version = self._residuals.version
-            self._figures_of.clear()
-            self._least_s_of.clear()
-
     def _figures(self, rows: int, bucket: int) -> Figures:
         """What each possible replica can do.
 
         Under overload many requests arrive for each batch that ends, so this is asked again and again.
         """
-        self.possible()
-        self._forget_old_times()
+        self._refresh()
         figures = self._figures_of.get((rows, bucket))
         if figures is None:
             kinds = [self._figure(kind, rows, bucket) for kind in self._kinds]

@@ -61,18 +61,23 @@ class Dispatcher:
         stage = self.stage
         if not stage.queue.entries:
             return None
-        if stage.pool.idle:
-            for replica in self._router.order(stage.pool.idle, stage.queue.head()):
+        idle = stage.pool.idle
+        if idle:
+            replicas = self._router.order(idle, stage.queue.head()) if len(idle) > 1 else list(idle.values())
+            for replica in replicas:
                 for bucket in stage.queue.buckets():
                     choice = self._drop(stage, bucket, replica, now_s)
                     if not isinstance(choice, Assembly):
                         if choice is not None:
                             return choice
                         continue
+                    if choice.is_full:
+                        return choice
                     leaves_s = self._departure_s(choice)
                     if leaves_s <= now_s:
                         return choice
-                    self.wake_s = min(self.wake_s, leaves_s)
+                    if leaves_s < self.wake_s:
+                        self.wake_s = leaves_s
         return self._watch_head(now_s) if self._sheds_lost else None
 
     def launch(self, assembly: Assembly, batch_id: int, *, now_s: float) -> Batch:
@@ -100,15 +105,15 @@ class Dispatcher:
         self._watched = None
 
     def _departure_s(self, assembly: Assembly) -> float:
-        """When a batch leaves; those that have nobody to wait for leave at once."""
-        if assembly.is_full or self.stage.is_draining or assembly.pieces[0].alone:
+        """When a batch that is not full leaves; those that have nobody to wait for leave at once."""
+        if self.stage.is_draining or assembly.pieces[0].alone:
             return NOW
         return self._leaves_s(self.stage, assembly)
 
     def _watch_head(self, now_s: float) -> Shedding | None:
         """Shed a head that is lost, or wake when it will be; its latest start is kept meanwhile."""
         stage = self.stage
-        head = stage.queue.head()
+        head = stage.queue.entries[0][2]
         version = stage.pool.version
         if (
             head is not self._watched

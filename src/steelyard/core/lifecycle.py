@@ -141,17 +141,16 @@ class ReplicaPool:
         return replica
 
     def assign(self, replica: Replica, batch: Batch) -> None:
-        """A batch starts on an idle replica."""
-        assert replica.is_idle, f"replica {replica.id} is {replica.state} and takes no batch"
+        """A batch starts on an idle replica; KeyError if it is not idle."""
+        del self.idle[replica.id]
         replica.batch = batch
         if batch.expected_s > self.busy_until_s:
             self.busy_until_s = batch.expected_s
-        del self.idle[replica.id]
 
     def free(self, replica: Replica) -> None:
         """A replica's batch has ended."""
         replica.batch = None
-        if replica.is_idle:
+        if replica.state == "ready" and replica.variants:
             self.idle[replica.id] = replica
 
     def _changed(self, replica: Replica) -> None:

@@ -20,6 +20,8 @@ class VariantMix:
 
     def ranked(self, resident: tuple[str, ...]) -> tuple[str, ...]:
         """Resident variants of the mix, the most lagging first; without any, whatever is resident."""
+        if len(resident) == 1:
+            return resident
         usable = self.usable(resident)
         if len(usable) == 1:
             return usable

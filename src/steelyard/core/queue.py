@@ -7,18 +7,13 @@ admission.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from steelyard.core.plan import Order
 from steelyard.core.work import Piece
 
 Entry = tuple[float, int, Piece]
 """(order, sequence, piece); sequences are unique, so pieces themselves are never compared."""
-
-ORDERS: dict[Order, Callable[[Piece], float]] = {
-    "edf": lambda piece: piece.due_s,
-    "fifo": lambda piece: piece.visit.arrived_s,
-}
 
 
 class StageQueue:
@@ -32,7 +27,7 @@ class StageQueue:
 
     def __init__(self, order: Order = "edf") -> None:
         self.order = order
-        self._place = ORDERS[order]
+        self._is_fifo = order == "fifo"
         self._buckets: dict[str, list[Entry]] = {}
         self.entries: list[Entry] = []
         self.rows = 0
@@ -42,9 +37,9 @@ class StageQueue:
 
     def add(self, piece: Piece) -> None:
         """Let a piece wait."""
-        piece.order_s = self._place(piece)
+        piece.order_s = order_s = piece.visit.arrived_s if self._is_fifo else piece.due_s
         piece.is_queued = True
-        entry = (piece.order_s, piece.sequence, piece)
+        entry = (order_s, piece.sequence, piece)
         entries, buckets = self.entries, self._buckets
         bucket = buckets.get(piece.key)
         if bucket is not entries:

@@ -11,7 +11,7 @@ from steelyard.core.work import Piece
 
 
 class Router(Protocol):
-    """Order in which idle replicas are offered the most urgent piece; there is at least one."""
+    """Order in which idle replicas are offered the most urgent piece; asked if there are several."""
 
     def order(self, idle: Mapping[int, Replica], head: Piece) -> list[Replica]:
         """All of `idle`, the preferred one first."""
@@ -31,8 +31,6 @@ class LeastFinish:
 
     def order(self, idle: Mapping[int, Replica], head: Piece) -> list[Replica]:
         """Fastest first."""
-        if len(idle) == 1:
-            return list(idle.values())
 
         def finish(replica: Replica) -> tuple[float, int]:
             variant = self._mix.ranked(replica.variants)[0]

@@ -30,6 +30,7 @@ from steelyard.core.commands import (
     ReportWindow,
     RunBatch,
     ServiceDrained,
+    Slice,
     WakeAt,
 )
 from steelyard.core.dispatch import Dispatcher
@@ -211,7 +212,7 @@ class ServiceMachine:
                 dispatcher.stage.name,
                 batch.variant,
                 batch.rows,
-                tuple([piece.slice() for piece in batch.pieces]),
+                tuple([Slice(piece.open.request.id, piece.row_start, piece.rows) for piece in batch.pieces]),
                 assembly.service_s,
             )
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from steelyard.core.commands import OutputPart, Slice
+from steelyard.core.commands import OutputPart
 from steelyard.core.types import Request, Tensor
 
 if TYPE_CHECKING:
@@ -137,10 +137,6 @@ class Piece:
         """Share no further batch with anyone."""
         self.alone = True
         self.key = f"{self.open.request.batch_key}\x00{self.sequence}"
-
-    def slice(self) -> Slice:
-        """What a `RunBatch` says of it."""
-        return Slice(self.open.request.id, self.row_start, self.rows)
 
 
 class Batch:
