@@ -85,7 +85,8 @@ def delay_probability(replicas: ArrayLike, offered: ArrayLike) -> Floats:
     blocked = np.empty(servers.shape)
     blocked.ravel()[largest_first] = 1.0 / inverse
     rho = load / servers
-    return np.where(rho < 1, blocked / np.maximum(1 - rho * (1 - blocked), 1e-300), 1.0)
+    stable = blocked / np.maximum(1 - rho * (1 - blocked), 1e-300)
+    return np.where(rho <= 0, 0.0, np.where(rho < 1, stable, 1.0))
 
 
 def decay(utilisation: ArrayLike) -> Floats:
