@@ -25,9 +25,6 @@ from steelyard.plan.queueing import fill_wait_s
 from steelyard.plan.tails import RHO_MAX, StageLoad, chain_latency_quantile_s
 from steelyard.sim.scenario import WINDOW_S
 
-RATE_LEAST_RPS = 1e-6
-"""A service that nobody calls is judged by a request in eleven days: queueing formulas divide by the rate."""
-
 
 class Group(Frozen, frozen=True):
     """Equal replicas of one stage, and the share of its rows that they answer."""
@@ -169,7 +166,7 @@ def _problem(
     return PlanProblem(
         service=service.name,
         stages=tuple(stages),
-        arrival_rate_rps=max(rate_rps, RATE_LEAST_RPS),
+        arrival_rate_rps=rate_rps,
         slo_s=budget_s,
         quantile=service.quantile,
         nodes=nodes,
@@ -184,13 +181,13 @@ def _stage_load(
     service: Service, stage: Stage, plan: StagePlan, times: ServiceTimes, rate_rps: float
 ) -> StageLoad | None:
     """The load of a stage's slowest replicas; None if a queue grows."""
-    rows_rps = max(rate_rps, RATE_LEAST_RPS) * stage.fan_out
+    rows_rps = rate_rps * stage.fan_out
     loss = _loss(service)
     slowest: StageLoad | None = None
     for group in groups_of(plan, times):
         if group.share == 0:
             continue
-        held_s = _held_s(plan, rate_rps * stage.fan_out, loss)
+        held_s = _held_s(plan, rows_rps, loss)
         least = 1 if plan.rules.forming == "hold" else group.batch
         loads = [
             StageLoad(
