@@ -128,8 +128,9 @@ def _counted(rows: list[_Row], name: str, gaps: Gaps) -> CountTrace:
     for row in rows:
         second = floor(row.time_s)
         seen[second] = True
-        counts = by_mark.setdefault(row.mark, np.zeros(seconds, dtype=np.int64))
-        counts[second] += row.requests or 0
+        if row.mark not in by_mark:
+            by_mark[row.mark] = np.zeros(seconds, dtype=np.int64)
+        by_mark[row.mark][second] += row.requests or 0
     if gaps == "hold":
         # The latest known second at or before each one; before the first there is nothing to hold.
         latest = np.maximum.accumulate(np.where(seen, np.arange(seconds), -1))
