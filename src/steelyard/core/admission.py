@@ -55,9 +55,9 @@ def _feasible(stage: StageState, request: Request, due_s: float, now_s: float) -
     rows = request.rows * stage.fan_out
     if stage.queue.rows + rows > stage.queue_rows_max:
         return _open(stage, request, due_s, now_s)
-    if stage.capacity.is_ample(
+    if _is_free(stage, rows, request.bucket, due_s, now_s) or stage.capacity.is_ample(
         rows, request.bucket, rows_before=stage.queue.rows, due_s=due_s, now_s=now_s
-    ) or _is_free(stage, request, due_s, now_s):
+    ):
         return None
     if not stage.capacity.possible():
         return Refusal("deadline", None) if now_s > due_s else None
@@ -70,14 +70,13 @@ def _feasible(stage: StageState, request: Request, due_s: float, now_s: float) -
     return Refusal("deadline", max(shortfall_s, RETRY_S_MIN)) if shortfall_s > 0 else None
 
 
-def _is_free(stage: StageState, request: Request, due_s: float, now_s: float) -> bool:
+def _is_free(stage: StageState, rows: int, bucket: int, due_s: float, now_s: float) -> bool:
     """The common case, cheaply: nobody waits, and a replica that is idle now finishes it in time."""
-    rows = request.rows * stage.fan_out
     if stage.queue.entries or rows > stage.piece_rows_max:
         return False
     for replica in stage.pool.idle.values():
         variant = stage.mix.usable(replica.variants)[0]
-        if now_s + stage.estimator.service_s(variant, request.bucket, rows, replica.cores) <= due_s:
+        if now_s + stage.estimator.service_s(variant, bucket, rows, replica.cores) <= due_s:
             return True
     return False
 

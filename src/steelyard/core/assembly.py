@@ -138,10 +138,6 @@ def _fill(
     service_s = 0.0
     due_s = float("inf")
     is_full = False
-    if len(bucket) > 1 and stage.queue.order == "edf":
-        least_s = estimator.service_s(variant, shape, 1, cores)
-        if now_s + least_s > bucket[-1][2].due_s:
-            return None  # not even the last to be due: do not look at all of them
     for _, _, piece in bucket:
         wanted = rows + piece.rows
         if wanted > rows_best:
@@ -156,16 +152,29 @@ def _fill(
         if tightest_s > due_s:
             tightest_s = due_s
         if now_s + wanted_s > tightest_s:
-            if not pieces:
-                continue
-            break
+            if pieces:
+                break
+            if piece is bucket[0][2] and _is_hopeless(stage, bucket, replica, variant, now_s):
+                return None  # do not look at all of them
+            continue
         pieces.append(piece)
         rows = wanted
         service_s = wanted_s
         due_s = tightest_s
+        if rows >= rows_best:
+            break
     if not pieces:
         return None
     return Assembly(replica, variant, pieces, rows, service_s, is_full or rows >= rows_best)
+
+
+def _is_hopeless(
+    stage: StageState, bucket: list[Entry], replica: Replica, variant: str, now_s: float
+) -> bool:
+    """Whether not even the last to be due could be finished in time."""
+    last = bucket[-1][2]
+    least_s = stage.estimator.service_s(variant, last.bucket, 1, replica.cores)
+    return stage.queue.order == "edf" and now_s + least_s > last.due_s
 
 
 def _lost(stage: StageState, bucket: list[Entry], assembly: Assembly | None, now_s: float) -> list[Piece]:

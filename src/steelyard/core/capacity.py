@@ -220,12 +220,13 @@ class Capacity:
         figures = self._figures_of.get((rows, bucket))
         if figures is None:
             kinds = [self._figure(kind, rows, bucket) for kind in self._kinds]
-            live = [kinds[index] for index in self._live]
-            figures = self._figures_of[rows, bucket] = Figures(
-                kinds,
-                sum([rate for rate, _, _ in live]),
-                min([own_s for _, _, own_s in live], default=float("inf")),
-            )
+            rate_live_rps, own_s_live = 0.0, float("inf")
+            for index in self._live:
+                rate, _, own_s = kinds[index]
+                rate_live_rps += rate
+                if own_s < own_s_live:
+                    own_s_live = own_s
+            figures = self._figures_of[rows, bucket] = Figures(kinds, rate_live_rps, own_s_live)
         return figures
 
     def _figure(self, kind: Kind, rows: int, bucket: int) -> tuple[float, float, float]:

@@ -75,7 +75,8 @@ class StageQueue:
         """Take out several pieces that wait, in their order."""
         entries, count = self.entries, len(pieces)
         if (
-            len(self._buckets) > 1
+            count == 1
+            or len(self._buckets) > 1
             or entries[0][2] is not pieces[0]
             or entries[count - 1][2] is not pieces[-1]
         ):

@@ -51,6 +51,12 @@ class Remaining:
                 self.behind.append(stage)
 
     @property
+    def largest(self) -> tuple[float, tuple[str, ...]]:
+        """Cores and variants of the largest ready replica; none without one."""
+        replica = self._largest_ready()
+        return (0.0, ()) if replica is None else (replica.cores, replica.variants)
+
+    @property
     def version(self) -> int:
         """Grows when this stage's replicas or corrections change."""
         return self._pool.version + self._estimator.residuals.version

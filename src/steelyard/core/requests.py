@@ -151,7 +151,7 @@ class OpenRequests:
                 visit.pieces.clear()
             if visit.done and not visit.stage.followers:
                 self._let_go(visit)
-        if opened.readers == 0:
+        if not opened.readers:
             self._release(opened)
 
     def stop_reading(self, opened: OpenRequest) -> None:

@@ -86,7 +86,8 @@ class ServiceMachine:
         self.tally = Tally()
         self.stages = make_stages(service, service_times, plan)
         self._dispatchers = [Dispatcher(stage) for stage in self.stages.values()]
-        self._stage_of: dict[int, StageState] = {}
+        self._stage_of: dict[int, StageState] = {}  # by replica
+        self._largest: dict[str, tuple[float, tuple[str, ...]]] = {}  # ready replica, by stage
         self._commands: list[Command] = []
         self._requests = OpenRequests(self.stages.values(), self.tally, self._commands)
         self._now_s = float("-inf")
@@ -312,7 +313,10 @@ class ServiceMachine:
             self._try_again(opened, event.reason)
 
     def _replicas_changed(self, stage: StageState) -> None:
-        """What waits before a stage is due at another time now (`remaining`)."""
+        """What waits before a stage is due at another time if its largest replica changed (`remaining`)."""
+        if not stage.sources or stage.remaining.largest == self._largest.get(stage.name):
+            return
+        self._largest[stage.name] = stage.remaining.largest
         for other in self.stages.values():
             if other.queue.entries and stage.remaining in other.remaining.behind:
                 other.requeue()
