@@ -72,6 +72,7 @@ class Fleet:
 
     Attributes:
         version: changes with every replica's change.
+        wanting: ids of replicas that are to have more cores than have been asked for.
     """
 
     def __init__(self, replicas: Iterable[Replica] = ()) -> None:
@@ -80,6 +81,7 @@ class Fleet:
         self._matchings: dict[StageKey, tuple[tuple[ReplicaPlan, ...], Matching]] = {}
         self._newest = 0
         self.version = 0
+        self.wanting: set[int] = set()
         for replica in replicas:
             self.put(replica)
 
@@ -103,6 +105,10 @@ class Fleet:
             self._ids.setdefault(key, []).append(replica.replica_id)
         if former is None or former.state != replica.state:
             self._matchings.pop(key, None)
+        if replica.cores_desired > replica.cores_requested:
+            self.wanting.add(replica.replica_id)
+        elif self.wanting:
+            self.wanting.discard(replica.replica_id)
         self._by_id[replica.replica_id] = replica
         self.version += 1
 
@@ -116,6 +122,7 @@ class Fleet:
         if replica is not None:
             key = (replica.service, replica.stage)
             self._ids[key].remove(replica_id)
+            self.wanting.discard(replica_id)
             if replica.state != "draining":
                 self._matchings.pop(key, None)
             self.version += 1

@@ -38,6 +38,7 @@ class _Node:
 
     Attributes:
         charge: units promised of each core.
+        promised: units promised of all of them.
         held: units by replica and core.
         total: units by replica.
         guests: the core that a replica overlaps.
@@ -46,15 +47,15 @@ class _Node:
     core_ids: tuple[int, ...]
     fractional: bool
     charge: dict[int, int]
+    promised: int = 0
     held: dict[int, dict[int, int]] = field(default_factory=dict)
     total: dict[int, int] = field(default_factory=dict)
     guests: dict[int, int] = field(default_factory=dict)
 
     def copy(self) -> "_Node":
         held = {replica_id: dict(parts) for replica_id, parts in self.held.items()}
-        return _Node(
-            self.core_ids, self.fractional, dict(self.charge), held, dict(self.total), dict(self.guests)
-        )
+        charge, total, guests = dict(self.charge), dict(self.total), dict(self.guests)
+        return _Node(self.core_ids, self.fractional, charge, self.promised, held, total, guests)
 
     def free(self, core_id: int) -> int:
         return max(0, UNITS - self.charge[core_id])
@@ -65,8 +66,10 @@ class _Node:
             self.charge[core_id] -= units
         for core_id, units in parts.items():
             self.charge[core_id] += units
+        units = sum(parts.values())
+        self.promised += units - self.total.get(replica_id, 0)
         self.held[replica_id] = parts
-        self.total[replica_id] = sum(parts.values())
+        self.total[replica_id] = units
 
     def drop(self, replica_id: int) -> None:
         """Let a replica hold nothing, and forget it."""
@@ -135,6 +138,10 @@ class Ledger:
         """Cores of a node that nobody holds."""
         ledger = self._nodes[node]
         return sum(ledger.free(c) for c in ledger.core_ids) / UNITS
+
+    def held_units(self, node: str) -> int:
+        """What replicas hold of a node, overlaps counted twice, in hundredths of a core."""
+        return self._nodes[node].promised
 
     def shares(self, replica_id: int) -> tuple[CoreShare, ...]:
         """What a replica holds, by core id; empty if nothing."""
@@ -260,6 +267,7 @@ class Ledger:
             for core_id in ledger.core_ids:
                 parts = sum(held.get(core_id, 0) for held in ledger.held.values())
                 assert parts == ledger.charge[core_id], f"core {core_id} of {name}: {parts} % held"
+            assert ledger.promised == sum(ledger.total.values()), f"{ledger.promised} % of {name} promised"
             for replica_id, held in ledger.held.items():
                 assert sum(held.values()) == ledger.total[replica_id], f"replica {replica_id}: {held}"
 

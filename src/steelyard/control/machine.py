@@ -241,14 +241,13 @@ class ControlMachine:
         name = f"replica {event.replica_id} of {replica.service}.{replica.stage}"
         if replica.state == "starting":
             delay_s = self._starts.failed(replica, now_s=self._now_s)
-            return self._record(
-                "react", None, f"{name} did not start: {event.reason}; next try in {delay_s:g} s"
-            )
+            why = f"{name} did not start: {event.reason}; next try in {delay_s:g} s"
+            return self._record("react", None, why)
         self._cause = f"replica {event.replica_id} lost"
         return self._record("react", None, f"{name} was lost: {event.reason}; it is replaced")
 
     def _on_throttled(self, event: ReplicaThrottled) -> list[Command]:
-        if self._fleet.get(event.replica_id) is not None:
+        if self._fleet.get(event.replica_id):
             self._fleet.change(event.replica_id, throttled_ratio=event.throttled_ratio)
         return []
 
@@ -339,9 +338,9 @@ class ControlMachine:
             cause=self._cause,
         )
         self._next_id, self._at_rest = outcome.next_id, outcome.at_rest
-        retries_s = [self._fleet[replica_id].retry_at_s for replica_id in self._refused]
-        retries_s.append(self._starts.next_retry_s(now_s=self._now_s))
-        self._retry_s = min((at_s for at_s in retries_s if at_s > self._now_s), default=float("inf"))
+        start_s = self._starts.next_retry_s(now_s=self._now_s)
+        resizes_s = (self._fleet[replica_id].retry_at_s for replica_id in self._refused)
+        self._retry_s = min([start_s, *(at_s for at_s in resizes_s if at_s > self._now_s)])
         return [*self._publications(outcome.holding), *outcome.commands]
 
     def _publications(self, holding: frozenset[str]) -> list[Command]:
@@ -349,8 +348,10 @@ class ControlMachine:
         commands: list[Command] = []
         for name, plan in self._desired.plans.items():
             known = self._published.get(name)
-            if known is None or (name not in holding and rules_of(known) != rules_of(plan)):
-                self._published[name] = plan
+            if known is plan or (known is not None and name in holding):
+                continue
+            self._published[name] = plan
+            if known is None or rules_of(known) != rules_of(plan):
                 commands.append(Publish(plan))
         return commands
 
@@ -379,8 +380,7 @@ class ControlMachine:
         self._offered_of = self._picture.nodes
         commands: list[Command] = []
         for name, service in self._services.items():
-            nodes = [n for n in self._offered_of if self._desired.may_grow_on(name, n.name)]
-            offer = sum(node.cores_free for node in nodes)
+            offer = sum(n.cores_free for n in self._offered_of if self._desired.may_grow_on(name, n.name))
             if service.cores_max is not None and name in self._desired.plans:
                 offer = min(offer, max(0.0, service.cores_max - self._desired.cores(name)))
             if self._offered.get(name, 0.0) != offer:
@@ -394,7 +394,7 @@ class ControlMachine:
             wake_s = min(wake_s, self._solve_asked_s + self._solve_s_max)
         elif self._next_solve_s > self._now_s:
             wake_s = min(wake_s, self._next_solve_s)
-        if wake_s == float("inf") or wake_s == self._wake_s:
+        if wake_s in (float("inf"), self._wake_s):
             return []
         self._wake_s = wake_s
         return [WakeAt(wake_s)]

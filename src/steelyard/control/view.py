@@ -10,7 +10,7 @@ from math import floor
 
 from steelyard.control.desired import Desired
 from steelyard.control.fleet import Fleet, Replica
-from steelyard.control.ledger import Ledger, quantise
+from steelyard.control.ledger import UNITS, Ledger, units_of
 from steelyard.core.snapshot import (
     ClusterSnapshot,
     NodeView,
@@ -129,15 +129,20 @@ class Picture:
 
 
 def free_cores(desired: Desired, fleet: Fleet, ledger: Ledger) -> dict[str, float]:
-    """Cores that nobody holds and nobody has been promised, by node."""
-    promised = dict.fromkeys(ledger.nodes, 0.0)
-    for replica in fleet:
-        promised[replica.node] += max(ledger.cores(replica.replica_id), replica.cores_desired)
+    """Cores that nobody holds and nobody has been promised, by node.
+
+    Promised are those that replicas are still to be given, and those of wanted replicas that are missing.
+    """
+    promised = {node: ledger.held_units(node) for node in ledger.nodes}
+    for replica_id in fleet.wanting:
+        replica = fleet[replica_id]
+        lacking = units_of(replica.cores_desired) - units_of(ledger.cores(replica_id))
+        promised[replica.node] += max(0, lacking)
     for service, plan in desired.plans.items():
         for stage, stage_plan in plan.stages.items():
-            for lacking in fleet.matching((service, stage), stage_plan.replicas).missing:
-                promised[lacking.node] += lacking.cores
-    return {node: max(0.0, quantise(ledger.capacity(node) - promised[node])) for node in promised}
+            for missing in fleet.matching((service, stage), stage_plan.replicas).missing:
+                promised[missing.node] += units_of(missing.cores)
+    return {node: max(0, units_of(ledger.capacity(node)) - units) / UNITS for node, units in promised.items()}
 
 
 def _view(replica: Replica) -> ReplicaView:
