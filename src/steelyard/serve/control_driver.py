@@ -1,7 +1,9 @@
 """The live driver of the control plane: windows in; starts, resizes, drains and rules out.
 
 What concerns a replica goes to its service first and to the control machine second: a ready replica takes
-traffic before the control plane gives away the cores that covered for it.
+traffic before the control plane gives away the cores that covered for it. A replica that is parked while it
+runs a batch keeps its cores until the batch has ended: its service hands it no further one, and only then is
+the control machine told.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -99,6 +101,7 @@ class ControlDriver:
         self._service_of: dict[int, str] = {}
         self._cores_of: dict[int, float] = {}
         self._draining: set[int] = set()
+        self._letting_go: dict[int, ReplicaResized] = {}
         self._is_stopped = False
         pump.actions |= {
             StartReplica: self._start,
@@ -134,8 +137,16 @@ class ControlDriver:
             service = self._service_of.get(event.replica_id)
             if service is None:
                 return  # a replica that has gone already: its last words concern nobody
+            driver = self._services[service]
+            if isinstance(event, ReplicaResized) and not event.cores and driver.is_running(event.replica_id):
+                self._letting_go[event.replica_id] = event
+                driver.handle(event)
+                return
             self._note(service, event)
-            self._services[service].handle(event)
+            driver.handle(event)
+            parked = self._letting_go.pop(event.replica_id, None)
+            if parked is not None and isinstance(event, BatchCompleted | BatchFailed):
+                self.on_backend(parked)
         if isinstance(event, _TO_CONTROL):
             self.handle(event)
 

@@ -26,7 +26,10 @@ from steelyard.core.commands import (
     WakeAt,
 )
 from steelyard.core.events import (
+    BatchCompleted,
+    BatchFailed,
     Event,
+    ReplicaGone,
     RequestArrived,
     RequestCancelled,
     ServiceEvent,
@@ -144,6 +147,7 @@ class ServiceDriver:
         self._on_end = on_end
         self._on_drained = on_drained
         self._open: dict[RequestId, tuple[Request, OnEnd]] = {}
+        self._running: set[int] = set()
         pump.actions |= {
             RunBatch: self._run_batch,
             Complete: self._end,
@@ -170,9 +174,16 @@ class ServiceDriver:
 
     def handle(self, event: ServiceEvent) -> None:
         """Take an event from the backend or the control plane."""
+        if isinstance(event, BatchCompleted | BatchFailed | ReplicaGone):
+            self._running.discard(event.replica_id)  # before the machine hands it the next batch
         self._pump.handle(event)
 
+    def is_running(self, replica_id: int) -> bool:
+        """Whether a replica has a batch in flight."""
+        return replica_id in self._running
+
     def _run_batch(self, command: RunBatch) -> None:
+        self._running.add(command.replica_id)
         self._backend.run(command, [self._open[part.request_id][0] for part in command.slices])
 
     def _end(self, command: End) -> None:

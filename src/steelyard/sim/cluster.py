@@ -3,7 +3,8 @@
 What `backend` is to the live driver: it carries out commands and answers with events, some time later. It
 decides nothing. Rules that are not obvious:
 - A resize counts for service times from the next batch on. Cores that a replica is given are paid for from
-  the moment they are asked for, those it gives up until it has let go of them.
+  the moment they are asked for; those it gives up until the batch at hand has ended on them, and only then
+  is the control machine told. The service knows at once, and hands a parked replica no further batch.
 - A start that is cancelled has cost its cores until then. News of a replica that is gone reach nobody.
 """
 
@@ -48,13 +49,17 @@ class Listener(Protocol):
         """Something became of a replica."""
         ...
 
+    def on_letting_go(self, event: ReplicaResized) -> None:
+        """A replica has fewer cores from the next batch on; `on_replica` follows when the batch has ended."""
+        ...
+
 
 class _Replica:
     """One replica; `shares` are in force, `cores_paid` reserved."""
 
     __slots__ = (
-        "cores", "cores_paid", "costs", "durations", "id", "is_busy", "is_ready", "is_stopping", "listener",
-        "node", "service", "shares", "stage", "variant", "variants",
+        "cores", "cores_paid", "costs", "durations", "id", "is_busy", "is_ready", "is_stopping",
+        "letting_go", "listener", "node", "service", "shares", "stage", "variant", "variants",
     )  # fmt: skip
 
     def __init__(self, command: StartReplica, durations: Durations, costs: Costs, listener: Listener) -> None:
@@ -70,6 +75,7 @@ class _Replica:
         self.listener = listener
         self.is_ready = self.is_busy = self.is_stopping = False
         self.variant: str | None = None  # of the latest batch
+        self.letting_go: ReplicaResized | None = None  # to be told when the batch at hand has ended
 
     def shares_core_with(self, other: "_Replica") -> bool:
         """Whether the two overlap on a core."""
@@ -154,7 +160,12 @@ class Cluster:
         if self._stretches:
             self._busy_of_node[replica.node] -= replica.cores
         was_stopping = replica.is_stopping
+        letting_go, replica.letting_go = replica.letting_go, None
+        if letting_go is not None:
+            self._pay(replica, letting_go.cores)
         replica.listener.on_batch(event)  # may stop the replica, which is idle now
+        if letting_go is not None and not was_stopping:
+            replica.listener.on_replica(letting_go)
         if was_stopping:
             self._end(replica, expected=True)
 
@@ -266,10 +277,14 @@ class Cluster:
         before, replica.cores, replica.shares = replica.cores, _cores(shares), shares
         if replica.is_busy and self._stretches:
             self._busy_of_node[replica.node] += replica.cores - before
-        self._pay(replica, replica.cores)
         if replica.cores != before:
             replica.costs.resized()
         event = ReplicaResized(replica.id, replica.cores)
+        if replica.is_busy and replica.cores < before:
+            replica.letting_go = event
+            replica.listener.on_letting_go(event)
+            return
+        self._pay(replica, replica.cores)
         replica.listener.on_replica(event)
 
     def _on_resident(self, event: VariantLoaded | VariantUnloaded) -> None:

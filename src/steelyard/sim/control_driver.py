@@ -198,3 +198,7 @@ class Listening:
         self._service.tell(event)
         if isinstance(event, _TO_CONTROL):
             self._control.tell(event)
+
+    def on_letting_go(self, event: ReplicaResized) -> None:
+        """A replica has fewer cores from the next batch on: news for the service only."""
+        self._service.tell(event)

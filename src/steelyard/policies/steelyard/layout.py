@@ -28,7 +28,7 @@ class StageLayout(NamedTuple):
         return StagePlan(
             replicas,
             (VariantShare(name, 1.0),),
-            target.rows,
+            target.limit,
             budget_s=target.service_s + target.wait_s,
             covers_starts=False,
         )

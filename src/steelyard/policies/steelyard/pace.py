@@ -82,12 +82,12 @@ class StagePace:
         arriving_rps: float,
         live: list[ReplicaView],
         starting: list[ReplicaView],
-        z: float,
+        share: float,
     ) -> Wish:
         """The wish at the end of a window."""
         ratio = seen.service_ratio
         self.queue_rows = seen.queue_rows
-        need = needed_rps(seen.queue_rows, arriving_rps, self.target, self.lag_s, z) * ratio
+        need = needed_rps(seen.queue_rows, arriving_rps, self.target, seen.head_slack_s, share) * ratio
         self._needs.append(need)
         self.smooth += (need - self.smooth) * (1.0 if self._is_new else self._window_s / SMOOTH_S)
         self._is_new = False

@@ -19,7 +19,7 @@ from steelyard.core.plan import Decision, Grants, Plan, ServicePlan
 from steelyard.core.snapshot import ClusterSnapshot, NodeView, ServiceView
 from steelyard.policies.base import PolicyContext
 from steelyard.policies.options import nearest_first, number, refuse_unknown
-from steelyard.policies.steelyard.demand import VIOLATION_TARGET, ArrivalRate, head_room
+from steelyard.policies.steelyard.demand import VIOLATION_TARGET, ArrivalRate, slack_share
 from steelyard.policies.steelyard.layout import Leaves, StageLayout, first_plan
 from steelyard.policies.steelyard.pace import StagePace, replicas_at_most
 from steelyard.policies.steelyard.reaction import ServicePace, react
@@ -47,7 +47,7 @@ class SteelyardPolicy:
         target = number(
             self.name, context.options, "violation_target", VIOLATION_TARGET, least=1e-6, most=0.5
         )
-        self._z = head_room(target)
+        self._share = slack_share(target)
         self._without = _ingredients(self.name, context.options.get("without", ()))
         self._services = context.services
         self._sizings = {
@@ -70,7 +70,7 @@ class SteelyardPolicy:
         for view in snapshot.services:
             if self._retarget(view, snapshot) or view.service not in self._paces:
                 self._set_pace(view.service, snapshot)
-        return react(snapshot, self._paces, self._z)
+        return react(snapshot, self._paces, self._share)
 
     def decide(self, snapshot: ClusterSnapshot) -> Decision:
         """The first plan; later the data plane's limits, and replicas that are given up."""

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from steelyard.policies.steelyard.sizing import EXACT, StageSizing
 from steelyard.policies.steelyard.targets import StageTarget
 
-GROWTH = 5.0
+GROWTH = 4.0
 URGENT_SHARE = 0.7
 """Replicas are started at once where the need is this part of what live ones can carry at most."""
 PATIENCE = 2.0

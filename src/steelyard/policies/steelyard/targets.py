@@ -2,8 +2,8 @@
 
 Each stage chooses the largest batch and the cores of a replica in calm times; together they are the cheapest
 ones (core-seconds a request, `c l(b, c) / b`) of which the longest path through the pipeline takes at most
-`SERVICE_SHARE` of the latency. What is left is for waiting, shared in proportion to the service times: a
-stage that serves for longer changes its mind more slowly.
+`SERVICE_SHARE` of the latency. What is left is for waiting: half of it in equal parts, half in proportion
+to the service times, since a stage that serves for longer changes its mind more slowly.
 
 Batches are limits, not wishes: the data plane is work-conserving, and a batch grows only as far as rows
 wait. So a stage whose batches gain nothing (most convolutional models) takes single rows, and one whose
@@ -19,8 +19,9 @@ from steelyard.core.types import Service
 from steelyard.plan.graph import StageOptions, longest_path_s, solve
 from steelyard.policies.steelyard.sizing import StageSizing
 
-SERVICE_SHARE = 0.55
+SERVICE_SHARE = 0.65
 WAIT_S_MIN = 0.002
+LIMIT_WAITS = 1.0
 GRAIN = 0.1
 """A core more in a replica counts as this much more costs."""
 GAIN_MIN = 1.02
@@ -31,16 +32,19 @@ class StageTarget(NamedTuple):
     """What one stage aims at.
 
     Attributes:
-        rows: its largest batch.
+        rows: the batch by which its capacity is reckoned.
         cores: of an active replica in calm times.
         service_s: 0.99 quantile of such a batch on such a replica.
         wait_s: that rows may wait, if all goes as planned.
+        limit: the largest batch that may be formed, if nobody in it waits for long: one that takes the time
+            to serve and a part of the time to wait.
     """
 
     rows: int
     cores: float
     service_s: float
     wait_s: float
+    limit: int
 
 
 def share_latency(
@@ -74,8 +78,19 @@ def share_latency(
     else:
         chosen = [min(of_stage, key=lambda c: (c.service_s, c.cores)) for of_stage in choices]
     path_s = longest_path_s(after, [c.service_s for c in chosen])
-    spare = max(0.0, available_s - path_s) / path_s
-    return tuple(c._replace(wait_s=max(WAIT_S_MIN, spare * c.service_s)) for c in chosen)
+    depth = longest_path_s(after, [1.0] * len(chosen))
+    spare_s = max(0.0, available_s - path_s)
+    targets = []
+    followed = {source for stage in service.stages for source in stage.after}
+    for sizing, choice, ratio in zip(sizings, chosen, ratios, strict=True):
+        wait_s = max(WAIT_S_MIN, spare_s * (choice.service_s / path_s + 1.0 / depth) / 2)
+        is_last = sizing.stage.name not in followed
+        most_s = (choice.service_s + LIMIT_WAITS * wait_s * is_last) / ratio
+        limit = choice.rows
+        while limit < sizing.rows_max and sizing.tail_s(limit + 1, choice.cores) <= most_s:
+            limit += 1
+        targets.append(choice._replace(wait_s=wait_s, limit=limit))
+    return tuple(targets)
 
 
 def _price(sizing: StageSizing, choice: StageTarget) -> float:
@@ -93,5 +108,5 @@ def _choices(sizing: StageSizing, sizes: Sequence[float], ratio: float) -> list[
             core_s = sizing.core_s(rows, cores)
             if core_s * GAIN_MIN < cheapest:
                 cheapest = core_s
-                found.append(StageTarget(rows, cores, sizing.tail_s(rows, cores) * ratio, 0.0))
+                found.append(StageTarget(rows, cores, sizing.tail_s(rows, cores) * ratio, 0.0, rows))
     return found
