@@ -102,12 +102,19 @@ def parallel_of(parts: Sequence[Frontier]) -> Frontier:
 
 
 def _undominated(times: Floats, costs: Floats, among: Indices) -> Indices:
-    """Of the points `among`, those that no other beats: each is faster than all that are cheaper."""
-    order = among[np.lexsort((times[among], costs[among]))]
+    """Of the points `among`, those that no other beats: each is cheaper than all that are faster.
+
+    One stable sort by time. Of points of the same time only the last that is kept is the cheapest.
+    """
+    order = among[np.argsort(times[among], kind="stable")]
     if not len(order):
         return order
-    fastest = np.minimum.accumulate(times[order])
+    cost = costs[order]
     kept = np.empty(len(order), dtype=bool)
     kept[0] = True
-    kept[1:] = times[order[1:]] < fastest[:-1]
-    return order[kept]
+    kept[1:] = cost[1:] < np.minimum.accumulate(cost)[:-1]
+    order = order[kept]
+    last = np.empty(len(order), dtype=bool)
+    last[-1] = True
+    last[:-1] = times[order[1:]] > times[order[:-1]]
+    return order[last][::-1]
