@@ -32,8 +32,7 @@ from steelyard.journal.codec import encode
 from steelyard.journal.records import Record
 from steelyard.profile.times import CoefficientTimes
 from steelyard.serve.service_driver import MachinePump, ServiceDriver
-from steelyard.sim.driver import ServiceDriver as HeapDriver
-from steelyard.sim.driver import SimulatedReplica
+from steelyard.testing.one_machine import GivenReplica, OneMachine
 from steelyard.testing.virtual_clock import VirtualTimeLoop
 
 SECONDS = 20.0
@@ -87,9 +86,9 @@ def run_heap(load: Load) -> list[Record]:
     journal: list[Record] = []
     cancels: list[tuple[float, ServiceEvent]] = [(at_s, RequestCancelled(key)) for at_s, key in load.cancels]
     lost = (LOST_S, ReplicaGone(LOST_REPLICA, expected=False, reason="killed by SIGKILL"))
-    HeapDriver(
+    OneMachine(
         ServiceMachine(SERVICE, {"read": TIMES}),
-        [SimulatedReplica(cores, ("base",), COLD_START_S) for cores in CORES],
+        [GivenReplica(cores, ("base",), COLD_START_S) for cores in CORES],
         load.requests,
         service_time_s,
         events=[*cancels, lost],

@@ -13,7 +13,6 @@ from steelyard.core.commands import Complete
 from steelyard.core.plan import Admission, Drop, StageRules
 from steelyard.core.service import ServiceMachine
 from steelyard.core.types import Request
-from steelyard.sim.driver import ServiceDriver, SimulatedReplica
 from steelyard.testing.builders import (
     VARIANT,
     TableTimes,
@@ -22,6 +21,7 @@ from steelyard.testing.builders import (
     make_service,
     times_by_stage,
 )
+from steelyard.testing.one_machine import GivenReplica, OneMachine
 
 TABLE = TableTimes({1: 0.010, 8: 0.020})
 CAPACITY_RPS = 8 / 0.020
@@ -50,17 +50,17 @@ def run(
     cores: tuple[float, ...] = (1.0,),
     admission: Admission = "feasible",
     drop: Drop = "early",
-) -> ServiceDriver:
+) -> OneMachine:
     service = make_service(slo_s=slo_s)
     plan = make_plan(service, rules=StageRules(admission=admission, drop=drop))
     machine = ServiceMachine(service, times_by_stage(service, TABLE), plan)
-    replicas = [SimulatedReplica(share, (VARIANT,)) for share in cores]
-    driver = ServiceDriver(machine, replicas, arrivals, TABLE.service_time_s)
+    replicas = [GivenReplica(share, (VARIANT,)) for share in cores]
+    driver = OneMachine(machine, replicas, arrivals, TABLE.service_time_s)
     driver.run()
     return driver
 
 
-def goodput_rps(driver: ServiceDriver) -> float:
+def goodput_rps(driver: OneMachine) -> float:
     """Rows a second that were completed in time."""
     rows = sum(
         outcome.request.rows

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.core.commands import Complete, Discard, Fail, Reject, Shed
+from steelyard.core.commands import Command, Complete, Discard, Fail, Reject, Shed
 from steelyard.core.tally import Counts
 from steelyard.metrics.summary import CoreSeconds
 from steelyard.sim.kernel import Kernel
 
 OPEN, COMPLETED, LATE, SHED, REJECTED, FAILED, CANCELLED = range(7)
-_CODES: dict[type, int] = {Shed: SHED, Reject: REJECTED, Fail: FAILED, Discard: CANCELLED}
+_CODES: dict[type[Command], int] = {Shed: SHED, Reject: REJECTED, Fail: FAILED, Discard: CANCELLED}
 
 
 class Ends(NamedTuple):
@@ -72,7 +72,7 @@ class Account:
         self._codes = bytearray()
         self._expected = 0
         self.by_variant: Counter[str] = Counter()
-        self.actions: dict[type, Callable[[Any], None]] = {
+        self.actions: dict[type[Command], Callable[[Any], None]] = {
             Complete: self._complete,
             **dict.fromkeys(_CODES, self._end),
         }

@@ -10,6 +10,7 @@ from functools import partial
 from time import perf_counter
 
 from steelyard.control.machine import ControlMachine
+from steelyard.core.commands import RunBatch, StopReplica
 from steelyard.core.errors import SpecError
 from steelyard.core.events import NodeJoined
 from steelyard.core.service import ServiceMachine
@@ -153,8 +154,7 @@ class Simulation:
         driver = self._drivers[name] = ServiceDriver(
             machine,
             self._kernel,
-            cluster,
-            self.accounts[name],
+            {RunBatch: cluster.run, StopReplica: cluster.stop, **self.accounts[name].actions},
             report=self._control.report,
             on_drained=self._on_drained,
             journal=journal,

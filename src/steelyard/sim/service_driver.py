@@ -4,10 +4,10 @@ It decides nothing, and carries commands out in the order given, as the live dri
 replaces the former. Nothing that it does hands the machine another event before its commands are done.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from steelyard.core.commands import Command, ReportWindow, RunBatch, ServiceDrained, StopReplica, WakeAt
+from steelyard.core.commands import Command, ReportWindow, ServiceDrained, WakeAt
 from steelyard.core.events import (
     Event,
     RequestArrived,
@@ -19,8 +19,6 @@ from steelyard.core.events import (
 )
 from steelyard.core.service import ServiceMachine
 from steelyard.journal.records import machine_name
-from steelyard.sim.account import Account
-from steelyard.sim.cluster import Cluster
 from steelyard.sim.kernel import Kernel, Kind
 
 Journal = Callable[[str, float, Event, list[Command]], None]
@@ -34,10 +32,10 @@ class ServiceDriver:
     Args:
         machine: fresh.
         kernel: the clock.
-        cluster: runs batches and ends replicas.
-        account: told of every end.
+        actions: what to do with commands, by type; those without an entry concern nobody.
         report: takes the sensing windows.
         on_drained: called once, when a draining service has answered its last request.
+        journal: told of every event.
 
     Attributes:
         request_seconds: time integral of the requests that are open, as the machine counts them.
@@ -47,8 +45,7 @@ class ServiceDriver:
         self,
         machine: ServiceMachine,
         kernel: Kernel,
-        cluster: Cluster,
-        account: Account,
+        actions: Mapping[type[Command], Callable[[Any], None]],
         *,
         report: Callable[[WindowReported], None],
         on_drained: Callable[[], None],
@@ -65,14 +62,11 @@ class ServiceDriver:
         self._at_s = kernel.now_s
         self._wake_s: float | None = None
         self._arrivals: Iterator[RequestArrived] = iter(())
-        # Commands without an entry (releases) concern nobody here.
         self._actions: dict[type[Command], Callable[[Any], None]] = {
-            RunBatch: cluster.run,
-            StopReplica: cluster.stop,
             WakeAt: self._wake_at,
             ReportWindow: self._report_window,
             ServiceDrained: self._drained,
-            **account.actions,
+            **actions,
         }
 
     def tell(self, event: ServiceEvent) -> None:

@@ -1,4 +1,4 @@
-"""The heap-clock driver: outcomes, accounts, journals that replay byte for byte."""
+"""One machine on the simulated clock: outcomes, accounts, journals that replay byte for byte."""
 
 import os
 import subprocess
@@ -17,7 +17,6 @@ from steelyard.core.types import Request, RequestId
 from steelyard.journal.codec import encode
 from steelyard.journal.records import Record, machine_name
 from steelyard.journal.replay import replay
-from steelyard.sim.driver import ServiceDriver, SimulatedReplica
 from steelyard.testing.builders import (
     STAGE,
     VARIANT,
@@ -27,13 +26,14 @@ from steelyard.testing.builders import (
     make_service,
     times_by_stage,
 )
+from steelyard.testing.one_machine import GivenReplica, OneMachine
 
 TABLE = TableTimes({1: 0.010, 8: 0.020}, tail=1.5)
 SERVICE = make_service()
 REPLICAS = (
-    SimulatedReplica(1.0, (VARIANT,)),
-    SimulatedReplica(2.0, (VARIANT,)),
-    SimulatedReplica(0.5, (VARIANT,), 1.0),
+    GivenReplica(1.0, (VARIANT,)),
+    GivenReplica(2.0, (VARIANT,)),
+    GivenReplica(0.5, (VARIANT,), 1.0),
 )
 
 
@@ -66,7 +66,7 @@ class Sampled:
         return TABLE.service_time_s(variant, bucket, rows, cores) * float(self._rng.lognormal(0.0, 0.2))
 
 
-def eventful_run(seed: int) -> tuple[list[Record], ServiceDriver]:
+def eventful_run(seed: int) -> tuple[list[Record], OneMachine]:
     """Four seconds around capacity with a loss, a resize and cancellations."""
     journal: list[Record] = []
     events: list[tuple[float, ServiceEvent]] = [
@@ -75,7 +75,7 @@ def eventful_run(seed: int) -> tuple[list[Record], ServiceDriver]:
         (2.5, ReplicaResized(1, 2.0)),
         *((0.1 * number, RequestCancelled(RequestId(0, 20 * number))) for number in range(1, 30)),
     ]
-    driver = ServiceDriver(
+    driver = OneMachine(
         make_machine(),
         REPLICAS,
         poisson(400.0, 4.0, seed=seed),
@@ -89,7 +89,7 @@ def eventful_run(seed: int) -> tuple[list[Record], ServiceDriver]:
 
 
 def test_one_request_takes_its_service_time() -> None:
-    driver = ServiceDriver(make_machine(), REPLICAS[:1], [make_request(1, 0.5)], TABLE.service_time_s)
+    driver = OneMachine(make_machine(), REPLICAS[:1], [make_request(1, 0.5)], TABLE.service_time_s)
     (outcome,) = driver.run().values()
     assert isinstance(outcome.end, Complete)
     assert outcome.ended_s == pytest.approx(0.510)
@@ -98,14 +98,12 @@ def test_one_request_takes_its_service_time() -> None:
 def test_every_request_ends_also_where_only_full_batches_run() -> None:
     rules = StageRules(order="fifo", forming="full", drop="none", admission="open")
     arrivals = [make_request(number, 0.01 * number) for number in range(11)]
-    outcomes = ServiceDriver(make_machine(rules), REPLICAS[:1], arrivals, TABLE.service_time_s).run()
+    outcomes = OneMachine(make_machine(rules), REPLICAS[:1], arrivals, TABLE.service_time_s).run()
     assert all(isinstance(outcome.end, Complete) for outcome in outcomes.values())
 
 
 def test_without_replicas_everything_is_shed_when_due() -> None:
-    outcomes = ServiceDriver(
-        make_machine(), (), [make_request(1, 0.0, slo_s=0.2)], TABLE.service_time_s
-    ).run()
+    outcomes = OneMachine(make_machine(), (), [make_request(1, 0.0, slo_s=0.2)], TABLE.service_time_s).run()
     (outcome,) = outcomes.values()
     assert isinstance(outcome.end, Shed)
     assert outcome.ended_s == pytest.approx(0.201)
@@ -133,7 +131,7 @@ def test_another_plan_is_noticed_by_replay() -> None:
 PROGRAM = """
 import sys
 sys.path.insert(0, {folder!r})
-from test_sim_driver import eventful_run
+from test_one_machine import eventful_run
 from steelyard.journal.codec import encode
 import hashlib
 journal, _ = eventful_run(seed=3)
