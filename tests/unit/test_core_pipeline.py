@@ -7,6 +7,7 @@ from steelyard.core.commands import (
     Discard,
     Fail,
     Reject,
+    Release,
     ReleaseOutputs,
     ReportWindow,
     RunBatch,
@@ -23,7 +24,7 @@ from steelyard.core.events import (
 )
 from steelyard.core.plan import StageRules
 from steelyard.core.service import ServiceMachine
-from steelyard.core.types import Service, Stage, Variant
+from steelyard.core.types import RequestId, Service, Stage, Variant
 from steelyard.testing.bench import ServiceBench, batches, ends, sequences
 from steelyard.testing.builders import TableTimes, make_pipeline, make_plan, times_by_stage
 
@@ -332,6 +333,13 @@ class TestLosses:
         bench.tell(ReplicaGone(2, expected=False))  # c has taken its inputs
         again = one(batches(bench.tell(ReplicaGone(3, expected=False))))
         assert again.stage == "a"
+
+    def test_a_lost_replica_releases_nothing(self) -> None:
+        bench = ready_bench(CHAIN, batch_rows_max=1)
+        bench.arrive(rows=2)
+        bench.complete(1)  # the first row is done and kept by replica 1, which runs the second
+        assert [type(command) for command in bench.cancel(1)] == [Discard]  # a batch still reads the request
+        assert bench.tell(ReplicaGone(1, expected=False)) == [Release(RequestId(0, 1))]
 
     def test_retries_have_a_limit(self) -> None:
         bench = ready_bench(CHAIN, retries_max=1, slo_s=1.0)

@@ -297,6 +297,7 @@ class ServiceMachine:
         if stage is None or replica is None:
             return
         self._replicas_changed(stage)
+        kept, replica.kept = replica.kept, {}  # nothing is there any more to be released
         lost: list[OpenRequest] = []
         if replica.batch is not None:
             del stage.batches[replica.batch.batch_id]
@@ -306,7 +307,6 @@ class ServiceMachine:
                     lost.append(piece.open)
                     piece.isolate()
                     wait(piece)
-        kept, replica.kept = replica.kept, {}
         for batch in kept.values():
             lost.extend(self._requests.lose(batch))
         for opened in dict.fromkeys(lost):
