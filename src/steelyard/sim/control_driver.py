@@ -49,7 +49,7 @@ from steelyard.sim.cluster import Cluster, ReplicaNews
 from steelyard.sim.kernel import Kernel, Kind
 from steelyard.sim.service_driver import Journal, ServiceDriver
 
-DECISIONS_MAX = 20_000
+DECISIONS_MAX = 2_000
 """Decisions that a run keeps: the latest."""
 _WOKEN = Woken()
 
