@@ -201,11 +201,12 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
 
 
 def _measured(name: str, render: Callable[[dict[str, Any]], str]) -> str:
-    """The table of a record and where it comes from; what has not been measured says so."""
-    record_file = RESULTS / f"{name}.json"
-    if not record_file.exists():
+    """The table of a record, or else of its quick form, and where it comes from; or that there is none."""
+    files = (RESULTS / f"{stored}.json" for stored in (name, f"{name}_quick"))
+    file = next((file for file in files if file.exists()), None)
+    if file is None:
         return "*Not measured yet.*"
-    record = json.loads(record_file.read_text())
+    record = json.loads(file.read_text())
     return f"{render(record)}\n\n{stamp(record)}"
 
 

@@ -121,6 +121,7 @@ def test_violations_of_several_magnitudes_get_a_logarithmic_axis() -> None:
     # None of 1000 requests is drawn at half of one: 0.05 %; the axis begins below that.
     assert figure["data"][1]["y"] == [0.05]
     assert figure["layout"]["yaxis"]["range"][0] < log10(0.05)
+    assert (figure["layout"]["yaxis"]["tickvals"][0], figure["layout"]["yaxis"]["ticktext"][0]) == (0.05, "0")
     assert figure["data"][1]["customdata"][0].startswith("0.000% violations")
 
 

@@ -2,7 +2,7 @@
 
 Down and to the left is better. The axis of violations is logarithmic where they span more than a factor of
 twenty, since a policy with 0.01 % and one with 0.1 % differ as much as one with 1 % and one with 10 %; no
-violation at all has no logarithm and is drawn at half of one, at the foot of the chart.
+violation at all has no logarithm and is drawn at half of one, at the foot of the chart, marked 0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -117,9 +117,12 @@ def _decades(points: Sequence[SweepPoint]) -> dict[str, Any]:
     low, high = log10(min(found)), log10(max(found))
     steps = (1, 2, 5) if high - low < _FEW_DECADES else (1,)
     marks = [step * 10.0**exponent for exponent in range(floor(low), floor(high) + 2) for step in steps]
+    named = {mark: f"{mark:g}" for mark in marks}
+    if any(point.violation_ratio == 0 for point in points):
+        named = {min(found): "0", **{mark: text for mark, text in named.items() if mark > 1.5 * min(found)}}
     return {
         "type": "log",
         "range": [low - 0.15, high + 0.15],
-        "tickvals": marks,
-        "ticktext": [f"{mark:g}" for mark in marks],
+        "tickvals": list(named),
+        "ticktext": list(named.values()),
     }
