@@ -1,5 +1,7 @@
 """Whatever happens in whatever order, no core is promised twice and the cluster comes to rest as desired."""
 
+from collections import Counter
+
 import msgspec
 import pytest
 from hypothesis import settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from steelyard.control.machine import SOLVE_S_MAX, ControlMachine
+from steelyard.control.reconcile import LOADING_CORES
 from steelyard.core.commands import (
     Command,
     DrainReplica,
@@ -274,11 +277,17 @@ class ControlMachineRules(RuleBasedStateMachine):
                 self.tell(Woken())
         assert self.settled(), (self.machine.desired, self.machine.replicas)
 
+    def cannot_load(self, node: str, cores: float) -> bool:
+        """Whether a replica is to be parked, and its node has no core left on which it could start."""
+        held = sum(total for (where, _), total in self.used().items() if where == node)
+        return cores == 0 and held > (CORES if node == "local" else FAR_CORES) - LOADING_CORES
+
     def settled(self) -> bool:
         for name, plan in self.machine.desired.items():
             live = [r for r in self.machine.replicas.values() if r.service == name]
-            wanted = sorted((r.node, r.cores, r.variants) for r in plan.stages["s"].replicas)
-            if wanted != sorted((r.node, r.cores, r.variants) for r in live):
+            wanted = Counter((r.node, r.cores, r.variants) for r in plan.stages["s"].replicas)
+            there = Counter((r.node, r.cores, r.variants) for r in live)
+            if there - wanted or not all(self.cannot_load(node, cores) for node, cores, _ in wanted - there):
                 return False
         return all(total <= 1.0 + 1e-9 for total in self.used().values())
 

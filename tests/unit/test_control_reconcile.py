@@ -180,3 +180,12 @@ def test_a_large_stage_is_matched_as_a_small_one() -> None:
     fleet = [replica(i, 1.0) for i in range(1, 41)]
     outcome = run([plan(*[1.0, 2.0] * 20)], fleet, cores=60)
     assert [type(c) for c in outcome.commands] == [ResizeReplica] * 20
+
+
+def test_a_replica_that_is_to_be_parked_starts_on_a_core_and_waits_for_one() -> None:
+    (start,) = run([plan(0.0)], []).commands
+    assert isinstance(start, StartReplica)
+    assert start.shares == (CoreShare(0, 1.0),)  # loading takes a core, which it gives back when it is ready
+    full = run([plan(2.0, 0.0)], [replica(1, 2.0)], cores=2)
+    assert full.commands == ()
+    assert not full.outcome.at_rest
