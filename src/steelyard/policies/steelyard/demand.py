@@ -6,8 +6,8 @@
 - `Q` rows wait. They may wait `w0` seconds as planned (`targets`), or a share of the slack that the most
   urgent of them has left, if that is more: time that one stage did not use is the next one's.
 - The first term is what it takes to serve all of them in time. The second lets the queue settle at a part
-  of what may wait (half of it by default), and corrects what differs within `2 w`. The queue is the store
-  that evens out Poisson arrivals, so that cores need not, and it fills batches.
+  of what may wait (half of it by default), and corrects what differs within `2 w`: less if more is reckoned
+  with. The queue is the store that evens out Poisson arrivals, so that cores need not, and it fills batches.
 
 The share is the knob: the more of the slack is reckoned with, the fewer cores and the more violations.
 
@@ -82,8 +82,9 @@ def needed_rps(
         share: of the slack that is reckoned with.
     """
     wait_s = max(target.wait_s, share * slack_s) if slack_s is not None else target.wait_s
-    excess = queue_rows - min(QUEUE_SHARE_MAX, share / (share + SHARE)) * arriving_rps * target.wait_s
-    return max(queue_rows / wait_s, arriving_rps + excess / (CORRECT_WAITS * wait_s), 0.0)
+    settled = min(QUEUE_SHARE_MAX, share / (share + SHARE)) * arriving_rps * target.wait_s
+    correct_s = CORRECT_WAITS * wait_s * min(1.0, (SHARE / share) ** 0.5)
+    return max(queue_rows / wait_s, arriving_rps + (queue_rows - settled) / correct_s, 0.0)
 
 
 def arriving_rps(entry_rps: float, upstream: list[tuple[float, int, float]], lag_s: float) -> float:

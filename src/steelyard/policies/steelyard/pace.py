@@ -9,13 +9,13 @@ from collections import deque
 from typing import NamedTuple
 
 from steelyard.core.snapshot import ReplicaView, StageWindow
-from steelyard.policies.steelyard.demand import RESIZE_LAG_SERVICES, needed_rps
+from steelyard.policies.steelyard.demand import RESIZE_LAG_SERVICES, SHARE, needed_rps
 from steelyard.policies.steelyard.reserve import URGENT_SHARE, Crew, crew, start_price
 from steelyard.policies.steelyard.sizing import StageSizing
 from steelyard.policies.steelyard.targets import StageTarget
 
 HOLD_S = 0.2
-HOLD_RESIZES = 6.0
+HOLD_RESIZES = 4.0
 SMOOTH_S = 2.0
 CANCEL_S = 2.0
 """Starts are given up when no window of the last seconds wanted them."""
@@ -44,6 +44,12 @@ class Wish(NamedTuple):
 class StagePace:
     """One stage on its targets.
 
+    Args:
+        sizing: what its replicas can do.
+        share: of the slack that is reckoned with (`demand`).
+        window_s: sensing window.
+        without: ingredients left out.
+
     Attributes:
         sizing: what its replicas can do.
         target: what it aims at.
@@ -52,7 +58,12 @@ class StagePace:
     """
 
     def __init__(
-        self, sizing: StageSizing, *, window_s: float, without: frozenset[str] = frozenset()
+        self,
+        sizing: StageSizing,
+        *,
+        share: float,
+        window_s: float,
+        without: frozenset[str] = frozenset(),
     ) -> None:
         variant = sizing.variant
         self.sizing = sizing
@@ -62,9 +73,9 @@ class StagePace:
         self._parks = "parking" not in without
         self._reserves = "reserve" not in without
         self._window_s = window_s
-        self._needs: deque[float] = deque(
-            maxlen=max(1, round(max(HOLD_S, HOLD_RESIZES * variant.resize_s) / window_s))
-        )
+        self._share = share
+        hold_s = max(HOLD_S, HOLD_RESIZES * variant.resize_s) * min(1.0, SHARE / share)
+        self._needs: deque[float] = deque(maxlen=max(1, round(hold_s / window_s)))
         self._wanted: deque[int] = deque(maxlen=max(1, round(CANCEL_S / window_s)))
         self._premium = 0.0
         self._is_new = True
@@ -82,12 +93,11 @@ class StagePace:
         arriving_rps: float,
         live: list[ReplicaView],
         starting: list[ReplicaView],
-        share: float,
     ) -> Wish:
         """The wish at the end of a window."""
         ratio = seen.service_ratio
         self.queue_rows = seen.queue_rows
-        need = needed_rps(seen.queue_rows, arriving_rps, self.target, seen.head_slack_s, share) * ratio
+        need = needed_rps(seen.queue_rows, arriving_rps, self.target, seen.head_slack_s, self._share) * ratio
         self._needs.append(need)
         self.smooth += (need - self.smooth) * (1.0 if self._is_new else self._window_s / SMOOTH_S)
         self._is_new = False

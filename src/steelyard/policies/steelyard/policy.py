@@ -70,7 +70,7 @@ class SteelyardPolicy:
         for view in snapshot.services:
             if self._retarget(view, snapshot) or view.service not in self._paces:
                 self._set_pace(view.service, snapshot)
-        return react(snapshot, self._paces, self._share)
+        return react(snapshot, self._paces)
 
     def decide(self, snapshot: ClusterSnapshot) -> Decision:
         """The first plan; later the data plane's limits, and replicas that are given up."""
@@ -143,7 +143,8 @@ class SteelyardPolicy:
         """Let the reaction work by the targets of the moment."""
         if name not in self._paces:
             stages = [
-                StagePace(s, window_s=snapshot.window_s, without=self._without) for s in self._sizings[name]
+                StagePace(s, share=self._share, window_s=snapshot.window_s, without=self._without)
+                for s in self._sizings[name]
             ]
             self._paces[name] = ServicePace(self._services[name], stages)
         cores = sum(node.cores for node in snapshot.nodes)

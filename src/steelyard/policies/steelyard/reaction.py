@@ -25,7 +25,7 @@ class ServicePace:
         self.stages = {pace.sizing.stage.name: pace for pace in stages}
         self._rate = ArrivalRate()
 
-    def wishes(self, view: ServiceView, share: float) -> list[Wish]:
+    def wishes(self, view: ServiceView) -> list[Wish]:
         """What each stage that has live replicas asks for."""
         rate = self._rate.update(view)
         live: dict[str, list[ReplicaView]] = {name: [] for name in self.stages}
@@ -42,7 +42,7 @@ class ServicePace:
             upstream = [self._passed_on(source, stage.fan_out) for source in stage.after]
             arriving = arriving_rps(rate * stage.fan_out, upstream, pace.lag_s)
             if live[seen.stage] or starting[seen.stage]:
-                wishes.append(pace.look(seen, arriving, live[seen.stage], starting[seen.stage], share))
+                wishes.append(pace.look(seen, arriving, live[seen.stage], starting[seen.stage]))
         return wishes
 
     def _passed_on(self, source: str, fan_out: int) -> tuple[float, int, float]:
@@ -50,12 +50,12 @@ class ServicePace:
         return pace.capacity_rps, pace.queue_rows, fan_out / pace.sizing.stage.fan_out
 
 
-def react(snapshot: ClusterSnapshot, paces: Mapping[str, ServicePace], share: float) -> Grants | None:
+def react(snapshot: ClusterSnapshot, paces: Mapping[str, ServicePace]) -> Grants | None:
     """The grants of one window, or None if there are none."""
     wishes: list[tuple[ServiceView, Wish]] = []
     for view in snapshot.services:
         if view.windows:
-            wishes += [(view, wish) for wish in paces[view.service].wishes(view, share)]
+            wishes += [(view, wish) for wish in paces[view.service].wishes(view)]
     if not any(wish.cores or wish.starts or wish.cancels for _, wish in wishes):
         return None
     free = _unpromised(snapshot)
