@@ -171,7 +171,7 @@ def shed_ratio(tail: ArrayLike, utilisation: ArrayLike) -> Floats:
 
 
 def chain_tail(stages: Sequence[StageLoad], budget_s: float, *, cells: int = _CELLS) -> float:
-    """P(latency of the stages in a row > budget), in about 0.15 ms a stage; 1 if one cannot carry its rate."""
+    """P(latency of the stages in a row > budget), in 0.15 ms a stage; 1 if one cannot carry its rate."""
     return graph_tail(_chain(len(stages)), stages, budget_s, cells=cells)
 
 
