@@ -15,6 +15,7 @@ There is no forecast in it: cores come within a window. What may come is the bus
 """
 
 from collections import deque
+from math import sqrt
 
 from steelyard.core.snapshot import ServiceView, ServiceWindow
 from steelyard.policies.steelyard.targets import StageTarget
@@ -83,7 +84,7 @@ def needed_rps(
     """
     wait_s = max(target.wait_s, share * slack_s) if slack_s is not None else target.wait_s
     settled = min(QUEUE_SHARE_MAX, share / (share + SHARE)) * arriving_rps * target.wait_s
-    correct_s = CORRECT_WAITS * wait_s * min(1.0, (SHARE / share) ** 0.5)
+    correct_s = CORRECT_WAITS * wait_s * min(1.0, sqrt(SHARE / share))
     return max(queue_rows / wait_s, arriving_rps + (queue_rows - settled) / correct_s, 0.0)
 
 
