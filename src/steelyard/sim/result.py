@@ -1,6 +1,8 @@
 """What a simulation comes to: a summary and a series of each service, and what queueing laws need."""
 
 from collections.abc import Sequence
+from itertools import pairwise
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,17 +117,19 @@ def summary_of(
 
 def series_of(service: Service, summary: RunSummary, ends: Ends, costs: Costs, *, seconds: int) -> RunSeries:
     """One service over time, by second of arrival."""
-    second = np.minimum(ends.arrived_s.astype(np.int64), seconds - 1)
-    completed = ends.completed
-    p50_ms, p99_ms = _quantiles_ms(second[completed], latencies_s(service, ends), (0.5, 0.99), seconds)
+    bounds = _bounds(ends.arrived_s, seconds)
+    violated = ends.violated
+    latencies = latencies_s(service, ends)
+    of_completed = _bounds(ends.arrived_s[ends.completed], seconds)
+    by_second = [np.sort(latencies[start:end]) * 1e3 for start, end in pairwise(of_completed)]
     return RunSeries(
         label=summary.policy,
         slo_ms=service.slo_s * 1e3,
         summary=summary,
-        rate_rps=np.bincount(second, minlength=seconds).astype(float).tolist(),
-        p50_ms=p50_ms,
-        p99_ms=p99_ms,
-        violations=np.bincount(second[ends.violated], minlength=seconds).tolist(),
+        rate_rps=np.diff(bounds).astype(float).tolist(),
+        p50_ms=[_quantile(some, 0.5) for some in by_second],
+        p99_ms=[_quantile(some, 0.99) for some in by_second],
+        violations=[int(np.count_nonzero(violated[start:end])) for start, end in pairwise(bounds)],
         cores=costs.cores_by_second.tolist(),
         replicas=costs.replicas_by_second.tolist(),
     )
@@ -146,19 +150,14 @@ def _latency_ms(latencies: NDArray[np.float64]) -> dict[str, float | None]:
     return dict(zip(("p50", "p90", "p99", "max"), values.tolist(), strict=True))
 
 
-def _quantiles_ms(
-    second: NDArray[np.int64], latencies: NDArray[np.float64], quantiles: Sequence[float], seconds: int
-) -> list[list[float | None]]:
-    """For each quantile, that of the latencies in each second; None where there are none."""
-    ordered = latencies[np.lexsort((latencies, second))] * 1e3
-    sizes = np.bincount(second, minlength=seconds)
-    starts = np.cumsum(sizes) - sizes
-    answer: list[list[float | None]] = []
-    for quantile in quantiles:
-        ranks = np.maximum(np.ceil(quantile * sizes).astype(np.int64) - 1, 0)
-        values = ordered[np.minimum(starts + ranks, max(len(ordered) - 1, 0))] if len(ordered) else sizes
-        answer.append([v if n else None for v, n in zip(values.tolist(), sizes.tolist(), strict=True)])
-    return answer
+def _bounds(arrived_s: NDArray[np.float64], seconds: int) -> list[int]:
+    """Where each second begins among ascending times, and where the last one ends; length seconds + 1."""
+    return [*np.searchsorted(arrived_s, np.arange(seconds)).tolist(), len(arrived_s)]
+
+
+def _quantile(ordered: NDArray[np.float64], quantile: float) -> float | None:
+    """The smallest value that has at least that share up to it; None without values."""
+    return float(ordered[max(ceil(quantile * len(ordered)), 1) - 1]) if len(ordered) else None
 
 
 def _plan_ms(decide_s: Sequence[float]) -> dict[str, float | None]:
