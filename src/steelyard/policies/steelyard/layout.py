@@ -59,8 +59,8 @@ def first_plan(
     crews = []
     for sizing, target in stages:
         need = rate_rps * sizing.stage.fan_out
-        most = sizing.cores_most(target.cores, max(free.values()))
-        crews.append(crew(need, need, sizing, target, most, replicas_at_most(room, target.cores)))
+        base_rps, most_rps = stage_rates(sizing, target, max(free.values()))
+        crews.append(crew(need, need, base_rps, most_rps, replicas_at_most(room, target.cores)))
     active = [wanted.efficient for wanted in crews]
     while sum(n * stage.target.cores for n, stage in zip(active, stages, strict=True)) > room + EXACT:
         active[max(range(len(active)), key=lambda i: (active[i], -i))] -= 1
@@ -131,8 +131,14 @@ class Leaves:
         if seen is not None and seen.queue_rows > arriving * target.wait_s:
             return 0
         need = arriving * (seen.service_ratio if seen is not None else 1.0)
-        wanted = crew(need, need, sizing, target, sizing.cores_most(target.cores, cores), count)
-        return count - (wanted.wanted if self._reserves else wanted.efficient)
+        base_rps, most_rps = stage_rates(sizing, target, cores)
+        wanted = crew(need, need if self._reserves else 0.0, base_rps, most_rps, count)
+        return count - wanted.wanted
+
+
+def stage_rates(sizing: StageSizing, target: StageTarget, cores: float) -> tuple[float, float]:
+    """Rows a second of a replica in calm times, and with as many of `cores` as it can make use of."""
+    return sizing.rate_rps(target.cores), sizing.rate_rps(sizing.cores_most(target.cores, cores))
 
 
 def _take(free: dict[str, float], stage: StageLayout) -> str:

@@ -6,12 +6,13 @@ time.
 """
 
 from collections import deque
+from math import ceil
 from typing import NamedTuple
 
 from steelyard.core.snapshot import ReplicaView, StageWindow
 from steelyard.policies.steelyard.demand import RESIZE_LAG_SERVICES, SHARE, needed_rps
 from steelyard.policies.steelyard.reserve import URGENT_SHARE, Crew, crew, start_price
-from steelyard.policies.steelyard.sizing import StageSizing
+from steelyard.policies.steelyard.sizing import EXACT, StageSizing
 from steelyard.policies.steelyard.targets import StageTarget
 
 HOLD_S = 0.2
@@ -79,6 +80,7 @@ class StagePace:
         self._wanted: deque[int] = deque(maxlen=max(1, round(CANCEL_S / window_s)))
         self._premium = 0.0
         self._is_new = True
+        self._reckoned: tuple[float, int, float] | None = None
 
     def aim(self, target: StageTarget, most: float, limit: int) -> None:
         """Work by these targets; `most` cores are of use to a replica, `limit` replicas fit the cluster."""
@@ -86,6 +88,9 @@ class StagePace:
         self.most = most
         self.limit = limit
         self.lag_s = self._window_s + self.sizing.variant.resize_s + RESIZE_LAG_SERVICES * target.service_s
+        self._base_rps = self.sizing.rate_rps(target.cores)
+        self._most_rps = self.sizing.rate_rps(most)
+        self._reckoned = None
 
     def look(
         self,
@@ -101,17 +106,26 @@ class StagePace:
         self._needs.append(need)
         self.smooth += (need - self.smooth) * (1.0 if self._is_new else self._window_s / SMOOTH_S)
         self._is_new = False
-        live.sort(key=lambda r: (-r.cores_desired, r.replica_id))
-        now = sum(r.cores_desired for r in live)
-        cores = self._cores(need, now, len(live))
-        after = cores or [r.cores_desired for r in live]
-        self.capacity_rps = sum(self.sizing.rate_rps(c) for c in after) / ratio
-        wanted = crew(self.smooth, arriving_rps * ratio, self.sizing, self.target, self.most, self.limit)
-        if not self._reserves:
-            wanted = wanted._replace(reserve=0)
+        now, count = sum([r.cores_desired for r in live]), len(live)
+        cores = self._cores(need, now, count)
+        if cores:
+            live.sort(key=lambda r: (-r.cores_desired, r.replica_id))
+            now = sum(cores)
+        if cores or (now, count, ratio) != self._reckoned:
+            self._reckoned = (now, count, ratio)
+            rate_rps = self.sizing.rate_rps
+            self.capacity_rps = sum(rate_rps(c) for c in cores or [r.cores_desired for r in live]) / ratio
+        wanted = crew(
+            self.smooth,
+            arriving_rps * ratio if self._reserves else 0.0,
+            self._base_rps,
+            self._most_rps,
+            self.limit,
+        )
         self._wanted.append(wanted.wanted)
-        starts = self._starts(wanted, need, sum(after), len(live), len(starting))
-        return Wish(self, live, cores, starts, self._cancels(len(live), starting) if not starts else [], need)
+        starts = self._starts(wanted, need, now, count, len(starting))
+        cancels = self._cancels(count, starting) if starting and not starts else []
+        return Wish(self, live, cores, starts, cancels, need)
 
     def spread(self, need: float, replicas: int) -> list[float]:
         """Cores for each of `replicas`, most first."""
@@ -120,11 +134,16 @@ class StagePace:
 
     def _cores(self, need: float, now: float, replicas: int) -> list[float]:
         """New cores, or [] to leave them."""
-        grown = self.spread(need, replicas)
-        if sum(grown) > now + 1e-9:
-            return grown
-        kept = self.spread(max(self._needs), replicas)
-        return kept if sum(kept) < now - 1e-9 else []
+        if self._total(need, replicas) > now + EXACT:
+            return self.spread(need, replicas)
+        most = max(self._needs)
+        return self.spread(most, replicas) if self._total(most, replicas) < now - EXACT else []
+
+    def _total(self, need: float, replicas: int) -> float:
+        """What `spread` adds up to: in most windows that is all there is to know."""
+        if need > replicas * self._base_rps or not self._parks:
+            return sum(self.spread(need, replicas))
+        return self.target.cores * max(1, ceil(need / self._base_rps - EXACT)) if replicas else 0.0
 
     def _starts(self, wanted: Crew, need: float, cores: float, live: int, starting: int) -> int:
         """Replicas to start now; see `reserve`."""
@@ -134,7 +153,7 @@ class StagePace:
             return 0
         base = self.target.cores
         self._premium += self._window_s * max(0.0, cores - wanted.efficient * base)
-        urgent = need > URGENT_SHARE * live * self.sizing.rate_rps(self.most)
+        urgent = need > URGENT_SHARE * live * self._most_rps
         price = start_price(lacking, base, self.sizing.variant.cold_start_s)
         if urgent or wanted.reserve > live + starting or self._premium >= price:
             self._premium = 0.0

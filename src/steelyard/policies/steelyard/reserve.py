@@ -16,8 +16,7 @@ reckoned at `PARKED_CORES`.
 from math import ceil
 from typing import NamedTuple
 
-from steelyard.policies.steelyard.sizing import EXACT, StageSizing
-from steelyard.policies.steelyard.targets import StageTarget
+from steelyard.policies.steelyard.sizing import EXACT
 
 GROWTH = 4.0
 URGENT_SHARE = 0.7
@@ -41,21 +40,18 @@ class Crew(NamedTuple):
         return max(self.efficient, self.reserve)
 
 
-def crew(
-    need_rps: float, arriving_rps: float, sizing: StageSizing, target: StageTarget, most: float, limit: int
-) -> Crew:
-    """Replicas of one stage.
+def crew(need_rps: float, arriving_rps: float, base_rps: float, most_rps: float, limit: int) -> Crew:
+    """Replicas of one stage; all rates in the profile's units.
 
     Args:
-        need_rps: rows a second to carry, smoothed; in the profile's units.
-        arriving_rps: rows a second that arrive; in the profile's units.
-        sizing: of the stage.
-        target: of the stage.
-        most: cores that one replica can make use of.
+        need_rps: rows a second to carry, smoothed.
+        arriving_rps: rows a second that arrive; 0 keeps no reserve.
+        base_rps: what a replica carries with the cores of calm times.
+        most_rps: what it carries with as many as it can make use of.
         limit: replicas that can be active at once.
     """
-    efficient = ceil(need_rps / sizing.rate_rps(target.cores) - EXACT)
-    reserve = ceil(GROWTH * arriving_rps / sizing.rate_rps(most) - EXACT)
+    efficient = ceil(need_rps / base_rps - EXACT)
+    reserve = ceil(GROWTH * arriving_rps / most_rps - EXACT)
     return Crew(min(limit, max(1, efficient)), min(limit, max(1, reserve)))
 
 
