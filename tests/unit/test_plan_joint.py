@@ -63,7 +63,17 @@ def test_cores_that_are_too_few_are_named() -> None:
 def test_nodes_smaller_than_the_objective_needs() -> None:
     slow = joint.solve(replace(VIDEO, slo_s=0.234, nodes=(1,) * 20))
     assert isinstance(slow, Infeasible)
+    # what one core can do at best, 176.2 + 70.56 ms, and what it takes without limits
     assert slow.nearest_slo_s == pytest.approx(0.24676)
+    assert slow.binding == "cores: detect 2 x 2, classify 1 x 2 do not fit nodes with at most 1 free"
+    nothing = joint.solve(replace(VIDEO, nodes=(0, 0)))
+    assert isinstance(nothing, Infeasible)
+    assert nothing.binding == "cores: detect 2 x 2, classify 1 x 1 do not fit nodes with at most 0 free"
+    assert nothing.nearest_cores == 5.0
+
+
+def test_an_slo_that_nothing_meets_is_not_blamed_on_the_nodes() -> None:
+    assert joint.solve(replace(VIDEO, slo_s=0.01, nodes=(16,))) == joint.solve(replace(VIDEO, slo_s=0.01))
 
 
 def test_a_stage_that_cannot_carry_its_rate_is_named() -> None:

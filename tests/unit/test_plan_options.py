@@ -3,6 +3,7 @@ from math import inf
 import pytest
 from msgspec.structs import replace
 
+from steelyard.core.errors import SpecError
 from steelyard.plan.options import capacity_rps, choices, evaluated
 from steelyard.plan.problem import PlanProblem, PlanStage, Prices, tabulate
 
@@ -87,3 +88,9 @@ def test_the_loss_is_divided_among_stages_where_replicas_may_be_busy() -> None:
         choices(replace(both, loss_scale=2.0))[0].time_s.tolist()
         == choices(replace(alone, quantile=0.98))[0].time_s.tolist()
     )
+
+
+@pytest.mark.parametrize("rate", [-1.0, float("nan"), float("inf")])
+def test_a_rate_that_is_none_is_refused(rate: float) -> None:
+    with pytest.raises(SpecError, match=f"want an arrival rate >= 0, not {rate}"):
+        choices(replace(PROBLEM, arrival_rate_rps=rate))

@@ -24,6 +24,11 @@ def test_what_does_not_fit_has_no_place() -> None:
     assert pack([], []) == ()
 
 
+def test_very_many_replicas_are_placed_without_a_search() -> None:
+    assert pack([2] * 2000, [4000]) == (0,) * 2000
+    assert pack([3] * 1000 + [2] * 1000, [4] * 1250) is None
+
+
 @given(st.lists(st.integers(1, 6), max_size=6), st.lists(st.integers(1, 9), min_size=1, max_size=3))
 def test_a_place_is_found_wherever_there_is_one(sizes: list[int], nodes: list[int]) -> None:
     placed = pack(sizes, nodes)

@@ -32,8 +32,10 @@ def solve(problem: PlanProblem) -> PlannedService | Infeasible:
     """
     every = choices(problem)
     best = cheapest(problem, every)
-    if isinstance(best, Infeasible) or not problem.nodes:
+    if not problem.nodes:
         return best
+    if isinstance(best, Infeasible):
+        return _too_small_nodes(problem, best)
     placed = place(problem, best)
     return placed if placed is not None else _refitted(problem, every, best)
 
@@ -119,6 +121,23 @@ def _cost_of(among: StageChoices, own: PlannedStage) -> float:
     return float(among.cost[np.flatnonzero(same)[0]])
 
 
+def _too_small_nodes(problem: PlanProblem, answer: Infeasible) -> Infeasible:
+    """The same, with the nodes named if it is they that make it infeasible."""
+    free = solve(replace(problem, nodes=()))
+    if isinstance(free, Infeasible):
+        return answer
+    return Infeasible(
+        problem.service,
+        f"cores: {_sizes(free)} do not fit nodes with at most {max(problem.nodes)} free",
+        nearest_slo_s=answer.nearest_slo_s,
+        nearest_cores=float(max(free.cores, sum(problem.nodes) + 1)),
+    )
+
+
+def _sizes(plan: PlannedService) -> str:
+    return ", ".join(f"{stage.name} {stage.replicas} x {stage.cores}" for stage in plan.stages)
+
+
 def _too_few_cores(problem: PlanProblem, every: Sequence[StageChoices]) -> Infeasible:
     fewest = cheapest(
         problem,
@@ -126,9 +145,8 @@ def _too_few_cores(problem: PlanProblem, every: Sequence[StageChoices]) -> Infea
     )
     assert isinstance(fewest, PlannedService), "it was feasible at other prices"
     nodes = ", ".join(map(str, problem.nodes))
-    sizes = ", ".join(f"{s.name} {s.replicas} x {s.cores}" for s in fewest.stages)
     return Infeasible(
         problem.service,
-        f"cores: {sizes} do not fit nodes with {nodes} free",
+        f"cores: {_sizes(fewest)} do not fit nodes with {nodes} free",
         nearest_cores=float(max(fewest.cores, sum(problem.nodes) + 1)),
     )

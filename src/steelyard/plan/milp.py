@@ -4,11 +4,10 @@ Every option o of a stage s is a binary x(s, o), every stage ends at e(s), in un
 there are nodes z(s, c, k) replicas of c cores of s are on node k:
 
     minimise    sum of cost(o) x(s, o)
-    subject to  sum over o of x(s, o) = 1                                            one option a stage
-                e(s) >= e(u) + sum of time(o) x(s, o), u before s;  e(s) <= 1        every path within the
-                SLO sum over k of z(s, c, k) = sum over o with c cores of n(o) x(s, o)   every replica on a
-                node sum over s, c of c z(s, c, k) <= cores of k                          every node within
-                its cores
+    subject to  sum over o of x(s, o) = 1                                     one option a stage
+                e(s) >= e(u) + sum of time(o) x(s, o), u before s;  e(s) <= 1   every path within the SLO
+                sum over k of z(s, c, k) = sum over o of size c of n(o) x(s, o)   every replica on a node
+                sum over s, c of c z(s, c, k) <= cores of k                     every node within its cores
 
 Solved by HiGHS (`pip install 'steelyard[milp]'`), which is limited by the nodes of its search tree and by its
 gap, never by time: a problem has the same answer on any machine.

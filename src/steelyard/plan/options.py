@@ -8,11 +8,13 @@ one go, one array entry an option: a plan is then a few dozen array operations, 
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
+from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.core.errors import SpecError
 from steelyard.plan.graph import StageOptions
 from steelyard.plan.pareto import Floats
 from steelyard.plan.problem import PlannedStage, PlanProblem, PlanStage, Table
@@ -74,7 +76,7 @@ def choices(
         cores_max: cores of the largest replica, if less than the tables' and the largest node's.
 
     Raises:
-        SpecError: there is no such wait model.
+        SpecError: there is no such wait model, or the rate is negative or not finite.
     """
     limit = min(cores_max or 1 << 30, max(problem.nodes, default=1 << 30))
     tables = [_cells(stage.service_time_s, stage.latency_s, limit, stage.burst) for stage in problem.stages]
@@ -140,6 +142,8 @@ def _losses(problem: PlanProblem) -> Floats:
 
 def _rates(problem: PlanProblem) -> Floats:
     """Rows a second of each stage: rate x fan_out."""
+    if not (isfinite(problem.arrival_rate_rps) and problem.arrival_rate_rps >= 0):
+        raise SpecError(f"want an arrival rate >= 0, not {problem.arrival_rate_rps}")
     return np.array([problem.rate_rps(stage) for stage in problem.stages])
 
 

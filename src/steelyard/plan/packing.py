@@ -7,6 +7,8 @@ order does, or gives up after `STEPS_MAX` steps. Equal replicas and equally free
 from collections.abc import Sequence
 
 STEPS_MAX = 5_000
+SEARCHED_MAX = 300
+"""Replicas; more than so many are placed by first fit alone."""
 
 
 def pack(sizes: Sequence[int], nodes: Sequence[int]) -> tuple[int, ...] | None:
@@ -20,7 +22,9 @@ def pack(sizes: Sequence[int], nodes: Sequence[int]) -> tuple[int, ...] | None:
     falling = [sizes[index] for index in order]
     if sum(falling) > sum(nodes):
         return None
-    placed = _first_fit(falling, nodes) or _Search(falling, nodes).run()
+    placed = _first_fit(falling, nodes)
+    if placed is None and len(falling) <= SEARCHED_MAX:
+        placed = _Search(falling, nodes).run()
     if placed is None:
         return None
     at = [0] * len(sizes)

@@ -17,8 +17,9 @@ SCALES = (16.0, 8.0, 5.6, 4.0, 2.8, 2.0, 1.4)
 
 
 def solve(problem: PlanProblem) -> PlannedService | Infeasible:
-    """The cheapest plan of which at most 1 - quantile of the requests are late; `gap` is to its own scale's.
+    """The cheapest plan by which at most 1 - quantile of the requests are late.
 
+    Its times, latency and bound are those of the scale that it was found at (`PlanProblem.loss_scale`).
     The same as `joint.solve` for one stage, and for wait models that do not count busy replicas.
 
     Raises:
