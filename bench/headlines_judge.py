@@ -167,7 +167,7 @@ def judge(policy: str, found: Mapping[str, Total], curve: Curve) -> Verdict:
     if not counted:
         return Verdict(policy, None, f"more than {VIOLATIONS_MAX:.0%} violations")
     verdicts = [_against(policy, form, curve) for form in counted]
-    worst = min(verdicts, key=lambda verdict: verdict.margin)
+    worst = min(verdicts, key=lambda verdict: (verdict.margin, verdict.violations))
     if len(forms) == 1:
         return worst
     other = next(form for form in forms if form.label != worst.form)
