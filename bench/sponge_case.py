@@ -1,10 +1,10 @@
 """Sponge's case: one stage, a constant rate, and a budget that shrinks with every slow upload.
 
-20 requests a second on average for 600 s, 1000 ms each, of which the upload of 200 KB takes its part: what arrives has
-the rest. The papers' bandwidth series (a 4G bus ride, 0.41 to 6.67 MB/s) is not ours to ship; this one is
-SYNTHETIC: the logarithm is a first-order autoregression over the seconds, clipped to the same range, with a
-mean budget near that of the original (927 ms left of 1000, least 525). Arrivals are a Poisson process; the
-original's generator puts a whole second's requests into its first fifth.
+20 requests a second on average for 600 s, 1000 ms each, of which the upload of 200 KB takes its part: what
+arrives has the rest. The papers' bandwidth series (a 4G bus ride, 0.41 to 6.67 MB/s) is not ours to ship;
+this one is SYNTHETIC: the logarithm is a first-order autoregression over the seconds, clipped to the same
+range, with a mean budget near that of the original (927 ms left of 1000, least 525). Arrivals are a Poisson
+process; the original's generator puts a whole second's requests into its first fifth.
 
 The trace of each seed is written as CSV with its budgets (`t_s,latency_ms`), so that it can be given to
 `steelyard simulate bench/specs/yolov5s.yaml --trace FILE --policy ...` as well.
