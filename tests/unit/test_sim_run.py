@@ -127,6 +127,11 @@ def test_a_lost_replica_is_replaced_and_its_request_tried_again() -> None:
     assert simulate(made).summaries[0].cold_starts == 1
 
 
+def test_a_loss_at_time_0_meets_what_was_warm() -> None:
+    made = scenario(at(0.1), physics=Physics(failures=(Failure(0.0, "ocr", "read"),)))
+    assert latencies_ms(made) == [410.0]  # replaced at 0, ready at 0.5, done at 0.510
+
+
 def test_two_replicas_may_be_lost_at_once() -> None:
     lost = Physics(failures=(Failure(0.505, "ocr", "read"), Failure(0.505, "ocr", "read")))
     # The service hears of the first while the second is dead already: what it runs there comes back.

@@ -79,7 +79,7 @@ class Simulation:
         self._drivers: dict[str, ServiceDriver] = {}
         self._windows_closed = 0
         self._undrained = len(scenario.services)
-        cluster = Cluster(
+        cluster = self._cluster = Cluster(
             self._kernel,
             scenario.nodes,
             scenario.services,
@@ -92,8 +92,6 @@ class Simulation:
         self._control = self._make_control(cluster, times, journal, make)
         for service in scenario.services.values():
             self._add_service(service, cluster, times, journal)
-        for failure in scenario.physics.failures:
-            self._kernel.schedule(failure.at_s, Kind.REPLICA, cluster.lose, failure)
 
     def run(self) -> SimulatedRun:
         """Run to the end; once.
@@ -119,6 +117,8 @@ class Simulation:
                 front_end=index,
             )
             self._drivers[name].serve(clients.requests(generator(scenario.seed, name, "arrivals")))
+        for failure in scenario.physics.failures:
+            self._kernel.schedule(failure.at_s, Kind.REPLICA, self._cluster.lose, failure)
         self._kernel.schedule(1 / WINDOWS_PER_S, Kind.WINDOW, self._close_window, None)
         self._kernel.schedule(self.seconds, Kind.END, self._end_trace, None)
         self._kernel.run()
