@@ -45,34 +45,37 @@ def first_plan(
 ) -> ServicePlan | None:
     """Active replicas for `rate_rps`, and parked ones in reserve; None if not even one a stage fits.
 
+    Where cores are not enough for one of calm times a stage, each stage has one of as few as do.
+
     Args:
         service: its name.
         stages: in its order.
         rate_rps: requests' rows a second.
         free: cores by node; what the plan takes is taken off.
-        cores_max: the service's limit.
+        cores_max: most cores that it may take.
         parks: whether replicas may be parked.
     """
     room = min(sum(free.values()), cores_max)
-    if sum(stage.target.cores for stage in stages) > room + EXACT:
-        return None
-    crews = []
-    for sizing, target in stages:
-        need = rate_rps * sizing.stage.fan_out
-        base_rps, most_rps = stage_rates(sizing, target, max(free.values()))
-        crews.append(crew(need, need, base_rps, most_rps, replicas_at_most(room, target.cores)))
-    active = [wanted.efficient for wanted in crews]
-    while sum(n * stage.target.cores for n, stage in zip(active, stages, strict=True)) > room + EXACT:
-        active[max(range(len(active)), key=lambda i: (active[i], -i))] -= 1
-    plans = {}
-    for stage, wanted, count in zip(stages, crews, active, strict=True):
-        resident = (stage.sizing.variant.name,)
-        replicas = [ReplicaPlan(stage.target.cores, resident, _take(free, stage)) for _ in range(count)]
-        spare = max(0, wanted.wanted - count) if parks else 0
-        node = max(free, key=lambda name: free[name])
-        replicas += [ReplicaPlan(0.0, resident, node)] * spare
-        plans[stage.sizing.stage.name] = stage.plan(tuple(replicas))
-    return ServicePlan(service, plans)
+    for sizes in ([s.target.cores for s in stages], [s.target.least for s in stages]):
+        crews = [_crew(stage, rate_rps, room, max(free.values())) for stage in stages]
+        active = [wanted.efficient for wanted in crews]
+        while sum(n * size for n, size in zip(active, sizes, strict=True)) > room + EXACT and max(active) > 1:
+            active[max(range(len(active)), key=lambda i: (active[i], -i))] -= 1
+        left = dict(free)
+        nodes = _placed(active, sizes, left)
+        if nodes is None or sum(free.values()) - sum(left.values()) > room + EXACT:
+            continue
+        free.update(left)
+        roomiest = max(free, key=lambda name: free[name])
+        plans = {}
+        for stage, wanted, size, placed in zip(stages, crews, sizes, nodes, strict=True):
+            resident = (stage.sizing.variant.name,)
+            replicas = [ReplicaPlan(size, resident, node) for node in placed]
+            spare = max(0, wanted.wanted - len(placed)) if parks else 0
+            replicas += [ReplicaPlan(0.0, resident, roomiest)] * spare
+            plans[stage.sizing.stage.name] = stage.plan(tuple(replicas))
+        return ServicePlan(service, plans)
+    return None
 
 
 class Leaves:
@@ -141,8 +144,25 @@ def stage_rates(sizing: StageSizing, target: StageTarget, cores: float) -> tuple
     return sizing.rate_rps(target.cores), sizing.rate_rps(sizing.cores_most(target.cores, cores))
 
 
-def _take(free: dict[str, float], stage: StageLayout) -> str:
-    """The node with most cores left; takes an active replica's off it."""
-    node = max(free, key=lambda name: free[name])
-    free[node] -= stage.target.cores
-    return node
+def _crew(stage: StageLayout, rate_rps: float, room: float, largest: float) -> Crew:
+    """What a stage wants when it begins, of `room` cores on nodes of at most `largest`."""
+    sizing, target = stage
+    need = rate_rps * sizing.stage.fan_out
+    return crew(need, need, *stage_rates(sizing, target, largest), replicas_at_most(room, target.cores))
+
+
+def _placed(
+    counts: Sequence[int], sizes: Sequence[float], left: dict[str, float]
+) -> list[list[str]] | None:
+    """Nodes for each stage's active replicas, roomiest first; None if not even one a stage has a place.
+
+    Every stage gets its first replica before any gets a second. What is placed is taken off `left`.
+    """
+    placed: list[list[str]] = [[] for _ in counts]
+    for turn in range(max(counts)):
+        for index, size in enumerate(sizes):
+            node = max(left, key=lambda name: left[name])
+            if turn < counts[index] and left[node] >= size - EXACT:
+                left[node] -= size
+                placed[index].append(node)
+    return placed if all(placed) else None

@@ -96,10 +96,20 @@ class StagePace:
         self,
         seen: StageWindow,
         arriving_rps: float,
+        entry_rps: float,
         live: list[ReplicaView],
         starting: list[ReplicaView],
     ) -> Wish:
-        """The wish at the end of a window."""
+        """The wish at the end of a window.
+
+        Args:
+            seen: the stage at its end.
+            arriving_rps: rows a second that come to the stage, from the stages before it as well.
+            entry_rps: rows a second that come to the service, as rows of this stage: the growth that replicas
+                are kept in reserve for is that of the traffic.
+            live: replicas that are ready or parked.
+            starting: replicas that are not ready yet.
+        """
         ratio = seen.service_ratio
         self.queue_rows = seen.queue_rows
         need = needed_rps(seen.queue_rows, arriving_rps, self.target, seen.head_slack_s, self._share) * ratio
@@ -117,7 +127,7 @@ class StagePace:
             self.capacity_rps = sum(rate_rps(c) for c in cores or [r.cores_desired for r in live]) / ratio
         wanted = crew(
             self.smooth,
-            arriving_rps * ratio if self._reserves else 0.0,
+            entry_rps * ratio if self._reserves else 0.0,
             self._base_rps,
             self._most_rps,
             self.limit,
@@ -129,8 +139,9 @@ class StagePace:
 
     def spread(self, need: float, replicas: int) -> list[float]:
         """Cores for each of `replicas`, most first."""
-        cores = self.sizing.spread(need, replicas, self.target.cores, self.most)
-        return cores if self._parks else [c or self.target.cores for c in cores]
+        target = self.target
+        cores = self.sizing.spread(need, replicas, least=target.least, base=target.cores, most=self.most)
+        return cores if self._parks else [c or target.least for c in cores]
 
     def _cores(self, need: float, now: float, replicas: int) -> list[float]:
         """New cores, or [] to leave them."""

@@ -28,8 +28,6 @@ from steelyard.policies.steelyard.targets import share_latency
 
 PERIOD_S = 1.0
 FRACTION = 0.25
-FRACTION_UP_TO = 2.0
-"""Above this many cores a replica is sized in whole cores."""
 RATIO_STEP = 0.1
 """Targets are made anew when observed service times have moved by so much of what was profiled."""
 INGREDIENTS = ("batching", "parking", "queue", "reserve")
@@ -81,11 +79,15 @@ class SteelyardPolicy:
         reasons: list[str] = []
         free = {node.name: node.cores for node in snapshot.nodes}
         largest = max(free.values())
-        for view in sorted(snapshot.services, key=lambda v: -self._services[v.service].weight):
+        views = sorted(snapshot.services, key=lambda v: -self._services[v.service].weight)
+        for view in views:
             self._retarget(view, snapshot)
+        least = self._least_of_all(views, sum(free.values()))
+        for view in views:
             rate = self._rates[view.service].update(view)
             layouts = self._layouts[view.service]
             if view.desired is None:
+                least -= self._least(view.service)
                 plan = self._begin(view, rate, free)
             else:
                 plan = self._leaves[view.service].thinned(
@@ -131,11 +133,11 @@ class SteelyardPolicy:
             if "batching" in self._without:
                 sizing.rows_max = 1
         cores = min(node.cores, service.cores_max or node.cores)
-        targets = share_latency(service, sizings, sizes(cores, self._step(node)), ratios)
+        targets = share_latency(service, sizings, cores, ratios)
         if "queue" in self._without:
             targets = tuple(target._replace(wait_s=target.wait_s / 4) for target in targets)
-        for sizing, target in zip(sizings, targets, strict=True):
-            sizing.rows = target.rows
+        for sizing, target, ratio in zip(sizings, targets, ratios, strict=True):
+            sizing.reckon_by(target.rows, target.cores, target.service_s / ratio)
         self._layouts[name] = tuple(StageLayout(s, t) for s, t in zip(sizings, targets, strict=True))
         return True
 
@@ -157,14 +159,6 @@ class SteelyardPolicy:
         limits = (service.cores_max for service in self._services.values())
         wants_parts = len(self._services) > 1 or any(limit is not None and limit < 1 for limit in limits)
         return FRACTION if node.fractional and wants_parts else 1.0
-
-
-def sizes(cores: float, step: float) -> list[float]:
-    """Cores that one replica may have."""
-    if step >= 1.0:
-        return [float(c) for c in range(1, int(cores + 1e-9) + 1)]
-    parts = [step * i for i in range(1, int(min(cores, FRACTION_UP_TO) / step + 1e-9) + 1)]
-    return [*parts, *(float(c) for c in range(int(FRACTION_UP_TO) + 1, int(cores + 1e-9) + 1))]
 
 
 def _ingredients(policy: str, value: object) -> frozenset[str]:

@@ -40,9 +40,10 @@ class ServicePace:
             pace = self.stages[seen.stage]
             stage = pace.sizing.stage
             upstream = [self._passed_on(source, stage.fan_out) for source in stage.after]
-            arriving = arriving_rps(rate * stage.fan_out, upstream, pace.lag_s)
+            entry = rate * stage.fan_out
+            arriving = arriving_rps(entry, upstream, pace.lag_s)
             if live[seen.stage] or starting[seen.stage]:
-                wishes.append(pace.look(seen, arriving, live[seen.stage], starting[seen.stage]))
+                wishes.append(pace.look(seen, arriving, entry, live[seen.stage], starting[seen.stage]))
         return wishes
 
     def _passed_on(self, source: str, fan_out: int) -> tuple[float, int, float]:

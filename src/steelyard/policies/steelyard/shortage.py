@@ -48,25 +48,24 @@ def share_out(
     def give(index: int) -> bool:
         """The next step for one claim; whether there was one."""
         claim, cores = claims[index], shares[index]
-        rate, step, base = claim.pace.sizing.rate_rps, claim.pace.sizing.step, claim.pace.target.cores
-        best, best_size = -1, 0.0
+        rate, step, target = claim.pace.sizing.rate_rps, claim.pace.sizing.step, claim.pace.target
+        best, best_rank = -1, (3, 0.0)
         for place, replica in enumerate(claim.replicas):
             size = cores[place]
-            more = step if size else base
+            more = step if size else target.least
             room = min(left[replica.node], allowed[claim.service])
             if more <= room + 1e-9 and size + more <= claim.pace.most + 1e-9:
-                if not size:
-                    best, best_size = place, size
-                    break
-                if best < 0 or size < best_size:
-                    best, best_size = place, size
+                rank = (1 if not size else 0 if size < target.cores else 2, size)
+                if rank < best_rank:
+                    best, best_rank = place, rank
         if best < 0:
             return False
-        more = step if best_size else base
+        before = cores[best]
+        more = step if before else target.least
         cores[best] += more
         left[claim.replicas[best].node] -= more
         allowed[claim.service] -= more
-        carried[index] += rate(cores[best]) - rate(best_size)
+        carried[index] += rate(cores[best]) - rate(before)
         return True
 
     order = sorted(range(len(claims)), key=lambda i: (-claims[i].weight, i))

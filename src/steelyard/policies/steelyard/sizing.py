@@ -19,7 +19,6 @@ class StageSizing:
     Attributes:
         stage: which.
         variant: its first.
-        rows: largest batch by which rates are reckoned; set by whoever shares out the latency.
         rows_max: largest batch that may be chosen.
         step: the unit in which a replica's cores grow.
     """
@@ -27,11 +26,25 @@ class StageSizing:
     def __init__(self, stage: Stage, times: ServiceTimes) -> None:
         self.stage = stage
         self.variant = stage.variants[0]
-        self.rows = self.rows_max = self.variant.batch_rows_max
+        self.rows_max = self.variant.batch_rows_max
         self.step = 1.0
         self._times = times
-        self._rates: dict[tuple[int, float], float] = {}
-        self._most: dict[tuple[int, float, float], float] = {}
+        self._rows = self.rows_max
+        self._whole = 0.0
+        self._service_s = float("inf")
+        self._rates: dict[float, float] = {}
+        self._most: dict[tuple[float, float], float] = {}
+
+    def reckon_by(self, rows: int, cores: float, service_s: float) -> None:
+        """Reckon rates by batches of at most `rows`; on less than `cores`, by those that take `service_s`."""
+        self._rows, self._whole, self._service_s = rows, cores, service_s
+        self._rates.clear()
+        self._most.clear()
+
+    def sizes(self, cores: float) -> list[float]:
+        """Cores, up to these, that a replica may have in calm times: whole ones, or parts of the only one."""
+        step = 1.0 if cores >= 1.0 - EXACT else self.step
+        return [step * i for i in range(1, int(cores / step + EXACT) + 1)] or [step]
 
     def median_s(self, rows: int, cores: float) -> float:
         """Median seconds of a batch."""
@@ -46,19 +59,19 @@ class StageSizing:
         return cores * self.median_s(rows, cores) / rows
 
     def rate_rps(self, cores: float) -> float:
-        """Rows a second of one replica that is never idle, with the best batch of at most `rows`."""
+        """Rows a second of one replica that is never idle, with the best batch that is reckoned with."""
         if cores <= 0:
             return 0.0
-        key = (self.rows, cores)
-        rate = self._rates.get(key)
+        rate = self._rates.get(cores)
         if rate is None:
-            rate = max(rows / self.median_s(rows, cores) for rows in range(1, self.rows + 1))
-            self._rates[key] = rate
+            bound_s = self._service_s if cores < self._whole else float("inf")
+            usable = [b for b in range(1, self._rows + 1) if b == 1 or self.tail_s(b, cores) <= bound_s]
+            rate = self._rates[cores] = max(rows / self.median_s(rows, cores) for rows in usable)
         return rate
 
     def cores_most(self, base: float, limit: float) -> float:
         """Cores up to which each further step gains throughput, from `base` on and up to `limit`."""
-        key = (self.rows, base, limit)
+        key = (base, limit)
         most = self._most.get(key)
         if most is None:
             most = base
@@ -70,16 +83,18 @@ class StageSizing:
             self._most[key] = most
         return most
 
-    def spread(self, need_rps: float, replicas: int, base: float, most: float) -> list[float]:
+    def spread(
+        self, need_rps: float, replicas: int, *, least: float, base: float, most: float
+    ) -> list[float]:
         """The fewest cores with which `replicas` carry `need_rps`, largest first; 0 parks one.
 
-        First as many as it takes become active with `base` cores, since these are the cheapest; then all of
-        them grow evenly, up to `most`. One is active at least.
+        First as many as it takes become active with `base` cores, since these are the cheapest, or with
+        parts of them, from `least` on; then all of them grow evenly, up to `most`. One is active at least.
         """
         if replicas <= 0:
             return []
         active = min(replicas, max(1, ceil(need_rps / self.rate_rps(base) - EXACT)))
-        smaller, larger = base, base
+        smaller = larger = least
         while active * self.rate_rps(larger) < need_rps - EXACT and larger + self.step <= most + EXACT:
             smaller, larger = larger, larger + self.step
         grown = active

@@ -5,6 +5,9 @@ ones (core-seconds a request, `c l(b, c) / b`) of which the longest path through
 `SERVICE_SHARE` of the latency. What is left is for waiting: half of it in equal parts, half in proportion
 to the service times, since a stage that serves for longer changes its mind more slowly.
 
+Calm times are reckoned in whole cores, the cheapest there are. Where a node enforces parts of one, an active
+replica may have less: as long as a single row takes no longer than was planned for the batch.
+
 Batches are limits, not wishes: the data plane is work-conserving, and a batch grows only as far as rows
 wait. So a stage whose batches gain nothing (most convolutional models) takes single rows, and one whose
 batches gain much lets its queue fill them.
@@ -38,6 +41,7 @@ class StageTarget(NamedTuple):
         wait_s: that rows may wait, if all goes as planned.
         limit: the largest batch that may be formed, if nobody in it waits for long: one that takes the time
             to serve and a part of the time to wait.
+        least: fewest cores of an active replica; less than `cores` only in parts of one core.
     """
 
     rows: int
@@ -45,10 +49,14 @@ class StageTarget(NamedTuple):
     service_s: float
     wait_s: float
     limit: int
+    least: float
 
 
 def share_latency(
-    service: Service, sizings: Sequence[StageSizing], sizes: Sequence[float], ratios: Sequence[float]
+    service: Service,
+    sizings: Sequence[StageSizing],
+    cores: float,
+    ratios: Sequence[float],
 ) -> tuple[StageTarget, ...]:
     """A target for each stage, in the service's order.
 
@@ -58,12 +66,12 @@ def share_latency(
     Args:
         service: its SLO and its pipeline.
         sizings: of its stages.
-        sizes: cores that a replica may have, ascending.
+        cores: that one replica may have at most.
         ratios: observed over profiled service times, by stage.
     """
     names = {stage.name: index for index, stage in enumerate(service.stages)}
     after = tuple(tuple(names[source] for source in stage.after) for stage in service.stages)
-    choices = [_choices(sizing, sizes, ratio) for sizing, ratio in zip(sizings, ratios, strict=True)]
+    choices = [_choices(sizing, cores, ratio) for sizing, ratio in zip(sizings, ratios, strict=True)]
     options = [
         StageOptions(
             np.array([c.service_s for c in of_stage]),
@@ -89,7 +97,8 @@ def share_latency(
         limit = choice.rows
         while limit < sizing.rows_max and sizing.tail_s(limit + 1, choice.cores) <= most_s:
             limit += 1
-        targets.append(choice._replace(wait_s=wait_s, limit=limit))
+        least = _least(sizing, choice, ratio)
+        targets.append(choice._replace(wait_s=wait_s, limit=limit, least=least))
     return tuple(targets)
 
 
@@ -98,15 +107,22 @@ def _price(sizing: StageSizing, choice: StageTarget) -> float:
     return sizing.core_s(choice.rows, choice.cores) * (1.0 + GRAIN * max(0.0, choice.cores - 1.0))
 
 
-def _choices(sizing: StageSizing, sizes: Sequence[float], ratio: float) -> list[StageTarget]:
+def _choices(sizing: StageSizing, cores_most: float, ratio: float) -> list[StageTarget]:
     """Every batch and size of which no smaller batch is as cheap."""
     found: list[StageTarget] = []
-    usable = [cores for cores in sizes if cores <= sizing.variant.cores_max] or list(sizes[:1])
-    for cores in usable:
+    for cores in sizing.sizes(min(cores_most, sizing.variant.cores_max)):
         cheapest = float("inf")
         for rows in range(1, sizing.rows_max + 1):
             core_s = sizing.core_s(rows, cores)
             if core_s * GAIN_MIN < cheapest:
                 cheapest = core_s
-                found.append(StageTarget(rows, cores, sizing.tail_s(rows, cores) * ratio, 0.0, rows))
+                found.append(StageTarget(rows, cores, sizing.tail_s(rows, cores) * ratio, 0.0, rows, cores))
     return found
+
+
+def _least(sizing: StageSizing, choice: StageTarget, ratio: float) -> float:
+    """The fewest cores on which one row takes no longer than the chosen batch does."""
+    if choice.cores > 1.0:
+        return choice.cores
+    parts = (i * sizing.step for i in range(1, round(choice.cores / sizing.step)))
+    return next((c for c in parts if sizing.tail_s(1, c) * ratio <= choice.service_s), choice.cores)
