@@ -11,7 +11,7 @@ from steelyard.core.plan import ReplicaPlan, ServicePlan, StagePlan, VariantShar
 from steelyard.core.snapshot import ServiceView
 from steelyard.policies.sensing import latest_stage
 from steelyard.policies.steelyard.pace import replicas_at_most
-from steelyard.policies.steelyard.reserve import PARKED_CORES, crew, parting_price
+from steelyard.policies.steelyard.reserve import PARKED_CORES, Crew, crew, parting_price
 from steelyard.policies.steelyard.sizing import EXACT, StageSizing
 from steelyard.policies.steelyard.targets import StageTarget
 
@@ -151,9 +151,7 @@ def _crew(stage: StageLayout, rate_rps: float, room: float, largest: float) -> C
     return crew(need, need, *stage_rates(sizing, target, largest), replicas_at_most(room, target.cores))
 
 
-def _placed(
-    counts: Sequence[int], sizes: Sequence[float], left: dict[str, float]
-) -> list[list[str]] | None:
+def _placed(counts: Sequence[int], sizes: Sequence[float], left: dict[str, float]) -> list[list[str]] | None:
     """Nodes for each stage's active replicas, roomiest first; None if not even one a stage has a place.
 
     Every stage gets its first replica before any gets a second. What is placed is taken off `left`.

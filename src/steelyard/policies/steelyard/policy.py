@@ -15,7 +15,7 @@ a whole core. Of each stage the first variant: the one its owner prefers.
 from collections.abc import Iterable
 
 from steelyard.core.errors import SpecError
-from steelyard.core.plan import Decision, Grants, Plan, ServicePlan
+from steelyard.core.plan import Decision, Grants, Plan, ReplicaPlan, ServicePlan
 from steelyard.core.snapshot import ClusterSnapshot, NodeView, ServiceView
 from steelyard.policies.base import PolicyContext
 from steelyard.policies.options import nearest_first, number, refuse_unknown
@@ -23,7 +23,7 @@ from steelyard.policies.steelyard.demand import VIOLATION_TARGET, ArrivalRate, s
 from steelyard.policies.steelyard.layout import Leaves, StageLayout, first_plan
 from steelyard.policies.steelyard.pace import StagePace, replicas_at_most
 from steelyard.policies.steelyard.reaction import ServicePace, react
-from steelyard.policies.steelyard.sizing import StageSizing
+from steelyard.policies.steelyard.sizing import EXACT, StageSizing
 from steelyard.policies.steelyard.targets import share_latency
 
 PERIOD_S = 1.0
@@ -79,16 +79,18 @@ class SteelyardPolicy:
         reasons: list[str] = []
         free = {node.name: node.cores for node in snapshot.nodes}
         largest = max(free.values())
-        views = sorted(snapshot.services, key=lambda v: -self._services[v.service].weight)
-        for view in views:
+        for view in snapshot.services:
             self._retarget(view, snapshot)
-        least = self._least_of_all(views, sum(free.values()))
+            for replica in _wanted(view):
+                free[replica.node] = max(0.0, free.get(replica.node, 0.0) - replica.cores)
+        views = sorted(snapshot.services, key=lambda v: -self._services[v.service].weight)
+        kept = self._kept([view.service for view in views if view.desired is None], sum(free.values()))
         for view in views:
             rate = self._rates[view.service].update(view)
             layouts = self._layouts[view.service]
             if view.desired is None:
-                least -= self._least(view.service)
-                plan = self._begin(view, rate, free)
+                kept.pop(view.service, None)
+                plan = self._begin(view, rate, free, sum(free.values()) - sum(kept.values()))
             else:
                 plan = self._leaves[view.service].thinned(
                     view, view.desired, layouts, rate, cores=largest, elapsed_s=elapsed_s
@@ -102,15 +104,27 @@ class SteelyardPolicy:
         other = "; ".join(filter(None, (_runner_up(name, found) for name, found in self._layouts.items())))
         return Decision(Plan(plans) if plans else None, now_s + PERIOD_S, "; ".join(reasons), other)
 
-    def _begin(self, view: ServiceView, rate: float, free: dict[str, float]) -> ServicePlan | None:
-        """The first plan, for the largest rate that was seen."""
+    def _kept(self, beginners: Iterable[str], free: float) -> dict[str, float]:
+        """Cores that are kept for services that begin, heaviest first: none goes without for another."""
+        kept: dict[str, float] = {}
+        for name in beginners:
+            least = sum(target.least for _, target in self._layouts[name])
+            if least <= min(free, self._services[name].cores_max or free) + EXACT:
+                kept[name] = least
+                free -= least
+        return kept
+
+    def _begin(
+        self, view: ServiceView, rate: float, free: dict[str, float], room: float
+    ) -> ServicePlan | None:
+        """The first plan, for the largest rate that was seen, on `room` cores at most."""
         rate = max(rate, max(view.arrival_rows_by_second, default=0))
         return first_plan(
             view.service,
             self._layouts[view.service],
             rate,
             free,
-            cores_max=self._services[view.service].cores_max or float("inf"),
+            cores_max=min(room, self._services[view.service].cores_max or room),
             parks=not self._without & {"parking", "reserve"},
         )
 
@@ -174,6 +188,13 @@ def _ingredients(policy: str, value: object) -> frozenset[str]:
         known = ", ".join(nearest_first(name, INGREDIENTS))
         raise SpecError(f"policy {policy}: option without: unknown ingredient {name!r}; there are: {known}")
     return names
+
+
+def _wanted(view: ServiceView) -> Iterable[ReplicaPlan]:
+    """Replicas that the present plan wants."""
+    if view.desired is None:
+        return ()
+    return (replica for stage in view.desired.stages.values() for replica in stage.replicas)
 
 
 def _words(plan: ServicePlan) -> str:

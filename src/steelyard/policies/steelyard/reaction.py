@@ -119,7 +119,10 @@ def _fits(
 def _shared_out(
     wishes: Sequence[tuple[ServiceView, Wish]], free: Mapping[str, float], paces: Mapping[str, ServicePace]
 ) -> list[tuple[ServiceView, Wish]]:
-    """The wishes cut down to what there is, by smoothed needs: shares must not follow every window."""
+    """The wishes cut down to what there is.
+
+    Shares go by smoothed needs, since they must not follow every window; what is left goes to the window's.
+    """
     left = dict(free)
     limits: dict[str, float] = {}
     claims = []
@@ -130,7 +133,9 @@ def _shared_out(
             limits[view.service] -= sum(r.cores_desired for r in view.replicas if r.state == "starting")
         for replica in wish.replicas:
             left[replica.node] += replica.cores_desired
-        claims.append(Claim(view.service, service.weight, wish.pace, wish.replicas, wish.pace.smooth))
+        need = wish.pace.smooth
+        at_most = max(need, wish.need)
+        claims.append(Claim(view.service, service.weight, wish.pace, wish.replicas, need, at_most))
     shares = share_out(claims, left, limits)
     return [(view, wish._replace(cores=cores)) for (view, wish), cores in zip(wishes, shares, strict=True)]
 

@@ -21,7 +21,8 @@ class Claim(NamedTuple):
         weight: of the service.
         pace: the stage.
         replicas: live ones, most cores first.
-        need: rows a second, in the profile's units.
+        need: rows a second, in the profile's units: by this its standing is reckoned.
+        at_most: rows a second beyond which it is given nothing.
     """
 
     service: str
@@ -29,6 +30,7 @@ class Claim(NamedTuple):
     pace: StagePace
     replicas: Sequence[ReplicaView]
     need: float
+    at_most: float
 
 
 def share_out(
@@ -74,7 +76,7 @@ def share_out(
     heapify(waiting)
     while waiting:
         _, index = heappop(waiting)
-        if carried[index] < claims[index].need - 1e-9 and give(index):
+        if carried[index] < claims[index].at_most - 1e-9 and give(index):
             heappush(waiting, (_standing(claims[index], carried[index]), index))
     return shares
 
