@@ -2,7 +2,9 @@
 
 Growth follows the need of the window at once. Cores are given up when the needs of the last `HOLD_S` (longer
 where a resize takes long) allow it: a need that jumps to and fro would otherwise resize replicas all the
-time.
+time. And they are given up at most so often: for each core `YIELDS_RPM` times a minute, `YIELDS_SAVED_S`
+seconds' worth at a time. A small stage at a load between two sizes would change every few windows; a
+large one hardly notices the limit.
 """
 
 from collections import deque
@@ -17,6 +19,8 @@ from steelyard.policies.steelyard.targets import StageTarget
 
 HOLD_S = 0.2
 HOLD_RESIZES = 4.0
+YIELDS_RPM = 30.0
+YIELDS_SAVED_S = 10.0
 SMOOTH_S = 2.0
 CANCEL_S = 2.0
 """Starts are given up when no window of the last seconds wanted them."""
@@ -79,6 +83,7 @@ class StagePace:
         self._needs: deque[float] = deque(maxlen=max(1, round(hold_s / window_s)))
         self._wanted: deque[int] = deque(maxlen=max(1, round(CANCEL_S / window_s)))
         self._premium = 0.0
+        self._yields = 0.0
         self._is_new = True
         self._reckoned: tuple[float, int, float] | None = None
 
@@ -145,14 +150,19 @@ class StagePace:
 
     def _cores(self, need: float, now: float, replicas: int) -> list[float]:
         """New cores, or [] to leave them."""
+        saved = YIELDS_RPM / 60.0 * now
+        self._yields = min(max(1.0, saved * YIELDS_SAVED_S), self._yields + saved * self._window_s)
         if self._total(need, replicas) > now + EXACT:
             return self.spread(need, replicas)
         most = max(self._needs)
-        return self.spread(most, replicas) if self._total(most, replicas) < now - EXACT else []
+        if self._yields < 1.0 or self._total(most, replicas) >= now - EXACT:
+            return []
+        self._yields -= 1.0
+        return self.spread(most, replicas)
 
     def _total(self, need: float, replicas: int) -> float:
         """What `spread` adds up to: in most windows that is all there is to know."""
-        if need > replicas * self._base_rps or not self._parks:
+        if need > replicas * self._base_rps or not self._parks or self.target.least < self.target.cores:
             return sum(self.spread(need, replicas))
         return self.target.cores * max(1, ceil(need / self._base_rps - EXACT)) if replicas else 0.0
 
