@@ -14,6 +14,7 @@ from steelyard.policies.hpa import make_hpa
 from steelyard.policies.inferline import InferlinePolicy
 from steelyard.policies.kpa import make_kpa
 from steelyard.policies.options import nearest_first
+from steelyard.policies.oracle import OraclePolicy
 from steelyard.policies.per_service import PerService
 from steelyard.policies.rayserve import make_rayserve
 from steelyard.policies.sponge import SpongePolicy
@@ -45,6 +46,7 @@ _BUILT_IN: dict[str, PolicyEntry] = {
     "kpa": PolicyEntry(_each(make_kpa), "replicas on concurrency, with a panic window (Knative)"),
     "vpa": PolicyEntry(_each(make_vpa), "cores on a histogram of CPU usage, in place (Kubernetes VPA)"),
     "rayserve": PolicyEntry(_each(make_rayserve), "replicas on ongoing requests, with delays (Ray Serve)"),
+    "oracle": PolicyEntry(_each(OraclePolicy), "knows the trace, pays real cold starts; in simulations only"),
     "static": PolicyEntry(StaticPolicy, "a fixed allocation, decided once"),
 }
 

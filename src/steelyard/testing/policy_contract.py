@@ -63,7 +63,10 @@ CLUSTERS = (
 
 
 def contract_context(count: int, *, published: bool = True) -> PolicyContext:
-    """`count` services of one stage with two variants; 20 ms a row on one core, 13 on two."""
+    """`count` services of one stage with two variants; 20 ms a row on one core, 13 on two.
+
+    Clairvoyants are told the scripted day.
+    """
     variants = (Variant("small", 0.9, 8, 8, 0.4), Variant("tiny", 0.8, 8, 8, 0.4))
     services = {
         name: Service(name, 0.16, (Stage("read", variants),), cores_min=0.5 if count > 1 else 1.0)
@@ -72,7 +75,7 @@ def contract_context(count: int, *, published: bool = True) -> PolicyContext:
     times: Mapping[tuple[str, str], ServiceTimes] = {
         (name, "read"): CoefficientTimes(10.0, 6.0, 0.0, 4.0) for name in services
     }
-    return PolicyContext(services, times, published=published)
+    return PolicyContext(services, times, published=published, future={"a": RATES, "b": RATES[::-1]})
 
 
 class Step(NamedTuple):
@@ -262,7 +265,7 @@ class PolicyContract:
         snapshot = day_of(self.name, CLUSTERS[1]).steps[0].snapshot
         plans = [
             make_policy(self.name, made).decide(snapshot).plan
-            for made in (context, PolicyContext({"a": renamed}, context.service_times))
+            for made in (context, PolicyContext({"a": renamed}, context.service_times, future=context.future))
         ]
         text = [msgspec.json.encode(plan).decode() for plan in plans]
         assert text[0].replace("small", "zz").replace("tiny", "aa") == text[1]
