@@ -9,7 +9,7 @@ from steelyard.plan.foresight import cheapest_replicas, smoothest_rates
 
 
 def test_a_peak_is_spread_over_its_patience() -> None:
-    # Rows may be served one step later: the 50 are due at the end of the third step, so two steps are left for
+    # Rows may be served one step later: the 50 are due at the end of the third, so two steps are left for
     # them, and the 10 that come in the third step are served in the fourth.
     rates = smoothest_rates(np.array([10.0, 50.0, 10.0, 10.0]), 1)
     assert rates.tolist() == pytest.approx([10.0, 25.0, 25.0, 10.0, 10.0])

@@ -130,7 +130,8 @@ class OraclePolicy:
                 patience_s = scheme.patience_s
                 least_s = TICK_S
             arriving = Flow(rows * stage.fan_out, patience_s)
-            entry = _enough(view, stage, ladders, ladder, arriving, least_s)
+            joining = _joining(scheme.replicas[index], ready, ladder, now_s=now_s)
+            entry = _enough(view, stage, ladders, ladder, arriving, joining, least_s)
             entry = self._held(stage.name, ready, entry, float(ladder.busy_s[entry]), now_s=now_s)
             cores = _even(int(ladder.cores[entry]), ready)
             sizes.append(Size([*cores, *[1] * (wanted - ready)], int(ladder.rows[entry])))
@@ -185,8 +186,24 @@ def _known(stage: Stage, times: ServiceTimes, cores_max: int) -> KnownStage:
     return KnownStage(stage.name, stage.after, stage.fan_out, table, variant.cold_start_s)
 
 
+def _joining(schedule: Counts, ready: int, ladder: Ladder, *, now_s: float) -> Floats:
+    """Rows that replicas which are still to come will have served, on a core each, over `AHEAD_S`."""
+    seconds = np.floor(now_s + AHEAD_S[:-1]).astype(np.int64)
+    known = (seconds >= 0) & (seconds < len(schedule))
+    more = np.zeros(len(seconds))
+    more[known] = np.maximum(schedule[seconds[known]] - ready, 0)
+    each = float(ladder.rates[0]) / ready
+    return np.concatenate(([0.0], np.cumsum(more * np.diff(AHEAD_S)))) * each
+
+
 def _enough(
-    view: ServiceView, stage: Stage, ladders: StageLadders, ladder: Ladder, arriving: Flow, least_s: float
+    view: ServiceView,
+    stage: Stage,
+    ladders: StageLadders,
+    ladder: Ladder,
+    arriving: Flow,
+    joining: Floats,
+    least_s: float,
 ) -> int:
     """The first entry of the ladder at which what waits and what comes is served in time."""
     seen = latest_stage(view, stage.name)
@@ -194,7 +211,8 @@ def _enough(
     ratio = seen.service_ratio if seen else 1.0
     waits_s = ladders.budget_s - ladder.busy_s + arriving.patience_s
     waits_s = np.maximum(waits_s, least_s)
-    needed: Floats = np.max((queue + arriving.rows) / (AHEAD_S + waits_s[:, None]), axis=1)
+    due_s = AHEAD_S + waits_s[:, None]
+    needed: Floats = np.max((queue + arriving.rows - np.interp(due_s, AHEAD_S, joining)) / due_s, axis=1)
     return ladder.entry_for(needed * ratio)
 
 
