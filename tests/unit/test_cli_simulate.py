@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,9 +80,18 @@ def test_a_run_that_fails_is_one_line_and_status_1(monkeypatch: pytest.MonkeyPat
 def test_nothing_is_simulated_for_a_report_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steelyard.sim.many.simulate", lambda *_, **__: pytest.fail("a run was started"))
     for option in ("--html", "--json"):
-        arguments = ["simulate", "spec.yaml", "--trace", "trace.txt", option, "no/such/file"]
-        result = runner.invoke(app, arguments)
-        assert (result.exit_code, result.stderr) == (2, f"{option}: cannot write no/such/file\n")
+        for file in ("no/such/file", "spec.yaml/file"):
+            arguments = ["simulate", "spec.yaml", "--trace", "trace.txt", option, file]
+            result = runner.invoke(app, arguments)
+            assert (result.exit_code, result.stderr) == (2, f"{option}: cannot write {file}\n")
+
+
+def test_nothing_is_simulated_for_a_report_without_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steelyard.sim.many.simulate", lambda *_, **__: pytest.fail("a run was started"))
+    monkeypatch.setitem(sys.modules, "plotly", None)  # as if it were not installed
+    result = runner.invoke(app, ["simulate", "spec.yaml", "--trace", "trace.txt", "--html", "page.html"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "pip install 'steelyard[report]'" in result.stderr
 
 
 def test_a_model_needs_a_profile() -> None:

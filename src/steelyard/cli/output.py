@@ -49,7 +49,10 @@ def writable(option: str, file: Path | None) -> Path | None:
     Raises:
         SpecError: it cannot be written.
     """
-    if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
+    if file is None:
+        return None
+    folder = file.parent
+    if file.is_dir() or not folder.is_dir() or not os.access(file if file.exists() else folder, os.W_OK):
         raise SpecError(f"{option}: cannot write {file}")
     return file
 

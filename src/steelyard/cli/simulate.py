@@ -83,11 +83,13 @@ def simulate(
     from steelyard.cli.serve import find_modules_beside, open_spec
     from steelyard.config.notices import notices
     from steelyard.config.planning import blueprint, check_objectives
+    from steelyard.report.html import check_available
 
     def notice(line: str) -> None:
         say(line, err=True)
 
-    writable("--html", html)
+    if writable("--html", html) is not None:
+        check_available()
     writable("--json", None if json in (None, "-") else Path(json))
     loaded = open_spec(spec, slo)
     find_modules_beside(loaded.folder)
@@ -116,11 +118,11 @@ def simulate(
         notice(str(error))
         return 1
     result = Simulated([found.summary for found in series], totals([found.summary for found in series]))
-    if html is not None:
-        write_text(html, _report(spec, trace, series, cold=cold), "--html")
     write_json(json, result)
     if json != "-":
         _show(result, services=len(made.services))
+    if html is not None:
+        write_text(html, _report(spec, trace, series, cold=cold), "--html")
     return 0
 
 

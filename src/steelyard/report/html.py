@@ -8,6 +8,7 @@ years.
 import html
 import json
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from steelyard.core.errors import SteelyardError
@@ -123,11 +124,20 @@ def _point(run: RunSeries) -> SweepPoint:
     return SweepPoint(run.label, "", requests, run.summary.violation_ratio, run.summary.core_seconds)
 
 
+def check_available() -> None:
+    """See that a report could be made, before what it is to show is computed.
+
+    Raises:
+        SteelyardError: plotly, an extra, is not installed.
+    """
+    if find_spec("plotly") is None:
+        raise SteelyardError("the report needs plotly: pip install 'steelyard[report]'")
+
+
 def _plotly() -> str:
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError:
-        raise SteelyardError("the report needs plotly: pip install 'steelyard[report]'") from None
+    check_available()
+    from plotly.offline import get_plotlyjs
+
     script: str = get_plotlyjs()
     return script
 
