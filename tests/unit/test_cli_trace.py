@@ -114,3 +114,11 @@ def test_files_that_are_no_traces_are_refused(tmp_path: Path) -> None:
             open_trace(tmp_path / name)
     with pytest.raises(TraceError, match=r"not a text file; a packed trace's name ends in .gz"):
         open_trace(tmp_path / "binary")
+
+
+def test_a_damaged_archive_is_one_line(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(b"1\n2\n" * 1000))
+    packed[15] ^= 0xFF
+    (tmp_path / "t.txt.gz").write_bytes(packed)
+    with pytest.raises(TraceError, match=r"t\.txt\.gz: cannot read the trace: "):
+        open_trace(tmp_path / "t.txt.gz")

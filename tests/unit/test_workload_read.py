@@ -104,3 +104,8 @@ def test_what_is_wrong_is_one_line_with_file_line_and_value(text: str, message: 
     with pytest.raises(TraceError) as caught:
         read(text)
     assert str(caught.value) == message
+
+
+def test_what_spreadsheets_and_editors_add_is_not_in_the_way() -> None:
+    assert read("\ufeff5\n6\n").counts.tolist() == [5, 6]
+    assert read('\ufeff"t_s","count"\n"0","5"\n').counts.tolist() == [5]

@@ -118,3 +118,10 @@ def test_a_trace_needs_something_in_it() -> None:
         arrival_trace([])
     with pytest.raises(TraceError, match="got -1"):
         arrival_trace([Arrival(-1.0)])
+
+
+def test_a_scale_that_makes_more_requests_than_fit_is_refused_before_they_are_made() -> None:
+    with pytest.raises(TraceError, match=r"at most 10000000 requests a second, 20 times 1e\+09 is more"):
+        count_trace([5, 20]).scale(1e9)
+    with pytest.raises(TraceError, match="requests with exact times, 2 times"):
+        arrival_trace([Arrival(0.0), Arrival(1.0)]).scale(1e9)

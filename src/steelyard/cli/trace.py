@@ -1,6 +1,7 @@
 """`steelyard trace`: make arrival traces, and say what is in one."""
 
 import gzip
+import zlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -110,7 +111,7 @@ def open_trace(file: Path, *, gaps: str = "silence", cut: str | None = None, sca
     try:
         with opened(file, "rt", encoding="utf-8") as lines:
             trace = read_trace(lines, name=str(file), gaps="hold" if gaps == "hold" else "silence")
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise TraceError(
             f"{file}: cannot read the trace: {getattr(error, 'strerror', None) or error}"
         ) from None

@@ -22,6 +22,7 @@ import numpy as np
 
 from steelyard.core.errors import TraceError
 from steelyard.workload.trace import (
+    COUNT_MAX,
     SECONDS_MAX,
     Arrival,
     Counts,
@@ -32,9 +33,6 @@ from steelyard.workload.trace import (
 )
 
 Gaps = Literal["hold", "silence"]
-
-COUNT_MAX = 10_000_000
-"""Most requests a line may stand for; more is a wrong column."""
 
 CELLS_MAX = 100_000_000
 """Most seconds times kinds of request of a count trace, 0.8 GB."""
@@ -60,7 +58,8 @@ def read_trace(lines: Iterable[str], *, name: str, gaps: Gaps = "silence") -> Tr
     first = next(remaining, None)
     if first is None:
         raise TraceError(f"{name}: the trace is empty")
-    columns = [column.strip().lower() for column in first.lstrip("\ufeff").strip().split(",")]
+    first = first.removeprefix("\ufeff")  # some editors and spreadsheets begin a file with it
+    columns = [column.strip().lower() for column in next(csv.reader([first.strip()]), [])]
     if any(column in _TIME_COLUMNS for column in columns):
         return _read_csv(columns, remaining, name, gaps)
     if len(columns) > 1:

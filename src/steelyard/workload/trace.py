@@ -24,6 +24,9 @@ Times = NDArray[np.float64]
 SECONDS_MAX = 10_000_000
 """Longest trace, 116 days: a time stamp in the wrong column or unit ends here instead of in memory."""
 
+COUNT_MAX = 10_000_000
+"""Most requests that a line, a second of a kind, or a trace of exact arrivals may stand for."""
+
 
 class Mark(NamedTuple):
     """What a request of a trace is, besides its time; empty and None mean the service's own.
@@ -79,9 +82,9 @@ class CountTrace:
         """Every count times `factor`; the total of each mark is kept to within one request.
 
         Raises:
-            TraceError: the factor is not a positive number.
+            TraceError: the factor is not a positive number, or makes a second of more than `COUNT_MAX`.
         """
-        _check_factor(factor)
+        _check_factor(factor, max(int(c.max(initial=0)) for c in self.by_mark.values()), "a second")
         return CountTrace(
             {mark: carry(c * np.float64(factor)) for mark, c in self.by_mark.items()}, self.gaps
         )
@@ -120,9 +123,9 @@ class ArrivalTrace:
         """`factor` times as many requests: thinned evenly, or with copies spread until the next arrival.
 
         Raises:
-            TraceError: the factor is not a positive number.
+            TraceError: the factor is not a positive number, or makes more than `COUNT_MAX` arrivals.
         """
-        _check_factor(factor)
+        _check_factor(factor, len(self.requests), "with exact times")
         ends = [a.at_s for a in self.requests[1:]]
         ends += [float(floor(self.requests[-1].at_s) + 1)] if self.requests else []
         copies = carry(np.full(len(self.requests), factor))
@@ -210,6 +213,8 @@ def _check_slice(from_s: int, to_s: int, seconds: int) -> None:
         raise TraceError(f"want a slice A:B with 0 <= A < B <= {seconds}, got {from_s}:{to_s}")
 
 
-def _check_factor(factor: float) -> None:
+def _check_factor(factor: float, largest: int, what: str) -> None:
     if not (isfinite(factor) and factor > 0):
         raise TraceError(f"want a positive scale, got {factor:g}")
+    if largest * factor > COUNT_MAX:
+        raise TraceError(f"want at most {COUNT_MAX} requests {what}, {largest} times {factor:g} is more")
