@@ -83,3 +83,25 @@ def test_a_table_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SpecError, match="not a CSV file"):
         declared("{table: t.csv}", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "complaint"),
+    [
+        ("1,1,50,60\n1,1,55,60\n", "t.csv:3: batch 1 on 1 cores is there twice"),
+        ("1,1,50,40\n", r"t.csv:2: p99_ms: want at least latency_ms \(50\), got 40"),
+    ],
+)
+def test_a_table_that_contradicts_itself_is_refused_by_line(
+    tmp_path: Path, lines: str, complaint: str
+) -> None:
+    (tmp_path / "t.csv").write_text("batch,cores,latency_ms,p99_ms\n" + lines)
+    with pytest.raises(SpecError, match=complaint):
+        declared("{table: t.csv}", tmp_path)
+
+
+def test_a_table_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("batch,cores,latency_ms\n1,1,50\n", encoding="utf-8-sig")
+    latency = declared("{table: t.csv}", tmp_path)
+    assert latency is not None
+    assert latency.table == ((1, 1.0, 50.0, None),)

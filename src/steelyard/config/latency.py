@@ -83,7 +83,7 @@ def _table_of(latency: LatencySpec, device: str, at: SpecPath) -> tuple[str | No
 
 def _read_table(file: Path, source: Source, at: SpecPath) -> tuple[_Row, ...]:
     try:
-        with file.open(newline="", encoding="utf-8") as lines:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.DictReader(lines)
             for column in reader.fieldnames or ():
                 if column not in _COLUMNS:
@@ -95,14 +95,20 @@ def _read_table(file: Path, source: Source, at: SpecPath) -> tuple[_Row, ...]:
                     raise source.error(
                         at, f"{file}: column {column} is missing (want {', '.join(_COLUMNS[:3])}[, p99_ms])"
                     )
-            rows = tuple(_row(cells, reader.line_num, file, source, at) for cells in reader)
+            rows: dict[tuple[int, float], _Row] = {}
+            for cells in reader:
+                row = _row(cells, reader.line_num, file, source, at)
+                if row[:2] in rows:
+                    where = f"{file}:{reader.line_num}"
+                    raise source.error(at, f"{where}: batch {row[0]} on {row[1]:g} cores is there twice")
+                rows[row[:2]] = row
     except OSError as error:
         raise source.error(at, f"cannot read {file}: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise source.error(at, f"{file}: not a CSV file: {error}") from None
     if not 1 <= len(rows) <= TABLE_ROWS_MAX:
         raise source.error(at, f"{file}: want 1 to {TABLE_ROWS_MAX} rows, got {len(rows)}")
-    return rows
+    return tuple(rows.values())
 
 
 def _row(cells: dict[str, str | None], line: int, file: Path, source: Source, at: SpecPath) -> _Row:
@@ -119,15 +125,16 @@ def _row(cells: dict[str, str | None], line: int, file: Path, source: Source, at
     batch = number("batch")
     if batch != int(batch):
         raise source.error(at, f"{file}:{line}: batch: want a whole number, got {batch:g}")
-    return (
-        int(batch),
-        number("cores"),
-        number("latency_ms"),
-        number("p99_ms") if cells.get("p99_ms") else None,
-    )
+    cores, latency_ms = number("cores"), number("latency_ms")
+    p99_ms = number("p99_ms") if cells.get("p99_ms") else None
+    if p99_ms is not None and p99_ms < latency_ms:
+        raise source.error(
+            at, f"{file}:{line}: p99_ms: want at least latency_ms ({latency_ms:g}), got {p99_ms:g}"
+        )
+    return int(batch), cores, latency_ms, p99_ms
 
 
 def _measured_spread(rows: tuple[_Row, ...]) -> float:
     """Sigma of a log-normal whose 0.99 quantile is p99/p50: ln(ratio) / 2.326; the median over the rows."""
-    sigmas = sorted(math.log(p99 / p50) / 2.326 for _, _, p50, p99 in rows if p99 is not None and p99 >= p50)
+    sigmas = sorted(math.log(p99 / p50) / 2.326 for _, _, p50, p99 in rows if p99 is not None)
     return sigmas[len(sigmas) // 2] if sigmas else COEFFICIENTS_SPREAD
