@@ -2,8 +2,18 @@
 
 from typing import Any
 
+import pytest
+
 from steelyard.core.commands import Command, DrainReplica, RecordDecision, ResizeReplica, StartReplica
-from steelyard.core.events import ReplicaDraining, ReplicaGone, ReplicaReady, ReplicaResized, Woken
+from steelyard.core.events import (
+    BatchCompleted,
+    BatchFailed,
+    ReplicaDraining,
+    ReplicaGone,
+    ReplicaReady,
+    ReplicaResized,
+    Woken,
+)
 from steelyard.core.snapshot import CoreShare
 from steelyard.serve.control_driver import ControlDriver
 from steelyard.serve.service_driver import MachinePump
@@ -19,12 +29,16 @@ class Told:
         self.states: list[tuple[str, float]] = []
         self.events: list[object] = []
         self.commands: list[object] = []
+        self.running: set[int] = set()
 
     def on_replica(self, service: str, replica_id: int, state: str, cores: float) -> None:
         self.states.append((state, cores))
 
     def handle(self, event: object) -> None:
         self.events.append(event)
+
+    def is_running(self, replica_id: int) -> bool:
+        return replica_id in self.running
 
     def start(self, command: object) -> None:
         self.commands.append(command)
@@ -37,8 +51,10 @@ class Scripted:
 
     def __init__(self) -> None:
         self.commands: list[Command] = []
+        self.heard: list[object] = []
 
     def handle(self, event: Any, *, now_s: float) -> list[Command]:
+        self.heard.append(event)
         commands, self.commands = self.commands, []
         return commands
 
@@ -91,3 +107,71 @@ def test_last_words_of_a_replica_that_is_gone_concern_nobody() -> None:
     driver.on_backend(ReplicaResized(1, 2.0))
     assert len(told.events) == heard
     assert told.states[-1] == ("gone", 0.0)
+
+
+PARKED = ReplicaResized(1, 0.0)
+DONE = BatchCompleted(7, 1, 0.0, 0.1)
+FAILED = BatchFailed(7, 1, "not a number")
+
+
+def ready() -> tuple[ControlDriver, Scripted, Told]:
+    """A ready replica of one core."""
+    driver, machine, told = made()
+    machine.commands = [StartReplica(1, "ocr", "read", "local", ONE, ("small",), 0.1)]
+    driver.handle(Woken())
+    driver.on_backend(ReplicaReady(1, "read", "local", 1.0, ("small",), "ocr"))
+    return driver, machine, told
+
+
+def parked_while_busy() -> tuple[ControlDriver, Scripted, Told]:
+    """The same with a batch in flight, when it has just been parked."""
+    driver, machine, told = ready()
+    told.running.add(1)
+    driver.on_backend(PARKED)
+    return driver, machine, told
+
+
+def test_a_replica_parked_while_it_runs_takes_no_further_batch_and_keeps_its_core() -> None:
+    _, machine, told = parked_while_busy()
+    assert told.events[-1] == PARKED  # the service knows at once
+    assert PARKED not in machine.heard  # the core is nobody else's yet
+    assert told.states[-1] == ("ready", 1.0)
+
+
+@pytest.mark.parametrize("end", [DONE, FAILED])
+def test_its_core_is_free_when_the_batch_has_ended(end: BatchCompleted | BatchFailed) -> None:
+    driver, machine, told = parked_while_busy()
+    told.running.clear()  # as a service does when a batch ends
+    driver.on_backend(end)
+    assert machine.heard[-1] == PARKED
+    assert told.events[-2:] == [end, PARKED]
+    assert told.states[-1] == ("parked", 0.0)
+    heard = len(machine.heard)
+    driver.on_backend(DONE)
+    assert len(machine.heard) == heard  # told once
+
+
+def test_a_replica_that_is_lost_while_it_lets_go_is_gone_and_nothing_else() -> None:
+    driver, machine, told = parked_while_busy()
+    told.running.clear()
+    gone = ReplicaGone(1, expected=False, reason="killed")
+    driver.on_backend(gone)
+    assert machine.heard[-1] == gone
+    assert PARKED not in machine.heard
+    assert told.states[-1] == ("gone", 0.0)
+
+
+def test_an_idle_replica_is_parked_at_once() -> None:
+    driver, machine, told = ready()
+    driver.on_backend(PARKED)
+    assert machine.heard[-1] == PARKED
+    assert told.states[-1] == ("parked", 0.0)
+
+
+def test_a_busy_replica_that_only_shrinks_does_not_wait() -> None:
+    driver, machine, told = ready()
+    told.running.add(1)
+    smaller = ReplicaResized(1, 0.5)
+    driver.on_backend(smaller)
+    assert machine.heard[-1] == smaller
+    assert told.states[-1] == ("ready", 0.5)

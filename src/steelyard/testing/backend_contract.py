@@ -256,6 +256,20 @@ class BackendContract(ABC):
 
         self.run(scenario)
 
+    def test_a_replica_parked_while_it_runs_finishes_its_batch_and_comes_back(self) -> None:
+        async def scenario(rig: Rig) -> None:
+            await rig.ready(1)
+            rig.run(1, 1, [rig.request(1, rows(1, 2, 3))])
+            rig.backend.resize(ResizeReplica(1, ()))
+            assert (await rig.event(ReplicaResized, replica_id=1)).cores == 0.0
+            done = await rig.event(BatchCompleted, batch_id=1)
+            assert np.array_equal(rig.output(done), 2 * rows(1, 2, 3))
+            rig.backend.resize(ResizeReplica(1, (CoreShare(rig.core_id, 1.0),)))
+            assert (await rig.event(ReplicaResized, replica_id=1)).cores == 1.0
+            assert np.array_equal(await rig.answer(2, 1, rows(4)), 2 * rows(4))
+
+        self.run(scenario)
+
     def test_a_resize_of_a_starting_replica_counts_when_it_is_ready(self) -> None:
         async def scenario(rig: Rig) -> None:
             everything = tuple(CoreShare(core_id, 1.0) for core_id in rig.backend.node().core_ids)
