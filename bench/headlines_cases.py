@@ -43,7 +43,7 @@ DIVISORS = {
 
 OURSELVES, KNOB = "steelyard", "violation_target"
 TARGETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.03, 0.1, 0.3)
-TARGETS_QUICK = (0.0005, 0.005, 0.05, 0.3)
+TARGETS_QUICK = (0.005, 0.05, 0.3)
 PUBLISHED = ("hpa", "kpa", "vpa", "rayserve", "inferline", "fa2", "sponge", "themis", "themis2025")
 STATIC, ORACLE = "static", "oracle"
 
@@ -62,13 +62,14 @@ class Candidate(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One run to do."""
+    """One run to do, on the seconds `[from_s, from_s + seconds)` of the trace."""
 
     pipeline: str
     candidate: Candidate
     case: Case
     from_s: int
     trace: Path
+    seconds: int = SLICE_S
 
     @property
     def key(self) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def scenario(job: Job) -> Scenario:
 
 def replayed(job: Job) -> CountTrace:
     """The slice of the series, divided as its pipeline's was."""
-    counts = _counts(job.trace, job.from_s)
+    counts = _counts(job)
     return count_trace(counts).scale(1 / DIVISORS[job.pipeline])
 
 
@@ -187,13 +188,13 @@ def _starting(service: Service, cold_start_s: float) -> Service:
     return replace(service, stages=stages)
 
 
-def _counts(trace: Path, from_s: int) -> NDArray[np.int64]:
-    return counts_of(trace)[from_s : from_s + SLICE_S]
+def _counts(job: Job) -> NDArray[np.int64]:
+    return counts_of(job.trace)[job.from_s : job.from_s + job.seconds]
 
 
 def _inputs_hash(job: Job) -> str:
     spec = _spec_bytes(job.pipeline, job.case.cold_start_s)
-    return sha256(spec + _counts(job.trace, job.from_s).tobytes()).hexdigest()[:12]
+    return sha256(spec + _counts(job).tobytes()).hexdigest()[:12]
 
 
 @cache
