@@ -33,7 +33,7 @@ def scenario(
     seed: int = 1,
     fan_out: int = 1,
 ) -> Scenario:
-    """14 b / c + 4 b + 1 / c + 1 ms a batch: one core carries 50 to 55 rows a second. Cold starts take 3 s."""
+    """14 b / c + 4 b + 1 / c + 1 ms a batch: one core carries 50 to 55 rows a second; 3 s a start."""
     variants = (Variant("m", None, 8, 4, 3.0, 0.05),)
     stages = tuple(Stage(name, variants, after, fan_out if after else 1) for name, after in graph)
     declared = {"m": DeclaredLatency((14.0, 4.0, 1.0, 1.0), spread=0.1)}
