@@ -117,6 +117,25 @@ def test_totals_are_over_services() -> None:
     assert (second.seed, second.violation_ratio) == (1, 4 / 9)
 
 
+def test_a_run_in_which_nothing_was_ever_started_says_why() -> None:
+    Path("spec.yaml").write_text(SPEC.replace("replicas: 2", "replicas: 9"))
+    result = runner.invoke(app, ["simulate", "spec.yaml", "--trace", "trace.txt", "--policy", "two"])
+    assert result.exit_code == 0
+    why = "9 cores wanted on node local, which has 4"
+    assert result.stderr == f"two, seed 0: nothing was ever started: {why}\n"
+
+
+def test_nodes_that_a_policy_leaves_out_are_named_once() -> None:
+    nodes = "cluster: {nodes: [{name: a, cores: 2}, {name: b, cores: 2}]}"
+    Path("spec.yaml").write_text(SPEC.replace("cluster: {cores: 4}", nodes))
+    arguments = ["simulate", "spec.yaml", "--trace", "trace.txt", "--policy"]
+    line = "plans for the first node only: a, not b\n"
+    assert runner.invoke(app, [*arguments, "two,static"]).stderr == f"policy static {line}"
+    assert runner.invoke(app, [*arguments, "steelyard"]).stderr == ""
+    planned = runner.invoke(app, ["plan", "spec.yaml", "--rate", "5", "--policy", "hpa+ours"])
+    assert planned.stderr == f"policy hpa+ours {line}"
+
+
 def test_no_requests_are_no_violations() -> None:
     Path("trace.txt").write_text("0\n0\n")
     (run,) = simulated()["runs"]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from steelyard.config.load import LoadedSpec
     from steelyard.config.planning import Blueprint
     from steelyard.config.schema import PolicySpec
+    from steelyard.sim.result import SimulatedRun
     from steelyard.sim.scenario import Scenario
     from steelyard.workload.trace import Trace
 
@@ -83,6 +84,7 @@ def simulate(
     from steelyard.cli.serve import find_modules_beside, open_spec
     from steelyard.config.notices import notices
     from steelyard.config.planning import blueprint, check_objectives
+    from steelyard.config.policy import node_notice
     from steelyard.report.html import check_available
 
     def notice(line: str) -> None:
@@ -105,7 +107,9 @@ def simulate(
         scale=trace_scale,
         on_notice=notice,
     )
-    for line in notices(loaded.spec, "simulate"):
+    nodes = [node.name for node in made.nodes]
+    of_policies = dict.fromkeys(node_notice(known.name, nodes) for known in chosen.values())
+    for line in (*notices(loaded.spec, "simulate"), *filter(None, of_policies)):
         notice(line)
     scenarios = [
         _scenario(made, traces, label, known, seed=number, cold=cold)
@@ -113,10 +117,13 @@ def simulate(
         for number in range(seed, seed + seeds)
     ]
     try:
-        series = list(_run(scenarios, processes))
+        runs = list(_run(scenarios, processes))
     except RuntimeError as error:  # a policy's bug, or a law that did not hold: a failed run, not bad input
         notice(str(error))
         return 1
+    for line in filter(None, map(_idle, runs)):
+        notice(line)
+    series = [of_service for run in runs for of_service in run.series]
     result = Simulated([found.summary for found in series], totals([found.summary for found in series]))
     write_json(json, result)
     if json != "-":
@@ -188,19 +195,24 @@ def _scenario(
     )
 
 
-def _run(scenarios: "Sequence[Scenario]", processes: int | None) -> Iterator[RunSeries]:
-    """Every service's series of every scenario, in order."""
+def _run(scenarios: "Sequence[Scenario]", processes: int | None) -> "Iterator[SimulatedRun]":
+    """Every scenario's run, in order."""
     from steelyard.cli.progress import progress_bar
     from steelyard.sim.many import simulate_many
 
     with progress_bar() as show:
-        runs = simulate_many(
+        yield from simulate_many(
             scenarios,
             processes=processes,
             on_progress=lambda done_s, total_s: show(done_s, total_s, f"of {total_s:,.0f} simulated seconds"),
         )
-        for run in runs:
-            yield from run.series
+
+
+def _idle(run: "SimulatedRun") -> str:
+    """Why a run had no replica from beginning to end, if that is so: its violations are not the policy's."""
+    if not run.decisions or any(summary.core_seconds for summary in run.summaries):
+        return ""
+    return f"{run.label}, seed {run.seed}: nothing was ever started: {run.decisions[-1].reason}"
 
 
 def _report(spec: Path, traces: Sequence[str], series: Sequence[RunSeries], *, cold: bool) -> str:

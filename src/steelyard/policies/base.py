@@ -68,7 +68,14 @@ class Policy(Protocol):
 
 
 class PolicyEntry(Frozen, frozen=True):
-    """A registered policy: its factory and one line for listings."""
+    """A registered policy.
+
+    Attributes:
+        make: its factory.
+        summary: one line for listings.
+        one_node: whether it plans for the first node only, whatever others there are.
+    """
 
     make: Callable[[PolicyContext], Policy]
     summary: str
+    one_node: bool = False

@@ -28,26 +28,24 @@ ENTRY_POINT_GROUP = "steelyard.policies"
 OURS = "+ours"
 
 
-def _each(make: Callable[[PolicyContext], Policy]) -> Callable[[PolicyContext], Policy]:
-    """A policy that was written for one service, for each."""
-    return lambda context: PerService(make, context)
+def _each(make: Callable[[PolicyContext], Policy], summary: str) -> PolicyEntry:
+    """A policy that was written for one service on one node, for each service."""
+    return PolicyEntry(lambda context: PerService(make, context), summary, one_node=True)
 
 
 _BUILT_IN: dict[str, PolicyEntry] = {
     "steelyard": PolicyEntry(SteelyardPolicy, "cores within a window, replicas behind them, jointly planned"),
-    "themis": PolicyEntry(_each(ThemisPolicy), "cores at once, one-core replicas when calm (Themis, 2024)"),
-    "themis2025": PolicyEntry(_each(Themis2025Policy), "the same, as its authors revised it (Themis, 2025)"),
-    "fa2": PolicyEntry(_each(Fa2Policy), "one-core replicas, as few as the pipeline allows (FA2, 2022)"),
-    "sponge": PolicyEntry(_each(SpongePolicy), "cores only, for deadlines that move (Sponge, 2024)"),
-    "inferline": PolicyEntry(
-        _each(InferlinePolicy), "planned once, replicas tuned to the last 30 s (InferLine, 2020)"
-    ),
-    "hpa": PolicyEntry(_each(make_hpa), "replicas on CPU utilisation (Kubernetes HPA)"),
-    "kpa": PolicyEntry(_each(make_kpa), "replicas on concurrency, with a panic window (Knative)"),
-    "vpa": PolicyEntry(_each(make_vpa), "cores on a histogram of CPU usage, in place (Kubernetes VPA)"),
-    "rayserve": PolicyEntry(_each(make_rayserve), "replicas on ongoing requests, with delays (Ray Serve)"),
-    "oracle": PolicyEntry(_each(OraclePolicy), "knows the trace, pays real cold starts; in simulations only"),
-    "static": PolicyEntry(StaticPolicy, "a fixed allocation, decided once"),
+    "themis": _each(ThemisPolicy, "cores at once, one-core replicas when calm (Themis, 2024)"),
+    "themis2025": _each(Themis2025Policy, "the same, as its authors revised it (Themis, 2025)"),
+    "fa2": _each(Fa2Policy, "one-core replicas, as few as the pipeline allows (FA2, 2022)"),
+    "sponge": _each(SpongePolicy, "cores only, for deadlines that move (Sponge, 2024)"),
+    "inferline": _each(InferlinePolicy, "planned once, replicas tuned to the last 30 s (InferLine, 2020)"),
+    "hpa": _each(make_hpa, "replicas on CPU utilisation (Kubernetes HPA)"),
+    "kpa": _each(make_kpa, "replicas on concurrency, with a panic window (Knative)"),
+    "vpa": _each(make_vpa, "cores on a histogram of CPU usage, in place (Kubernetes VPA)"),
+    "rayserve": _each(make_rayserve, "replicas on ongoing requests, with delays (Ray Serve)"),
+    "oracle": _each(OraclePolicy, "knows the trace, pays real cold starts; in simulations only"),
+    "static": PolicyEntry(StaticPolicy, "a fixed allocation, decided once", one_node=True),
 }
 
 
