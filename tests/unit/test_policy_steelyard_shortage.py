@@ -41,9 +41,18 @@ def claim(
 
 
 def shares(
-    *claims: Claim, free: Mapping[str, float], limits: Mapping[str, float] | None = None
+    *claims: Claim,
+    free: Mapping[str, float],
+    limits: Mapping[str, float] | None = None,
+    least: Mapping[str, float] | None = None,
 ) -> list[list[float]]:
-    return share_out(claims, free, {c.service: FREELY for c in claims} | dict(limits or {}))
+    names = [c.service for c in claims]
+    return share_out(
+        claims,
+        free,
+        dict.fromkeys(names, FREELY) | dict(limits or {}),
+        dict.fromkeys(names, 0.0) | dict(least or {}),
+    )
 
 
 def test_every_stage_has_a_replica_before_any_has_two_cores() -> None:
@@ -89,6 +98,12 @@ def test_limits_of_a_service_hold_for_all_its_stages() -> None:
     found = shares(first, second, other, free={"x": 8.0}, limits={"a": 3.0})
     assert sum(map(sum, found[:2])) == 3.0
     assert sum(found[2]) == 4.0
+
+
+def test_a_service_has_its_least_cores_before_others_get_more() -> None:
+    idle, busy = claim("a", 10.0, "xxx"), claim("b", 900.0, "xxxxx")
+    assert list(map(sum, shares(idle, busy, free={"x": 5.0}))) == [1.0, 4.0]
+    assert list(map(sum, shares(idle, busy, free={"x": 5.0}, least={"a": 3.0}))) == [3.0, 2.0]
 
 
 def test_cores_are_those_of_the_replicas_own_nodes() -> None:

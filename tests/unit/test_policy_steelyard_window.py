@@ -36,9 +36,11 @@ from steelyard.profile.times import CoefficientTimes
 SLO_S = 0.16
 
 
-def service_of(name: str = "ocr", *, cores_max: float | None = None, weight: float = 1.0) -> Service:
+def service_of(
+    name: str = "ocr", *, least: float = 1.0, cores_max: float | None = None, weight: float = 1.0
+) -> Service:
     variant = Variant("m", batch_rows_max=8, cores_max=2, cold_start_s=0.15)
-    least = min(1.0, cores_max or 1.0)
+    least = min(least, cores_max or least)
     return Service(
         name, SLO_S, (Stage("read", (variant,)),), cores_min=least, cores_max=cores_max, weight=weight
     )
@@ -241,6 +243,24 @@ def test_a_limit_below_a_core_is_kept_where_that_is_possible() -> None:
     assert begin(service_of("a", cores_max=0.5), fractional=True) == {"a": [0.5]}
     assert begin(service_of("a", cores_max=0.5)) == {}
     assert begin(service_of("a", cores_max=0.5), service_of("b")) == {"b": [1.0]}
+
+
+def test_a_service_begins_with_its_least_cores() -> None:
+    assert begin(service_of(least=3.0), local=8.0) == {"ocr": [1.0, 1.0, 1.0]}
+    assert begin(service_of(least=3.0)) == {"ocr": [1.0, 1.0]}
+
+
+def test_a_service_keeps_its_least_cores_whatever_arrives() -> None:
+    made = context(service_of(least=3.0))
+    three = tuple(replica(i, 1.0) for i in (1, 2, 3))
+    policy = make_policy("steelyard", made)
+    for second in range(50):
+        seen = structs.replace(cluster(view(*three), local=8.0), now_s=4.0 + second)
+        assert policy.react(seen) is None
+        plan = policy.decide(seen).plan
+        assert plan is None or len(plan.services["ocr"].stages["read"].replicas) == 3
+    found = grants(cluster(view(replica(1, 1.0), replica(2, 0.0)), local=8.0), made)
+    assert found == (GrantCores(1, 2.0), GrantCores(2, 1.0))
 
 
 # Replicas that leave

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from steelyard.core.plan import ReplicaPlan, ServicePlan, StagePlan, VariantShare
 from steelyard.core.snapshot import ServiceView
+from steelyard.core.types import Service
 from steelyard.policies.sensing import latest_stage
 from steelyard.policies.steelyard.pace import replicas_at_most
 from steelyard.policies.steelyard.reserve import PARKED_CORES, Crew, crew, parting_price
@@ -40,6 +41,7 @@ def first_plan(
     rate_rps: float,
     free: dict[str, float],
     *,
+    cores_min: float,
     cores_max: float,
     parks: bool,
 ) -> ServicePlan | None:
@@ -52,6 +54,7 @@ def first_plan(
         stages: in its order.
         rate_rps: requests' rows a second.
         free: cores by node; what the plan takes is taken off.
+        cores_min: that it is to have whatever arrives.
         cores_max: most cores that it may take.
         parks: whether replicas may be parked.
     """
@@ -61,6 +64,8 @@ def first_plan(
         active = [wanted.efficient for wanted in crews]
         while sum(n * size for n, size in zip(active, sizes, strict=True)) > room + EXACT and max(active) > 1:
             active[max(range(len(active)), key=lambda i: (active[i], -i))] -= 1
+        while sum(n * size for n, size in zip(active, sizes, strict=True)) < min(cores_min, room) - EXACT:
+            active[min(range(len(active)), key=lambda i: (active[i], i))] += 1
         left = dict(free)
         nodes = _placed(active, sizes, left)
         if nodes is None or sum(free.values()) - sum(left.values()) > room + EXACT:
@@ -81,7 +86,7 @@ def first_plan(
 class Leaves:
     """What replicas have occupied in vain, by stage, in core-seconds each; given up at `parting_price`."""
 
-    def __init__(self, service: str, *, reserves: bool) -> None:
+    def __init__(self, service: Service, *, reserves: bool) -> None:
         self._service = service
         self._reserves = reserves
         self._in_vain: dict[str, float] = {}
@@ -107,6 +112,9 @@ class Leaves:
             elapsed_s: since the last call.
         """
         plans = {}
+        surplus = -self._service.cores_min + sum(
+            replica.cores for plan in desired.stages.values() for replica in plan.replicas
+        )
         for stage in stages:
             name = stage.sizing.stage.name
             replicas = desired.stages[name].replicas
@@ -118,11 +126,14 @@ class Leaves:
                 occupied = elapsed_s * sum(max(replicas[i].cores, PARKED_CORES) for i in idle) / spare
                 self._in_vain[name] = self._in_vain.get(name, 0.0) + occupied
                 cold_start_s = stage.sizing.variant.cold_start_s
-                if self._in_vain[name] >= parting_price(stage.target.cores, cold_start_s):
+                leaving = sum(replicas[i].cores for i in idle)
+                price = parting_price(stage.target.cores, cold_start_s)
+                if self._in_vain[name] >= price and leaving <= max(0.0, surplus) + EXACT:
+                    surplus -= leaving
                     replicas = tuple(r for i, r in enumerate(replicas) if i not in idle)
                     del self._in_vain[name]
             plans[name] = stage.plan(replicas)
-        return ServicePlan(self._service, plans)
+        return ServicePlan(self._service.name, plans)
 
     def _spare(self, view: ServiceView, stage: StageLayout, count: int, rate_rps: float, cores: float) -> int:
         """Replicas beyond those wanted; none while some start or more waits than is planned for."""

@@ -60,7 +60,9 @@ class SteelyardPolicy:
         self._paces: dict[str, ServicePace] = {}
         self._rates = {name: ArrivalRate() for name in context.services}
         reserves = "reserve" not in self._without
-        self._leaves = {name: Leaves(name, reserves=reserves) for name in context.services}
+        self._leaves = {
+            name: Leaves(service, reserves=reserves) for name, service in context.services.items()
+        }
         self._decided_s: float | None = None
 
     def react(self, snapshot: ClusterSnapshot) -> Grants | None:
@@ -124,6 +126,7 @@ class SteelyardPolicy:
             self._layouts[view.service],
             rate,
             free,
+            cores_min=self._services[view.service].cores_min,
             cores_max=min(room, self._services[view.service].cores_max or room),
             parks=not self._without & {"parking", "reserve"},
         )

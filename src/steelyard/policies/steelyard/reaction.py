@@ -44,11 +44,31 @@ class ServicePace:
             arriving = arriving_rps(entry, upstream, pace.lag_s)
             if live[seen.stage] or starting[seen.stage]:
                 wishes.append(pace.look(seen, arriving, entry, live[seen.stage], starting[seen.stage]))
+        if self.service.cores_min > sum(pace.target.least for pace in self.stages.values()):
+            _raise(wishes, self.service.cores_min)
         return wishes
 
     def _passed_on(self, source: str, fan_out: int) -> tuple[float, int, float]:
         pace = self.stages[source]
         return pace.capacity_rps, pace.queue_rows, fan_out / pace.sizing.stage.fan_out
+
+
+def _raise(wishes: list[Wish], cores_min: float) -> None:
+    """Let the wishes of a service come to the cores that it has whatever arrives: the smallest grow."""
+    sizes = [list(wish.cores) or [r.cores_desired for r in wish.replicas] for wish in wishes]
+    places = [(index, place) for index, of_stage in enumerate(sizes) for place in range(len(of_stage))]
+    while sum(map(sum, sizes)) < cores_min - EXACT:
+        growing = [(sizes[i][k], i, k) for i, k in places if sizes[i][k] + EXACT < wishes[i].pace.most]
+        if not growing:
+            break
+        size, index, place = min(growing)
+        pace = wishes[index].pace
+        sizes[index][place] += pace.sizing.step if size else pace.target.least
+    for index, (wish, cores) in enumerate(zip(list(wishes), sizes, strict=True)):
+        if any(r.cores_desired != c for r, c in zip(wish.replicas, cores, strict=True)):
+            wishes[index] = wish._replace(cores=cores)
+        elif wish.cores:
+            wishes[index] = wish._replace(cores=[])
 
 
 def react(snapshot: ClusterSnapshot, paces: Mapping[str, ServicePace]) -> Grants | None:
@@ -125,6 +145,7 @@ def _shared_out(
     """
     left = dict(free)
     limits: dict[str, float] = {}
+    least = {view.service: paces[view.service].service.cores_min for view, _ in wishes}
     claims = []
     for view, wish in wishes:
         service = paces[view.service].service
@@ -136,7 +157,7 @@ def _shared_out(
         need = wish.pace.smooth
         at_most = max(need, wish.need)
         claims.append(Claim(view.service, service.weight, wish.pace, wish.replicas, need, at_most))
-    shares = share_out(claims, left, limits)
+    shares = share_out(claims, left, limits, least)
     return [(view, wish._replace(cores=cores)) for (view, wish), cores in zip(wishes, shares, strict=True)]
 
 

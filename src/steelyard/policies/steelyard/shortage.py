@@ -1,7 +1,8 @@
 """Who gets the cores where they are not enough for all: shares are evened out, by weight.
 
 Every stage first gets one active replica, heaviest services first. Then step by step the stage that is worst
-off, by capacity over need and weight, gets the next step, until nothing is left: so the stages of a pipeline
+off, by capacity over need and weight, gets the next step (services below their least cores first), until
+nothing is left: so the stages of a pipeline
 are held in balance, since what one cannot pass on is lost to the next, and services are served alike.
 """
 
@@ -34,7 +35,10 @@ class Claim(NamedTuple):
 
 
 def share_out(
-    claims: Sequence[Claim], free: Mapping[str, float], limits: Mapping[str, float]
+    claims: Sequence[Claim],
+    free: Mapping[str, float],
+    limits: Mapping[str, float],
+    least: Mapping[str, float],
 ) -> list[list[float]]:
     """Cores for each replica of each claim.
 
@@ -42,10 +46,21 @@ def share_out(
         claims: of all stages that have live replicas.
         free: cores that the claims' replicas may have together, by node.
         limits: the same by service.
+        least: cores that a service is to have before others get more, whatever it needs.
     """
     left, allowed = dict(free), dict(limits)
     shares = [[0.0] * len(claim.replicas) for claim in claims]
     carried = [0.0] * len(claims)
+    held = dict.fromkeys(limits, 0.0)
+
+    def is_below(index: int) -> bool:
+        """Whether the claim's service has less than its least."""
+        service = claims[index].service
+        return held[service] < least[service] - 1e-9
+
+    def standing(index: int) -> tuple[bool, float]:
+        """The least is worst off."""
+        return not is_below(index), _standing(claims[index], carried[index])
 
     def give(index: int) -> bool:
         """The next step for one claim; whether there was one."""
@@ -67,17 +82,19 @@ def share_out(
         cores[best] += more
         left[claim.replicas[best].node] -= more
         allowed[claim.service] -= more
+        held[claim.service] += more
         carried[index] += rate(cores[best]) - rate(before)
         return True
 
     order = sorted(range(len(claims)), key=lambda i: (-claims[i].weight, i))
-    waiting = [(_standing(claims[i], carried[i]), i) for i in order if give(i)]
-    waiting = [(_standing(claims[i], carried[i]), i) for _, i in waiting]
+    started = [i for i in order if give(i)]
+    waiting = [(standing(i), i) for i in started]
     heapify(waiting)
     while waiting:
         _, index = heappop(waiting)
-        if carried[index] < claims[index].at_most - 1e-9 and give(index):
-            heappush(waiting, (_standing(claims[index], carried[index]), index))
+        is_wanted = carried[index] < claims[index].at_most - 1e-9 or is_below(index)
+        if is_wanted and give(index):
+            heappush(waiting, (standing(index), index))
     return shares
 
 
