@@ -12,7 +12,6 @@ from steelyard.plan.tails import (
     decay,
     delay_probability,
     graph_tail,
-    shed_ratio,
     wait_quantile_s,
     wait_tail,
 )
@@ -77,11 +76,6 @@ def test_a_burst_is_one_customer() -> None:
     assert float(wait_quantile_s(20.0, 0.02, 1, 0.01, burst=4)) == pytest.approx(
         float(wait_quantile_s(5.0, 0.08, 1, 0.01)) + 0.06
     )
-
-
-def test_what_is_shed() -> None:
-    # (1 - rho) w / (1 - rho w) = 0.2 x 0.05 / (1 - 0.04)
-    assert float(shed_ratio(0.05, 0.8)) == pytest.approx(0.2 * 0.05 / 0.96)
 
 
 ONE = StageLoad(35.0, 1, 0.02)

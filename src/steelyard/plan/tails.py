@@ -160,16 +160,6 @@ def wait_quantile_s(
     return np.where(rho >= RHO_MAX, inf, wait_s)
 
 
-def shed_ratio(tail: ArrayLike, utilisation: ArrayLike) -> Floats:
-    """Share of rows that is lost where those that would wait too long do not hold up the others.
-
-    (1 - rho) w / (1 - rho w) with w = P(W > patience) without impatience, rho < 1 (de Kok and Tijms, "A
-    queueing system with impatient customers", Journal of Applied Probability 22, 1985).
-    """
-    w, rho = np.asarray(tail, np.float64), np.asarray(utilisation, np.float64)
-    return np.asarray((1 - rho) * w / np.maximum(1 - rho * w, 1e-12))
-
-
 def chain_tail(stages: Sequence[StageLoad], budget_s: float, *, cells: int = _CELLS) -> float:
     """P(latency of the stages in a row > budget), in 0.15 ms a stage; 1 if one cannot carry its rate."""
     return graph_tail(_chain(len(stages)), stages, budget_s, cells=cells)
