@@ -244,3 +244,9 @@ def test_keys_without_effect_are_said() -> None:
         "cluster.nodes[0].network is checked, but simulate does not apply it yet",
         "services.s.pipeline.b.when is checked, but simulate does not apply it yet",
     )
+
+
+def test_a_node_has_a_number_of_cores_that_can_be_kept_account_of() -> None:
+    for cluster in ("{cores: 100001}", "{nodes: [{name: a, cores: 100001}]}"):
+        with pytest.raises(SpecError, match="cores: want at most 100000, got 100001"):
+            spec(top=f"cluster: {cluster}")

@@ -19,6 +19,9 @@ Duration = Annotated[float, BeforeValidator(duration_s)]
 DurationOrZero = Annotated[float, BeforeValidator(duration_or_zero_s)]
 Size = Annotated[int, BeforeValidator(size_bytes)]
 Count = Annotated[int, Field(strict=True, ge=1)]
+CORES_MAX = 100_000
+"""Of one node: every core of it is kept account of by itself, so a slip of the keyboard must end here."""
+Cores = Annotated[int, Field(strict=True, ge=1, le=CORES_MAX)]
 CountOrZero = Annotated[int, Field(strict=True, ge=0)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
@@ -59,7 +62,7 @@ class NodeSpec(SpecModel):
     """A machine of the cluster, for simulation, Ray and Kubernetes."""
 
     name: Name
-    cores: Count
+    cores: Cores
     memory: Size | None = None
     devices: dict[Name, Count] = {}
     price_per_hour: NotNegative | None = None
@@ -76,7 +79,7 @@ class ClusterSpec(SpecModel):
     """Where replicas live. `cores` None is `auto`: the process's affinity and cgroup quota, never more."""
 
     backend: Literal["local", "ray", "kubernetes"] = "local"
-    cores: Annotated[Count | None, BeforeValidator(_cores_or_auto)] = None
+    cores: Annotated[Cores | None, BeforeValidator(_cores_or_auto)] = None
     nodes: Annotated[tuple[NodeSpec, ...], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
