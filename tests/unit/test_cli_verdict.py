@@ -186,3 +186,15 @@ def test_what_a_reaction_cannot_reach() -> None:
     assert reach("200ms", 500.0, 1.0) is None
     # It comes after the deadline.
     assert reach("101ms", 10.0, 1.0) is None
+
+
+def test_no_replica_is_offered_that_is_larger_than_any_node() -> None:
+    text = (
+        "cluster: {nodes: [{name: a, cores: 4}, {name: b, cores: 4}, {name: c, cores: 4}]}\n"
+        "models: {m: {variants: {v: {latency: {alpha_ms: 400, distribution: fixed}, cores_max: 8}}}}\n"
+        "services: {s: {slo: {latency: 90ms}, cores: {max: 9}, pipeline: {a: {model: m}}}}\n"
+    )
+    known = blueprint(read_spec(text, "spec.yaml", Path()), cores_available=1)
+    # A row takes 400 / 4 = 100 ms on all cores of a node; the limit of 9 cores is no node of 9.
+    instead = alternative(known, ServicePlan("s", {"a": stage(1.0)}), 1.0)
+    assert instead.startswith("no plan is faster than 10")

@@ -106,9 +106,9 @@ def test_a_table_for_another_device_is_no_table_for_cores(tmp_path: Path) -> Non
     assert message == "spec.yaml:1: models.m.variants.v.latency: has no table for cpu: cores are planned"
 
 
-def test_a_table_that_contradicts_itself_names_its_stage(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("batch,cores,latency_ms\n1,1,10\n1,1,20\n")
-    message = refusal(spec("{v: {latency: {table: t.csv}}}", folder=tmp_path))
+def test_times_that_cannot_be_asked_name_their_stage(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("batch,cores,latency_ms\n1,1,1e308\n")  # its 0.99 quantile is infinite
+    message = refusal(spec("{v: {latency: {table: t.csv, spread: 10}}}", folder=tmp_path))
     assert message.startswith("spec.yaml:2: services.s.pipeline.a: ")
 
 

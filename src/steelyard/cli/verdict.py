@@ -160,17 +160,26 @@ def _problem(
         if replicas_max is not None:
             made_stage = replace(made_stage, replicas_max=replicas_max[stage.name])
         stages.append(made_stage)
-    nodes = tuple(node.cores for node in made.nodes)
-    if service.cores_max is not None and service.cores_max < made.cores:
-        nodes = (int(service.cores_max),)
     return PlanProblem(
         service=service.name,
         stages=tuple(stages),
         arrival_rate_rps=rate_rps,
         slo_s=budget_s,
         quantile=service.quantile,
-        nodes=nodes,
+        nodes=_nodes(made, service),
     )
+
+
+def _nodes(made: Blueprint, service: Service) -> tuple[int, ...]:
+    """Cores of each node that a service may have; where it may not have all, those of the largest nodes."""
+    cores = [node.cores for node in made.nodes]
+    if service.cores_max is None or service.cores_max >= made.cores:
+        return tuple(cores)
+    left, nodes = int(service.cores_max), []
+    for most in sorted(cores, reverse=True):
+        nodes.append(min(most, left))
+        left -= nodes[-1]
+    return tuple(most for most in nodes if most)
 
 
 def _variant(replica: ReplicaPlan, shares: Mapping[str, float]) -> str:
