@@ -6,7 +6,6 @@ about twice that again for a moment, when sums and quantiles are taken from them
 """
 
 from array import array
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -71,7 +70,7 @@ class Account:
         self._ended_s = array("d")
         self._codes = bytearray()
         self._expected = 0
-        self.by_variant: Counter[str] = Counter()
+        self.by_variant: dict[str, int] = {}
         self.actions: dict[type[Command], Callable[[Any], None]] = {
             Complete: self._complete,
             **dict.fromkeys(_CODES, self._end),
@@ -87,7 +86,8 @@ class Account:
 
     def give_up(self) -> int:
         """Count all that is open as failed, now; returns how many those were."""
-        still_open = [number for number, code in enumerate(self._codes) if code == OPEN]
+        codes = np.frombuffer(self._codes, np.uint8)
+        still_open: list[int] = np.flatnonzero(codes == OPEN).tolist()
         for number in still_open:
             self._codes[number] = FAILED
             self._ended_s[number] = self._kernel.now_s
@@ -103,10 +103,11 @@ class Account:
 
     def _complete(self, command: Complete) -> None:
         number = command.request_id[1]
-        assert not self._codes[number], f"{command.request_id} ended twice"
-        self._codes[number] = LATE if command.late else COMPLETED
+        codes, by_variant, variant = self._codes, self.by_variant, command.variant
+        assert not codes[number], f"{command.request_id} ended twice"
+        codes[number] = LATE if command.late else COMPLETED
         self._ended_s[number] = self._kernel.now_s
-        self.by_variant[command.variant] += 1
+        by_variant[variant] = by_variant.get(variant, 0) + 1
 
     def _end(self, command: Shed | Reject | Fail | Discard) -> None:
         number = command.request_id[1]
@@ -124,7 +125,7 @@ class Costs:
         cold_starts: replicas that were started and had to start up.
         resizes: changes of a live replica's cores.
         switches: batches on another variant than the batch before them on the same replica.
-        rows: by stage and variant, of all batches.
+        rows: by stage and then variant, of all batches.
         cores_by_second: reserved at the end of each second.
         replicas_by_second: alive at the end of each second.
     """
@@ -136,7 +137,7 @@ class Costs:
         self.cores = 0.0
         self.replicas = 0
         self.cold_starts = self.resizes = self.switches = 0
-        self.rows: Counter[tuple[str, str]] = Counter()
+        self.rows: dict[str, dict[str, int]] = {}
         self.cores_by_second = array("d")
         self.replicas_by_second = array("l")
 

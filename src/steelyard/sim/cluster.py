@@ -59,7 +59,7 @@ class _Replica:
 
     __slots__ = (
         "cores", "cores_paid", "costs", "durations", "id", "is_busy", "is_ready", "is_stopping",
-        "letting_go", "listener", "node", "service", "shares", "stage", "variant", "variants",
+        "letting_go", "listener", "node", "rows", "service", "shares", "stage", "variant", "variants",
     )  # fmt: skip
 
     def __init__(self, command: StartReplica, durations: Durations, costs: Costs, listener: Listener) -> None:
@@ -72,6 +72,7 @@ class _Replica:
         self.cores = self.cores_paid = _cores(command.shares)
         self.durations = durations
         self.costs = costs
+        self.rows = costs.rows.setdefault(command.stage, {})
         self.listener = listener
         self.is_ready = self.is_busy = self.is_stopping = False
         self.variant: str | None = None  # of the latest batch
@@ -137,20 +138,20 @@ class Cluster:
             return
         assert replica.is_ready, command
         assert not replica.is_busy, command
-        started_s = self._kernel.now_s + self._dispatch_s
-        duration_s = replica.durations.draw_s(command.variant, command.rows, replica.cores)
+        kernel, variant, rows = self._kernel, command.variant, command.rows
+        started_s = kernel.now_s + self._dispatch_s
+        duration_s = replica.durations.draw_s(variant, rows, replica.cores)
         if self._stretches:
             duration_s *= self._stretch(replica, started_s)
             self._busy_of_node[replica.node] += replica.cores
-        costs = replica.costs
-        costs.rows[replica.stage, command.variant] += command.rows
-        if replica.variant != command.variant:
-            costs.switches += replica.variant is not None
-            replica.variant = command.variant
+        replica.rows[variant] = replica.rows.get(variant, 0) + rows
+        if replica.variant != variant:
+            replica.costs.switches += replica.variant is not None
+            replica.variant = variant
         replica.is_busy = True
         finished_s = started_s + duration_s
         completed = BatchCompleted(command.batch_id, replica.id, started_s, finished_s)
-        self._kernel.schedule(finished_s + self._dispatch_s, _COMPLETION, self._on_completed, completed)
+        kernel.schedule(finished_s + self._dispatch_s, _COMPLETION, self._on_completed, completed)
 
     def _on_completed(self, event: BatchCompleted) -> None:
         replica = self._replicas.get(event.replica_id)
@@ -298,4 +299,4 @@ def _stretches(physics: Physics) -> bool:
 
 
 def _cores(shares: Sequence[CoreShare]) -> float:
-    return sum(share.fraction for share in shares)
+    return sum((share.fraction for share in shares), 0.0)

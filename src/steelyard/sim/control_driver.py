@@ -141,7 +141,7 @@ class ControlDriver:
             command.replica_id,
             command.stage,
             command.node,
-            sum(share.fraction for share in command.shares),
+            sum((share.fraction for share in command.shares), 0.0),
             command.variants,
             command.expected_ready_s,
             command.service,

@@ -10,7 +10,6 @@ wake-ups (so a decision sees the window that ends with it), the planner's answer
 from collections.abc import Callable
 from enum import IntEnum
 from heapq import heappop, heappush
-from itertools import count
 from typing import Any
 
 Act = Callable[[Any], None]
@@ -36,7 +35,7 @@ class Kernel:
 
     def __init__(self, *, start_s: float = 0.0) -> None:
         self._heap: list[tuple[float, Kind, int, Act, Any]] = []
-        self._numbers = count()
+        self._number = 0
         self._is_stopped = False
         self.now_s = start_s
 
@@ -49,7 +48,8 @@ class Kernel:
         """Let `act(what)` be called at `at_s`, or now if that has passed."""
         if at_s < self.now_s:
             at_s = self.now_s
-        heappush(self._heap, (at_s, kind, next(self._numbers), act, what))
+        self._number += 1
+        heappush(self._heap, (at_s, kind, self._number, act, what))
 
     def run(self) -> None:
         """Do one thing after the other until nothing is due any more, or until `stop`."""

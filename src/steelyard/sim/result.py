@@ -176,8 +176,9 @@ def _accuracy_mean(service: Service, account: Account, costs: Costs) -> float | 
     for stage in service.stages:
         is_last = stage is service.stages[-1]
         weighted, total = 0.0, 0
+        weights = account.by_variant if is_last else costs.rows.get(stage.name, {})
         for variant in stage.variants:
-            weight = account.by_variant[variant.name] if is_last else costs.rows[stage.name, variant.name]
+            weight = weights.get(variant.name, 0)
             if weight and variant.accuracy is None:
                 return None
             weighted += weight * (variant.accuracy or 0.0)

@@ -120,7 +120,7 @@ class Simulation:
         for failure in scenario.physics.failures:
             self._kernel.schedule(failure.at_s, Kind.REPLICA, self._cluster.lose, failure)
         self._kernel.schedule(1 / WINDOWS_PER_S, Kind.WINDOW, self._close_window, None)
-        self._kernel.schedule(self.seconds, Kind.END, self._end_trace, None)
+        self._kernel.schedule(float(self.seconds), Kind.END, self._end_trace, None)
         self._kernel.run()
         return self._result(max(perf_counter() - began_s, 1e-9))
 

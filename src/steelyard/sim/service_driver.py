@@ -109,12 +109,13 @@ class ServiceDriver:
 
     def _on_arrival(self, event: RequestArrived) -> None:
         """A request has arrived; those that follow before anything else happens need no place in the heap."""
-        self.tell(event)
+        tell, advance = self.tell, self._kernel.advance
+        tell(event)
         for following in self._arrivals:
-            if not self._kernel.advance(following.request.arrived_s):
+            if not advance(following.request.arrived_s):
                 self._schedule_arrival(following)
                 return
-            self.tell(following)
+            tell(following)
 
     def _wake_at(self, command: WakeAt) -> None:
         self._wake_s = command.at_s
