@@ -1,0 +1,73 @@
+"""The build: pure Python, or with `STEELYARD_COMPILE=1` the same sources compiled by mypyc.
+
+How to use it is in docs/simulator.md.
+What decides and what simulates is compiled. What stays interpreted: values (`msgspec` structs build their own
+classes), policies other than the default one, everything that waits for the world anyway. A compiled run is
+the interpreted one, byte for byte; only the clock on the wall differs.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+COMPILED = {
+    "core": (
+        "admission", "assembly", "capacity", "dispatch", "estimate", "forming", "invariants", "lifecycle",
+        "mix", "pipeline", "queue", "remaining", "requests", "residuals", "routing", "service", "stage",
+        "tally", "work",
+    ),
+    "control": (
+        "desired", "grants", "ledger", "machine", "rebuild", "reconcile", "starts", "validate", "view",
+    ),
+    "policies/steelyard": (
+        "demand", "pace", "reaction", "reserve", "shortage", "sizing", "targets",
+    ),
+    "sim": ("account", "clients", "cluster", "control_driver", "draws", "kernel", "service_driver"),
+}  # fmt: skip
+"""Modules by package, as far as they are on the path of every request or every sensing window."""
+
+REQUIRES = ["mypy[mypyc]>=1.14", "msgspec>=0.19,<1", "numpy>=1.26,<3"]
+"""What a compiled build needs: the compiler, and the types of what the modules import."""
+
+BUILDS = {"bdist_wheel", "build_ext", "editable_wheel"}
+"""Commands that want the code; others ask for names and requirements, before the compiler is there."""
+
+
+def sources() -> list[str]:
+    """Files to compile.
+
+    Raises:
+        FileNotFoundError: a module of the list is not there: it was renamed.
+    """
+    files = [
+        Path("src/steelyard", package, f"{name}.py") for package in COMPILED for name in COMPILED[package]
+    ]
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"setup.py wants to compile {file}, which is not there")
+    return [str(file) for file in files]
+
+
+def extensions() -> list[Extension]:
+    """The compiled modules; `make static` has checked types strictly, here they are only read."""
+    from mypyc.build import mypycify
+
+    os.environ["MYPYPATH"] = "src"
+    flags = [
+        "--config-file=",
+        "--ignore-missing-imports",
+        "--follow-imports=silent",
+        "--explicit-package-bases",
+    ]
+    made: list[Extension] = mypycify(
+        [*flags, *sources()], opt_level="3", debug_level="0", group_name="steelyard"
+    )
+    return made
+
+
+if os.environ.get("STEELYARD_COMPILE", "") not in ("", "0"):
+    setup(ext_modules=extensions() if BUILDS & set(sys.argv) else [], setup_requires=REQUIRES)
+else:
+    setup()
