@@ -66,6 +66,29 @@ def test_a_report_is_one_page_of_the_runs() -> None:
         assert words in page, words
 
 
+def test_explain_reads_the_decisions_of_every_run() -> None:
+    arguments = ("--policy", "two,themis", "--seeds", "2", "--processes", "1", "--decisions", "made.jsonl")
+    simulated(*arguments)
+    result = runner.invoke(app, ["explain", "made.jsonl", "--at", "0.5"])
+    assert result.exit_code == 0, result.stderr
+    runs = [line.removesuffix(":") for line in result.stdout.splitlines() if not line.startswith(" ")]
+    assert runs == ["two, seed 0", "two, seed 1", "themis, seed 0", "themis, seed 1"]
+    assert "    0.000 s  decide by static: fixed allocation of 2 cores\n" in result.stdout
+    found = json.loads(runner.invoke(app, ["explain", "made.jsonl", "--json", "-"]).stdout)["decisions"]
+    assert {decision["run"] for decision in found} == set(runs)
+    # A warm start decides at the start of the trace.
+    assert [decision["t_s"] for decision in found if decision["run"] == "two, seed 1"] == [0.0]
+
+
+def test_requests_beyond_memory_are_one_line() -> None:
+    Path("trace.txt").write_text("9\n" * 1000)
+    arguments = ["simulate", "spec.yaml", "--trace", "trace.txt", "--trace-scale", "1000000"]
+    result = runner.invoke(app, [*arguments, "--seeds", "1000", "--processes", "1000"])
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    # 1000 runs of 9e9 requests at 51 bytes.
+    assert result.stderr.startswith("1000 runs, 1000 at once, would take about 459,000.2 GB, more than 50%")
+
+
 def test_a_run_that_fails_is_one_line_and_status_1(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("run static, seed 0: ZeroDivisionError: division by zero")
@@ -79,7 +102,7 @@ def test_a_run_that_fails_is_one_line_and_status_1(monkeypatch: pytest.MonkeyPat
 
 def test_nothing_is_simulated_for_a_report_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steelyard.sim.many.simulate", lambda *_, **__: pytest.fail("a run was started"))
-    for option in ("--html", "--json"):
+    for option in ("--html", "--json", "--decisions"):
         for file in ("no/such/file", "spec.yaml/file"):
             arguments = ["simulate", "spec.yaml", "--trace", "trace.txt", option, file]
             result = runner.invoke(app, arguments)

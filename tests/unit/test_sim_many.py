@@ -1,12 +1,24 @@
 """Several runs at once: order, errors that name their run, progress."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from multiprocessing import active_children
+from pathlib import Path
+
 import pytest
 
-from steelyard.core.errors import SpecError
+from steelyard.core.errors import SpecError, TraceError
 from steelyard.core.types import Service, Stage, Variant
+from steelyard.journal.codec import encode, read
+from steelyard.journal.records import CONTROL, VERSION, Header, Record
 from steelyard.profile.tables import StageTimes
 from steelyard.profile.types import DeclaredLatency
-from steelyard.sim.many import simulate_many
+from steelyard.sim.decisions import DecisionLog, run_of
+from steelyard.sim.many import needed_bytes, simulate_many
 from steelyard.sim.result import SimulatedRun
 from steelyard.sim.scenario import Scenario, SimulatedNode
 from steelyard.workload.trace import count_trace
@@ -44,6 +56,51 @@ def test_a_run_that_fails_is_named() -> None:
         next(runs)
 
 
+def test_decisions_of_each_run_come_before_it() -> None:
+    told: list[tuple[int, str, int]] = []
+    for run in simulate_many(
+        [scenario(seed=1), scenario("themis", seed=2)],
+        processes=1,
+        on_decisions=lambda of, log: told.append((of.seed, of.policy, len(log.lines))),
+    ):
+        # Neither run has more decisions than a run keeps by itself.
+        assert told[-1][2] == len(run.decisions) > 0
+    assert [seed for seed, _, _ in told] == [1, 2]
+
+
+def test_decisions_beyond_the_limit_are_counted() -> None:
+    log = DecisionLog("static", 0, bytes_max=10)
+    list(simulate_many([scenario()], processes=1, on_decisions=lambda _, made: log.lines.extend(made.lines)))
+    full = DecisionLog("static", 0, bytes_max=10)
+    decision = read([encode(Header(VERSION, {})), *log.lines])
+    records = [line for line in decision if isinstance(line, Record)]
+    for record in records:
+        full.record(CONTROL, record.now_s, record.event, record.commands)
+        full.record("service/ocr", record.now_s, record.event, record.commands)
+    assert (full.lines, full.dropped) == ([], len(records))
+
+
+def test_records_name_their_run() -> None:
+    assert run_of("control/themis+ours/3") == "themis+ours, seed 3"
+    assert (run_of("control"), run_of("service/ocr")) == ("", "")
+
+
+def test_memory_is_that_of_the_largest_runs_at_once_and_of_all_series() -> None:
+    # 60, 60 and 200 requests in 3, 3 and 10 s. Two at once: 51 x (60 + 200); 200 x 16 for the series.
+    three = [scenario(seed=1), scenario(seed=2), scenario(seconds=10)]
+    assert needed_bytes(three, 2) == 51 * 260 + 200 * 16
+    assert needed_bytes([], 0) == 0
+
+
+def test_runs_beyond_memory_are_refused_before_the_first() -> None:
+    # 10^13 requests: 510 TB.
+    huge = scenario()._replace(traces={"ocr": count_trace([10_000_000] * 1_000_000)})
+    with pytest.raises(
+        TraceError, match=r"2 runs, 1 at once, would take about 510,000\.\d GB, more than 50%"
+    ):
+        next(simulate_many([scenario(), huge], processes=1))
+
+
 def test_nothing_to_run() -> None:
     assert list(simulate_many([])) == []
 
@@ -64,3 +121,66 @@ def test_a_run_that_fails_elsewhere_is_named() -> None:
     assert next(runs).label == "static"
     with pytest.raises(SpecError, match="run statik, seed 7: unknown policy 'statik'"):
         next(runs)
+
+
+@pytest.mark.slow
+def test_a_caller_that_leaves_ends_the_processes() -> None:
+    before = set(active_children())
+    runs = simulate_many([scenario(), *[scenario(seconds=20_000)] * 2], processes=2)
+    assert next(runs).label == "static"
+    runs.close()  # type: ignore[attr-defined]
+    assert set(active_children()) == before
+
+
+SCRIPT = """
+import sys
+from steelyard.cli.main import app
+if __name__ == "__main__":
+    app(sys.argv[1:])
+"""
+SPEC = """
+cluster: {cores: 4}
+models: {m: {variants: {v: {latency: {alpha_ms: 20}, cold_start: 1s}}}}
+services: {s: {slo: {latency: 200ms}, pipeline: {a: {model: m}}}}
+policy: {name: static, replicas: 1}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "after"), [("2", 1), ("2", 3), ("1", 1)])
+def test_ctrl_c_ends_all_processes_without_a_word_of_theirs(
+    tmp_path: Path, processes: str, after: int
+) -> None:
+    """With two: while they import, after 1 (the resource tracker is the first child), or soon after."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    (tmp_path / "trace.txt").write_text("40\n" * 20_000)
+    asked = ["simulate", "spec.yaml", "--trace", "trace.txt", "--seeds", "4", "--processes", processes]
+    asked += ["--decisions", "decisions.jsonl"]
+    script = [sys.executable, "script.py", *asked]
+    with subprocess.Popen(
+        script,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        deadline_s = time.monotonic() + 30
+        while not _is_running(process.pid, tmp_path, children=0 if processes == "1" else after):
+            assert process.poll() is None
+            assert time.monotonic() < deadline_s
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.01)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+        stdout, stderr = process.communicate(timeout=20)
+        assert (process.returncode, stdout, stderr.strip()) == (130, "", "")
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)  # nobody is left
+
+
+def _is_running(pid: int, folder: Path, *, children: int) -> bool:
+    """Whether the file of decisions is there, and the process has so many children."""
+    of_main = Path(f"/proc/{pid}/task/{pid}/children")
+    written = (folder / "decisions.jsonl").exists()
+    return written and len(of_main.read_text().split()) >= children

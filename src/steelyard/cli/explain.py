@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,12 +15,16 @@ from steelyard.core.plan import Plan, StagePlan
 from steelyard.core.types import Frozen
 from steelyard.journal.codec import read
 from steelyard.journal.records import Record
+from steelyard.sim.decisions import run_of
 
 
 class Explained(Frozen, frozen=True):
-    """One decision, for people and machines; `t_s` counts from the journal's first record.
+    """One decision, for people and machines.
 
-    `services` is the desired state it set, by service and stage; empty where the decision left it as it was.
+    Attributes:
+        t_s: from the journal's first record on; in a simulated run, from the start of its trace.
+        services: the desired state it set, by service and stage; empty where it was left as it was.
+        run: policy and seed of the simulated run, `themis, seed 3`; empty for a server's decision.
     """
 
     t_s: float
@@ -28,10 +33,13 @@ class Explained(Frozen, frozen=True):
     reason: str
     runner_up: str
     services: dict[str, dict[str, list[dict[str, Any]]]]
+    run: str = ""
 
 
 def explain(
-    journal: Annotated[Path, typer.Argument(help="A file written by serve with --journal or --decisions.")],
+    journal: Annotated[
+        Path, typer.Argument(help="A file of serve's --journal or --decisions, or simulate's.")
+    ],
     at: Annotated[
         float | None, typer.Option(min=0, help="Only the decision in force at this second.")
     ] = None,
@@ -40,14 +48,16 @@ def explain(
     """Say why each decision was taken, and why not the second-best plan."""
     decisions = list(read_decisions(journal))
     if at is not None:
-        decisions = [
-            decision for decision in decisions if decision.kind != "discarded" and decision.t_s <= at
-        ][-1:]
+        in_force = {d.run: d for d in decisions if d.kind != "discarded" and d.t_s <= at}
+        decisions = list(in_force.values())
         if not decisions:
             raise JournalError(f"{journal}: no decision was in force at {at:g} s")
     if json != "-":
-        for decision in decisions:
-            say("\n".join(lines_of(decision)))
+        for run, decided in groupby(decisions, key=lambda decision: decision.run):
+            if run:
+                say(f"{run}:")
+            for decision in decided:
+                say("\n".join(lines_of(decision)))
         if not decisions:
             say(f"{journal}: no decision yet")
     write_json(json, {"decisions": decisions})
@@ -65,10 +75,11 @@ def read_decisions(journal: Path) -> Iterator[Explained]:
             for line in read(_whole(file), name=str(journal)):
                 if not isinstance(line, Record):
                     continue
+                run = run_of(line.machine)
                 start_s = line.now_s if start_s is None else start_s
                 for command in line.commands:
                     if isinstance(command, RecordDecision):
-                        yield _explained(command, start_s)
+                        yield _explained(command, 0.0 if run else start_s, run)
     except OSError as error:
         raise JournalError(f"{journal}: cannot read the journal: {error.strerror}") from None
 
@@ -89,7 +100,7 @@ def _whole(lines: Iterable[bytes]) -> Iterator[bytes]:
     return (line for line in lines if line.endswith(b"\n"))
 
 
-def _explained(command: RecordDecision, start_s: float) -> Explained:
+def _explained(command: RecordDecision, start_s: float, run: str) -> Explained:
     plan = command.decision.plan if command.decision else None
     return Explained(
         t_s=round(command.at_s - start_s, 6),
@@ -98,6 +109,7 @@ def _explained(command: RecordDecision, start_s: float) -> Explained:
         reason=command.reason,
         runner_up=command.runner_up,
         services=_allocations(plan) if plan else {},
+        run=run,
     )
 
 

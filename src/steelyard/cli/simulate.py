@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from steelyard.config.load import LoadedSpec
     from steelyard.config.planning import Blueprint
     from steelyard.config.schema import PolicySpec
+    from steelyard.sim.many import OnDecisions
     from steelyard.sim.result import SimulatedRun
     from steelyard.sim.scenario import Scenario
     from steelyard.workload.trace import Trace
@@ -76,10 +77,14 @@ def simulate(
         typer.Option(min=1, max=PROCESSES_MAX, help="Runs at once; default one for each core."),
     ] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report.")] = None,
+    decisions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write every decision, for `steelyard explain`.")
+    ] = None,
     json: JsonOption = None,
 ) -> int:
     """Run policies over arrival traces with the code that serves, and compare what they violate and cost."""
     from steelyard.backend.cpu import usable_core_ids
+    from steelyard.cli.decisions import decisions_file
     from steelyard.cli.replay import traces_of
     from steelyard.cli.serve import find_modules_beside, open_spec
     from steelyard.config.notices import notices
@@ -92,6 +97,7 @@ def simulate(
 
     if writable("--html", html) is not None:
         check_available()
+    writable("--decisions", decisions)
     writable("--json", None if json in (None, "-") else Path(json))
     loaded = open_spec(spec, slo)
     find_modules_beside(loaded.folder)
@@ -117,7 +123,8 @@ def simulate(
         for number in range(seed, seed + seeds)
     ]
     try:
-        runs = list(_run(scenarios, processes))
+        with decisions_file(decisions, made.services, notice) as on_decisions:
+            runs = list(_run(scenarios, processes, on_decisions))
     except RuntimeError as error:  # a policy's bug, or a law that did not hold: a failed run, not bad input
         notice(str(error))
         return 1
@@ -195,7 +202,9 @@ def _scenario(
     )
 
 
-def _run(scenarios: "Sequence[Scenario]", processes: int | None) -> "Iterator[SimulatedRun]":
+def _run(
+    scenarios: "Sequence[Scenario]", processes: int | None, on_decisions: "OnDecisions | None"
+) -> "Iterator[SimulatedRun]":
     """Every scenario's run, in order."""
     from steelyard.cli.progress import progress_bar
     from steelyard.sim.many import simulate_many
@@ -205,6 +214,7 @@ def _run(scenarios: "Sequence[Scenario]", processes: int | None) -> "Iterator[Si
             scenarios,
             processes=processes,
             on_progress=lambda done_s, total_s: show(done_s, total_s, f"of {total_s:,.0f} simulated seconds"),
+            on_decisions=on_decisions,
         )
 
 
