@@ -6,17 +6,16 @@ faster). In between and beyond:
 * rows between two measured ones: a power law through both (straight in log rows and log time);
 * whole cores between two measured ones: straight in 1 / cores (Amdahl);
 * parts of a core: straight in speed (1 / time), speed 0 at no cores; so 0.5 cores take twice as long as 1. A
-quota
-  stalls the batch once a period: up to `QUOTA_PERIOD_S` (1 - c / ceil(c)) more, which the p99 includes;
+  quota stalls the batch once a period: up to `QUOTA_PERIOD_S` (1 - c / ceil(c)) more, which the p99 includes;
 * beyond the table: the shape of the fit, attached to the table's edge; the p99 then carries the fit's
-residual.
+  residual.
 """
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from math import ceil, exp, floor, isfinite, log
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from steelyard.core.errors import ProfileError
 from steelyard.profile.fit import FitPoint, LatencyFit, fit
@@ -64,12 +63,12 @@ class Surface:
 
     def p50_s(self, rows: int, cores: float) -> float:
         """Median seconds of a batch; non-falling in `rows`."""
-        return self._along_rows(self._column(cores).p50_s, rows, cores)
+        return self._along_rows(0, rows, cores)
 
     def p99_s(self, rows: int, cores: float) -> float:
         """0.99 quantile of the same; never below the median, non-falling in `rows`."""
         column = self._column(cores)
-        time_s = self._along_rows(column.p99_s, rows, cores) * column.margin
+        time_s = self._along_rows(1, rows, cores) * column.margin
         if rows > self._rows[-1] and column.margin == 1.0:
             time_s *= self._margin
         stall_s = 0.0 if cores in self._cores else QUOTA_PERIOD_S * (1 - cores / ceil(cores))
@@ -118,15 +117,21 @@ class Surface:
         return _Column(p50_s, p99_s, self._margin)
 
     def _fractional_column(self, cores: float) -> _Column:
-        low = max([float(floor(cores)), *(known for known in self._cores if known < cores)])
-        high = min([float(ceil(cores)), *(known for known in self._cores if known > cores)])
-        weight = (cores - low) / (high - low)
+        low, high, weight = self._neighbours(cores)
         above = self._column(high)
         if low == 0:
             return _mix(above, above, lambda time_s, _: time_s / weight)
         return _mix(self._column(low), above, lambda a, b: 1 / ((1 - weight) / a + weight / b))
 
-    def _along_rows(self, times_s: tuple[float, ...], rows: int, cores: float) -> float:
+    def _neighbours(self, cores: float) -> tuple[float, float, float]:
+        """Whole or measured numbers of cores around a part of one, and the weight of the upper."""
+        low = max([float(floor(cores)), *(known for known in self._cores if known < cores)])
+        high = min([float(ceil(cores)), *(known for known in self._cores if known > cores)])
+        return low, high, (cores - low) / (high - low)
+
+    def _along_rows(self, which: Literal[0, 1], rows: int, cores: float) -> float:
+        """Time of a batch by a column's p50 (0) or p99 (1)."""
+        times_s = self._column(cores)[which]
         at = bisect_left(self._rows, rows)
         if at < len(self._rows) and self._rows[at] == rows:
             return times_s[at]
@@ -134,6 +139,10 @@ class Surface:
             low, high = self._rows[at - 1], self._rows[at]
             weight = log(rows / low) / log(high / low)
             return exp(log(times_s[at - 1]) * (1 - weight) + log(times_s[at]) * weight)
+        if cores != floor(cores) and cores not in self._cores:
+            fewer, more, part = self._neighbours(cores)
+            speed = part / self._along_rows(which, rows, more)
+            return 1 / (speed + ((1 - part) / self._along_rows(which, rows, fewer) if fewer else 0.0))
         edge = 0 if at == 0 else -1
         return times_s[edge] * self.fit.time_s(rows, cores) / self.fit.time_s(self._rows[edge], cores)
 
