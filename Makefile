@@ -7,9 +7,10 @@ SHELL := bash
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+COMPILED := build/compiled
 ARGS ?=
 
-.PHONY: help demo test check static lock clean
+.PHONY: help demo test check static compiled lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -30,6 +31,14 @@ static: $(INSTALLED) ## format, lint, types and layers
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+compiled: $(INSTALLED) ## compile core, control and simulator in an environment of their own; the fast tests on that
+	rm -rf build
+	$(BIN)/python -m venv $(COMPILED)
+	$(COMPILED)/bin/python -m pip install --quiet --require-hashes -r requirements.lock
+	STEELYARD_COMPILE=1 $(COMPILED)/bin/python -m pip install --quiet --no-deps .
+	@cd $(COMPILED) && bin/python -c 'import steelyard.core.service as m; assert m.__file__.endswith(".so"), m.__file__'
+	$(COMPILED)/bin/pytest -q -m "not slow"
 
 lock: $(INSTALLED) ## write requirements.lock anew from pyproject.toml
 	@uv=$$(command -v uv || echo $(BIN)/uv); [[ -x $$uv ]] || $(BIN)/pip install --quiet uv; \

@@ -1,12 +1,13 @@
 """How fast the simulator is: requests a second of wall and CPU time, beside SimPy on the same queue.
 
     python bench/sim_speed.py [--seconds 30] [--rounds 3]
-    python bench/sim_speed.py --day ../shared/data/traces/twitter-2021-08-days01-14.txt.gz
+    python bench/sim_speed.py --day traces/twitter-2021-08-days01-14.txt.gz
 
 The first form runs one stage with control on: batches of 1 and of 8, under `static` and `steelyard`; then the
 same M/D/c in SimPy (first come first served, no control, no deadlines: less than ours does), rounds
-interleaved, best of each; then where the time of one run goes, by module. The second form simulates a day of
-Twitter traffic (divided as T24 does) through T24's video pipeline, with progress.
+interleaved, best of each. The second form simulates a day of Twitter traffic (divided as T24 does) through
+T24's video pipeline, with progress. Both then say where the time goes, by module. With a compiled build
+(docs/simulator.md) the same is recorded beside it, but for the profile, which cannot look into compiled code.
 """
 
 import argparse
@@ -28,6 +29,7 @@ import simpy
 from steelyard.cli.trace import open_trace
 from steelyard.config.load import load_spec
 from steelyard.config.planning import blueprint
+from steelyard.core import service
 from steelyard.core.types import Service, Stage, Variant
 from steelyard.profile.tables import StageTimes
 from steelyard.profile.types import DeclaredLatency
@@ -39,6 +41,10 @@ SERVERS = 16
 SERVICE_S = 0.010
 VIDEO = Path(__file__).parent / "specs" / "video-t24.yaml"
 DAY_DIVISOR, DAY_S = 4.384, 86_400
+PROFILED_S = 1_000
+"""Seconds of the day that are profiled."""
+
+IS_COMPILED = not str(service.__file__).endswith(".py")
 
 
 def one_stage(batch: int, rate_rps: float, seconds: int, policy: str, options: dict[str, Any]) -> Scenario:
@@ -121,15 +127,18 @@ def measure(seconds: int, rounds: int) -> None:
         )
     ratio = best["batch 1, static"]["cpu_rps"] / best["SimPy M/D/c"]["cpu_rps"]
     print(f"the same M/D/c: {ratio:.2f} x SimPy")
-    by_module = profiled(cases(seconds)["batch 1, steelyard"])
-    for module, share in by_module.items():
-        print(f"  {share:6.1%} {module}")
-    payload = {"seconds": seconds, "rounds": rounds, "cases": best, "over_simpy": ratio, "profile": by_module}
-    _record.write("sim_speed", payload, seed=0)
+    payload = {"seconds": seconds, "rounds": rounds, "cases": best, "over_simpy": ratio}
+    record("sim_speed", {**payload, "profile": profiled(cases(seconds)["batch 1, steelyard"])})
+
+
+def record(name: str, payload: dict[str, Any]) -> None:
+    _record.write(f"{name}_compiled" if IS_COMPILED else name, payload, seed=0)
 
 
 def profiled(scenario: Scenario) -> dict[str, float]:
     """Shares of the time by module, largest first; a profiler's, which favours what calls little."""
+    if IS_COMPILED:
+        return {}
     profile = cProfile.Profile()
     profile.runcall(simulate, scenario)
     of_module: Counter[str] = Counter()
@@ -138,26 +147,33 @@ def profiled(scenario: Scenario) -> dict[str, float]:
         inside = parts[parts.index("steelyard") + 1 :] if "steelyard" in parts else ("other",)
         of_module["/".join(inside).removesuffix(".py")] += own_s
     total_s = sum(of_module.values())
-    return {module: own_s / total_s for module, own_s in of_module.most_common(16)}
+    shares = {module: own_s / total_s for module, own_s in of_module.most_common(16)}
+    for module, share in shares.items():
+        print(f"  {share:6.1%} {module}")
+    return shares
+
+
+def of_day(path: Path, policy: str, seconds: int) -> Scenario:
+    """The day's first seconds."""
+    trace = open_trace(path, gaps="hold", cut=f"0:{seconds}", scale=1 / DAY_DIVISOR)
+    video = blueprint(load_spec(VIDEO), cores_available=len(os.sched_getaffinity(0)))
+    return Scenario(video.services, video.times, {"video": trace}, policy, {}, video.nodes)
 
 
 def day(path: Path, policy: str, seconds: int) -> None:
-    trace = open_trace(path, gaps="hold", cut=f"0:{seconds}", scale=1 / DAY_DIVISOR)
-    video = blueprint(load_spec(VIDEO), cores_available=len(os.sched_getaffinity(0)))
-    scenario = Scenario(video.services, video.times, {"video": trace}, policy, {}, video.nodes)
-
     def on_progress(now_s: float, all_s: float) -> None:
         if now_s % 600 == 0:
             print(f"\r{now_s / all_s:6.1%}", end="", file=sys.stderr, flush=True)
 
     cpu_s = time.process_time()
-    run = simulate(scenario, on_progress=on_progress)
+    run = simulate(of_day(path, policy, seconds), on_progress=on_progress)
     cpu_s = time.process_time() - cpu_s
     (summary,) = run.summaries
     took = f"{summary.wall_s:.1f} s of wall time, {cpu_s:.1f} s of CPU time"
     print(f"\n{summary.requests} requests in {seconds} s: {took}")
     print(f"{summary.violation_ratio:.3%} violations, {summary.core_seconds:.0f} core-seconds")
-    _record.write("sim_day", {"policy": policy, "cpu_s": cpu_s, "summary": _plain(summary)}, seed=0)
+    payload = {"policy": policy, "cpu_s": cpu_s, "summary": _plain(summary)}
+    record("sim_day", {**payload, "profile": profiled(of_day(path, policy, min(seconds, PROFILED_S)))})
 
 
 def _plain(summary: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from _markdown import table
 from headlines_page import headlines, papers, sponge_case
+from sim_page import sim_day, sim_speed, theory
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 RESULTS = Path(__file__).parent / "results"
@@ -193,6 +194,11 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "edge": ("edge", edge),
     "forecast": ("forecast", forecast),
     "planning": ("planning", planning),
+    "theory": ("theory", theory),
+    "sim_speed": ("sim_speed", sim_speed),
+    "sim_speed_compiled": ("sim_speed_compiled", sim_speed),
+    "sim_day": ("sim_day", sim_day),
+    "sim_day_compiled": ("sim_day_compiled", sim_day),
     "headlines": ("headlines", headlines),
     "papers": ("headlines", papers),
     "sponge_case": ("sponge_case", sponge_case),
