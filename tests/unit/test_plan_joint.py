@@ -80,7 +80,24 @@ def test_a_stage_that_cannot_carry_its_rate_is_named() -> None:
     few = replace(VIDEO, stages=(replace(YOLO, replicas_max=2), RESNET), arrival_rate_rps=100.0)
     answer = joint.solve(few)
     assert isinstance(answer, Infeasible)
-    assert answer.binding == "stage detect: its replicas cannot carry 100 rows a second"
+    # Two replicas at the best of their operating points, b / l(b, c), by a wait model that uses them fully.
+    table = YOLO.service_time_s
+    best = max(b / time_s for b, line in enumerate(table, start=1) for time_s in line)
+    most = float(answer.binding.removesuffix(" with at most 2 replicas").rpartition(" ")[2])
+    assert most == pytest.approx(2 * best, rel=1e-3)
+    assert answer.binding.startswith("stage detect: 100 requests a second, at most ")
+    # What it names goes, and no more.
+    slow = replace(few, slo_s=60.0)
+    assert isinstance(joint.solve(replace(slow, arrival_rate_rps=most)), PlannedService)
+    assert isinstance(joint.solve(replace(slow, arrival_rate_rps=most * 1.002)), Infeasible)
+
+
+def test_the_replicas_that_there_are_are_the_limit_of_the_vertical_program() -> None:
+    # One replica of 0.04 s / 2 on two cores gives 50 rows a second, which are 25 requests of two rows.
+    stage = PlanStage("a", tabulate(lambda b, c: 0.04 / c, 1, 2), fan_out=2.0)
+    answer = vertical.solve(PlanProblem("s", (stage,), 30.0, 1.0, wait="none"), (1,))
+    assert isinstance(answer, Infeasible)
+    assert answer.binding == "stage a: 30 requests a second, at most 25 with at most 1 replica"
 
 
 def test_what_is_there_stays_if_changing_it_costs_more_than_it_gains() -> None:

@@ -4,11 +4,14 @@ Cores are not limited here: nodes are `steelyard.plan.joint`'s business.
 """
 
 from collections.abc import Sequence
+from math import floor, log10
 
 from steelyard.core.plan import Infeasible
 from steelyard.plan.graph import NODES_MAX, Solution, least_time_s, longest_path_s, solve
-from steelyard.plan.options import StageChoices
-from steelyard.plan.problem import PlannedService, PlannedStage, PlanProblem
+from steelyard.plan.options import StageChoices, capacity_rps
+from steelyard.plan.problem import PlannedService, PlannedStage, PlanProblem, PlanStage
+from steelyard.plan.tails import RHO_MAX
+from steelyard.plan.waits import wait_model
 
 
 def cheapest(
@@ -31,10 +34,11 @@ def obstacle(problem: PlanProblem, choices: Sequence[StageChoices]) -> Infeasibl
     """Why no choice at all is within the SLO, whatever it costs; None if one is."""
     for stage, among in zip(problem.stages, choices, strict=True):
         if not len(among.cost):
-            rate = problem.rate_rps(stage)
+            most, rate = _rounded_down(rate_max_rps(problem, stage)), problem.arrival_rate_rps
+            replicas = "1 replica" if stage.replicas_max == 1 else f"{stage.replicas_max} replicas"
             return Infeasible(
                 problem.service,
-                f"stage {stage.name}: its replicas cannot carry {rate:g} rows a second",
+                f"stage {stage.name}: {rate:g} requests a second, at most {most:g} with at most {replicas}",
             )
     least_s = least_time_s(problem.after(), [stage.options() for stage in choices])
     if least_s > problem.slo_s * (1 + 1e-9):
@@ -44,6 +48,25 @@ def obstacle(problem: PlanProblem, choices: Sequence[StageChoices]) -> Infeasibl
             nearest_slo_s=least_s,
         )
     return None
+
+
+def rate_max_rps(problem: PlanProblem, stage: PlanStage) -> float:
+    """The largest rate of requests that `replicas_max` replicas of a stage carry, however slowly."""
+    cores_max = min(stage.cores_max, max(problem.nodes, default=stage.cores_max))
+    best_rps = max(
+        (capacity_rps(stage, b, c) for b in range(1, stage.rows_max + 1) for c in range(1, cores_max + 1)),
+        default=0.0,
+    )
+    utilisation = RHO_MAX if wait_model(problem.wait).busy else 1.0
+    return stage.replicas_max * best_rps * utilisation / stage.fan_out
+
+
+def _rounded_down(value: float) -> float:
+    """Four significant digits, never more than the value."""
+    if value <= 0:
+        return 0.0
+    unit = 10.0 ** (floor(log10(value)) - 3)
+    return floor(value / unit) * unit
 
 
 def planned(problem: PlanProblem, choices: Sequence[StageChoices], found: Solution) -> PlannedService:

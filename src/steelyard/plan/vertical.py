@@ -9,6 +9,8 @@ stage of one; that is kept as published in `steelyard.plan.themis`.
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from steelyard.plan.answer import cheapest
 from steelyard.plan.options import choices
 from steelyard.plan.problem import Infeasible, PlannedService, PlanProblem
@@ -20,4 +22,8 @@ def solve(problem: PlanProblem, replicas: Sequence[int]) -> PlannedService | Inf
     Raises:
         SpecError: the stages' names or order are wrong, or there is no such wait model.
     """
-    return cheapest(problem, choices(problem, replicas=replicas))
+    stages = tuple(
+        replace(stage, replicas_max=count) for stage, count in zip(problem.stages, replicas, strict=True)
+    )
+    fixed = replace(problem, stages=stages)
+    return cheapest(fixed, choices(fixed, replicas=replicas))
