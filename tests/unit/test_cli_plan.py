@@ -120,6 +120,18 @@ def test_a_policy_without_a_plan_is_an_error(made: Blueprint, monkeypatch: pytes
         planned(made, Question("silent", {}, "s", 1.0))
 
 
+def test_a_policy_without_a_plan_is_one_line_and_status_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steelyard.cli.plan.make_policy", lambda *_: Silent())
+    file = tmp_path / "spec.yaml"
+    file.write_text(TEXT)
+    asked = ["plan", str(file), "--service", "s", "--rate", "5", "--policy", "steelyard", "--json", "-"]
+    result = runner.invoke(app, asked)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "policy steelyard has no plan for s: why should I\n"
+
+
 def test_every_known_policy_answers(made: Blueprint, tmp_path: Path) -> None:
     from steelyard.policies.registry import known_policies
 

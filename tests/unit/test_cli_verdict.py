@@ -1,5 +1,6 @@
 """What a plan holds: groups of replicas, bounds by hand, and what would do instead."""
 
+import re
 from math import inf
 from pathlib import Path
 
@@ -161,6 +162,21 @@ def test_an_objective_that_is_missed_is_named() -> None:
 )
 def test_what_would_do(known: Blueprint, rate_rps: float, words: str) -> None:
     assert alternative(known, ServicePlan("s", {"a": stage(1.0)}), rate_rps) == words
+
+
+@pytest.mark.parametrize("rate_rps", [50.0, 100.0, 200.0, 300.0])
+@pytest.mark.parametrize("slo", ["30ms", "40ms", "60ms"])
+def test_what_would_do_on_a_chain_holds_by_the_same_verdict(slo: str, rate_rps: float) -> None:
+    chain = "{a: {model: m}, b: {model: m, after: [a]}, c: {model: m, after: [b]}}"
+    known = made(chain, slo=slo, cores=64)
+    words = alternative(known, ServicePlan("s", {name: stage(1.0) for name in "abc"}), rate_rps)
+    sizes = re.findall(r"(\w) (\d+) x (\d+)", words)
+    # The batch is not said; one of the four sizes holds.
+    offered = [
+        ServicePlan("s", {name: stage(*[float(c)] * int(n), batch=b) for name, n, c in sizes})
+        for b in range(1, 5)
+    ]
+    assert any(not assess(known, plan, rate_rps).objection for plan in offered), words
 
 
 def reach(slo: str, rate_rps: float, *cores: float) -> tuple[str, float] | None:

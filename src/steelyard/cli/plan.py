@@ -56,6 +56,10 @@ class Planned(Frozen, frozen=True):
     reason: str
 
 
+class NoPlanError(SteelyardError):
+    """The policy was asked, and has no plan: a failed run, not bad input."""
+
+
 class Question(NamedTuple):
     """What is asked: this policy, about this service, at so many rows a second."""
 
@@ -75,7 +79,7 @@ def plan(
     slo: Annotated[str | None, typer.Option(help="Latency objective of an ONNX file, such as 50ms.")] = None,
     profiles: Annotated[Path | None, typer.Option(metavar="DIR", help="Where profiles are stored.")] = None,
     json: JsonOption = None,
-) -> None:
+) -> int:
     """Say what a policy would give a service at a rate, and whether that holds its objective."""
     from steelyard.backend.cpu import usable_core_ids
     from steelyard.cli.serve import find_modules_beside, open_spec
@@ -92,10 +96,15 @@ def plan(
     if notice := node_notice(chosen.name, [node.name for node in made.nodes]):
         say(notice, err=True)
     asked = Question(chosen.name, chosen.options, name, rate)
-    result = planned(made, asked, label=policy or loaded.spec.policy.name)
+    try:
+        result = planned(made, asked, label=policy or loaded.spec.policy.name)
+    except NoPlanError as error:
+        say(str(error), err=True)
+        return 1
     write_json(json, result)
     if json != "-":
         _show(result, made.services[name])
+    return 0
 
 
 def planned(made: Blueprint, asked: Question, *, label: str = "") -> Planned:
@@ -107,7 +116,7 @@ def planned(made: Blueprint, asked: Question, *, label: str = "") -> Planned:
         label: what to call the policy; its own name if empty.
 
     Raises:
-        SteelyardError: the policy has no plan.
+        NoPlanError: the policy has no plan.
     """
     context = PolicyContext(
         made.services,
@@ -122,7 +131,7 @@ def planned(made: Blueprint, asked: Question, *, label: str = "") -> Planned:
     solve_s = time.perf_counter() - start_s
     found = decision.plan.services.get(asked.service) if decision.plan else None
     if found is None:
-        raise SteelyardError(f"policy {asked.policy} has no plan for {asked.service}: {decision.reason}")
+        raise NoPlanError(f"policy {asked.policy} has no plan for {asked.service}: {decision.reason}")
     verdict = assess(made, found, asked.rate_rps)
     reach = within_reach(made, found, asked.rate_rps) if verdict.objection and deciding.reacts else None
     times = made.service_times()

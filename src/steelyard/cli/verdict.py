@@ -19,7 +19,7 @@ from steelyard.control.ledger import Ledger
 from steelyard.control.validate import plan_objection
 from steelyard.core.plan import ReplicaPlan, ServicePlan, StagePlan
 from steelyard.core.types import Frozen, Service, ServiceTimes, Stage
-from steelyard.plan.joint import solve
+from steelyard.plan import joint, tight
 from steelyard.plan.problem import PlannedService, PlanProblem, stage_of
 from steelyard.plan.queueing import fill_wait_s
 from steelyard.plan.tails import RHO_MAX, StageLoad, chain_latency_quantile_s
@@ -116,7 +116,7 @@ def within_reach(made: Blueprint, plan: ServicePlan, rate_rps: float) -> Planned
     if service.slo_s <= lag_s:
         return None
     replicas = {name: max(1, len(stage.replicas)) for name, stage in plan.stages.items()}
-    best = solve(_problem(made, plan, rate_rps, service.slo_s - lag_s, replicas))
+    best = joint.solve(_problem(made, plan, rate_rps, service.slo_s - lag_s, replicas))
     return replace(best, latency_s=best.latency_s + lag_s) if isinstance(best, PlannedService) else None
 
 
@@ -126,6 +126,9 @@ def alternative(made: Blueprint, plan: ServicePlan, rate_rps: float) -> str:
     Each stage stays with its present variant.
     """
     service = made.services[plan.service]
+    # `assess` convolves the waits of chains only, and has a stricter quantile where requests fan out.
+    is_plain = _is_chain(service) and all(stage.fan_out == 1 for stage in service.stages)
+    solve = tight.solve if is_plain else joint.solve
     best = solve(_problem(made, plan, rate_rps, service.slo_s - service.reply_s))
     if isinstance(best, PlannedService):
         return f"{best.cores} cores would hold it: {sizes_text(best)}"
@@ -242,8 +245,7 @@ def _held_s(plan: StagePlan, rate_rps: float, loss: float) -> float:
 def _latency_s(service: Service, loads: Mapping[str, StageLoad]) -> float:
     """Of the whole pipeline, without the reply."""
     loss = _loss(service)
-    after = [name for stage in service.stages for name in stage.after]
-    if len(after) == len(set(after)) == len(service.stages) - 1:
+    if _is_chain(service):
         quantile = 1.0 - loss * len(service.stages)
         return chain_latency_quantile_s([loads[stage.name] for stage in service.stages], quantile)
     ends_s: dict[str, float] = {}
@@ -251,6 +253,11 @@ def _latency_s(service: Service, loads: Mapping[str, StageLoad]) -> float:
         before_s = max((ends_s[name] for name in stage.after), default=0.0)
         ends_s[stage.name] = before_s + stage_latency_s(loads[stage.name], loss)
     return max(ends_s.values())
+
+
+def _is_chain(service: Service) -> bool:
+    after = [name for stage in service.stages for name in stage.after]
+    return len(after) == len(set(after)) == len(service.stages) - 1
 
 
 def _overload(name: str, stage: StagePlan, times: ServiceTimes, rate_rps: float) -> str:
