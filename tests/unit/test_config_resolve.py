@@ -339,9 +339,7 @@ def test_options_beside_a_configurations_name_win() -> None:
 def test_a_policys_options_are_judged_before_anything_is_measured(folder: Path) -> None:
     text = two_services().replace("policy: static", "policy: {name: static, replica: 2}")
     message = refusal(read_spec(text, "spec.yaml", folder))
-    assert message.startswith(
-        "spec.yaml:2: policy: policy static: unknown option 'replica'; it has: replicas"
-    )
+    assert message.startswith("spec.yaml:2: policy: static: unknown option 'replica'; it has: replicas")
 
 
 def test_an_unknown_policy_names_the_nearest(folder: Path) -> None:

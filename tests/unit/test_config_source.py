@@ -14,6 +14,24 @@ def test_an_error_names_the_line_of_its_key() -> None:
     assert str(source.error(("a", "c", 1), "wrong")) == "f.yaml:5: a.c[1]: wrong"
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e6", 1e6),
+        ("1E-3", 1e-3),
+        ("-2.5e+3", -2500.0),
+        (".5e1", 5.0),
+        ("12", 12),
+        ("'1e6'", "1e6"),
+        ("1e6s", "1e6s"),
+        ("e6", "e6"),
+        ("1e", "1e"),
+    ],
+)
+def test_exponents_are_numbers_as_in_json(text: str, value: object) -> None:
+    assert parse(f"a: {text}\n", "f.yaml").data == {"a": value}
+
+
 def test_an_error_about_what_is_missing_names_the_nearest_line_above() -> None:
     source = parse("a:\n  b: 1\n", "f.yaml")
     assert str(source.error(("a", "zz", "q"), "missing")) == "f.yaml:1: a.zz.q: missing"

@@ -43,6 +43,7 @@ def asked_policy(
     chosen = chosen_policy(loaded.spec, name)
     problem = policy_problem(chosen, loaded.spec, services, clairvoyant=clairvoyant)
     if problem:
+        problem = problem.removeprefix("policy ")  # the option or key says so already
         raise SpecError(f"--policy: {problem}") if name else loaded.source.error(("policy",), problem)
     return chosen
 

@@ -4,6 +4,7 @@ YAML's own loader forgets where a value stood and lets the last of two equal key
 tree is kept long enough to note the line of every path, and a key given twice is an error.
 """
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -17,6 +18,17 @@ Path = tuple[str | int, ...]
 DEPTH_MAX = 32
 VALUES_MAX = 100_000
 LISTED_MAX = 8
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, but `1e6` is a number, as in YAML 1.2 and JSON; it would be text, for want of `1.0e+6`."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
 
 
 class Source:
@@ -53,7 +65,7 @@ def parse(text: str, label: str) -> Source:
     """
     lines: dict[Path, int] = {}
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is not None:
             _note_lines(node, (), lines, label)
