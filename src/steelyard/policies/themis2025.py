@@ -16,6 +16,10 @@ What differs from the release, and why:
   The release trains an LSTM to say so of the next 10 s; its forecasts are no better than persistence (MAPE
   7.6 % against 7.7 % on the authors' trace).
 - *Decisions do not wait for pods.* The release's loop is blocked while replicas start.
+- *The extra replica counts in the test of scale-in*: with it, a stage that would lose one replica does not
+  scale in, so the 10 s are waited for less often. The revision speaks of H, before the addition.
+- *It begins with the largest count that was seen*, of 30 s at most, and one replica a stage without any. The
+  release reads the first 30 s of the trace beforehand; a simulation that starts warm shows the same rate.
 - *What does not fit the node is left out*, as in `policies.themis`; the release finds pending resizes by
   polling and replaces the pod.
 
