@@ -59,6 +59,14 @@ def test_cores_take_a_short_peak_and_replicas_a_long_one() -> None:
     assert cheapest_replicas(peak(5), 4.0).tolist() == [1, *[2] * 5, 1]
 
 
+def test_replicas_beyond_the_free_ones_are_paid_for_in_the_first_second() -> None:
+    # Two save 2 a second, for which a start costs 5: worth it from the third second on, unless it is free.
+    costs = np.array([[3.0, 1.0]] * 2)
+    assert cheapest_replicas(costs, 5.0).tolist() == [2, 2]
+    assert cheapest_replicas(costs, 5.0, 1).tolist() == [1, 1]
+    assert cheapest_replicas(np.array([[3.0, 1.0]] * 3), 5.0, 1).tolist() == [2, 2, 2]
+
+
 @given(
     st.lists(st.lists(st.integers(0, 9), min_size=3, max_size=3), min_size=1, max_size=5),
     st.integers(0, 6),

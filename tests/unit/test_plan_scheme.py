@@ -6,8 +6,10 @@ import pytest
 from steelyard.plan.scheme import STEPS, KnownStage, best_scheme, drawn_rows, longest_s, scheme_of
 
 
-def stage(name: str, *after: str, table: tuple[tuple[float, ...], ...] = ((0.1, 0.07),)) -> KnownStage:
-    return KnownStage(name, after, 1, table, 6.0)
+def stage(
+    name: str, *after: str, table: tuple[tuple[float, ...], ...] = ((0.1, 0.07),), parks: bool = False
+) -> KnownStage:
+    return KnownStage(name, after, 1, table, 6.0, parks)
 
 
 def counts(*runs: tuple[int, int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -38,6 +40,20 @@ def test_a_peak_shorter_than_a_cold_start_is_carried_by_cores() -> None:
     long = scheme_of([stage("a")], counts((30, 18), (40, 38), (30, 18)), [0.2], slack_s=0.7, cores=16)
     assert set(long.replicas[0][32:68].tolist()) == {4}
     assert set(long.replicas[0][:25].tolist()) == {2}
+
+
+def test_replicas_that_may_be_parked_stay_and_those_of_the_first_half_minute_are_there() -> None:
+    # 38 rows/s for 10 s, twice. A replica more costs 6 core-seconds to start; parked it costs nothing, and
+    # the second peak needs no start.
+    rows = counts((40, 8), (10, 38), (40, 8), (10, 38), (20, 8))
+    parked = scheme_of([stage("a", parks=True)], rows, [0.2], slack_s=1.2, cores=16)
+    assert parked.first == (1,)
+    assert set(parked.replicas[0][41:99].tolist()) == {4}
+    awake = scheme_of([stage("a")], rows, [0.2], slack_s=1.2, cores=16)
+    assert awake.replicas[0][60:80].max() == 1
+    assert parked.core_seconds < awake.core_seconds - 15
+    early = scheme_of([stage("a", parks=True)], counts((10, 38), (50, 8)), [0.2], slack_s=1.2, cores=16)
+    assert early.first == (4,)
 
 
 def test_the_stage_behind_gets_the_flow_later() -> None:

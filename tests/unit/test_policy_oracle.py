@@ -1,7 +1,7 @@
 """The oracle on a stage of which a row takes 0.1 s on one core and 0.06 s on two (10 and 16.7 rows/s).
 
-alpha / c + zeta with alpha = 80 ms and zeta = 20 ms; no batches. SLO 1 s, of which 0.1 s are kept and 0.2 s
-are the budget for a row and a replica's turn: 0.7 s of patience (less the reply's millisecond).
+alpha / c + zeta with alpha = 80 ms and zeta = 20 ms; no batches. SLO 1 s, of which 0.05 s are kept and at
+most 0.2 s are the budget for a row and a replica's turn: at least 0.75 s of patience, less the reply's time.
 """
 
 import pytest
@@ -37,6 +37,11 @@ def policy(future: list[int], **options: object) -> Policy:
     return OraclePolicy(PolicyContext({"ocr": SERVICE}, times, options, future={"ocr": tuple(future)}))
 
 
+def awake(future: list[int]) -> Policy:
+    """Without parked replicas."""
+    return policy(future, parks=False)
+
+
 def snapshot(
     now_s: float,
     *,
@@ -70,29 +75,35 @@ STEP = [8] * 20 + [39] * 40 + [8] * 20
 
 
 def test_it_begins_with_what_the_first_second_needs() -> None:
-    assert sizes(policy(STEP).decide(snapshot(0.0))) == [1.0]
-    assert sizes(policy([39] * 30).decide(snapshot(0.0))) == [1.0] * 4
+    assert sizes(awake(STEP).decide(snapshot(0.0))) == [1.0]
+    assert sizes(awake([39] * 30).decide(snapshot(0.0))) == [1.0] * 4
+
+
+def test_what_the_first_half_minute_needs_is_there_from_the_start_and_parked() -> None:
+    assert sizes(policy(STEP).decide(snapshot(0.0))) == [1.0, 0.0, 0.0, 0.0]
+    assert sizes(policy([8] * 20 + STEP).decide(snapshot(0.0))) == [1.0]
 
 
 def test_replicas_start_a_cold_start_and_a_second_before_they_are_needed() -> None:
     # The rate rises at 20 s; of its first second some rows wait, so the fourth is needed from second 21 on.
-    oracle = policy(STEP)
+    # What starts is to be parked: it holds a core until it is ready, and has what it is given then.
+    oracle = awake(STEP)
     assert sizes(oracle.decide(snapshot(16.9, states=("ready",)))) == [1.0]
     assert sizes(oracle.decide(snapshot(17.1, states=("ready",)))) == [1.0] * 3
     assert sizes(oracle.decide(snapshot(18.1, states=("ready", "starting", "starting")))) == [1.0] * 4
 
 
 def test_replicas_go_when_they_are_not_needed_for_longer_than_a_start_costs() -> None:
-    oracle = policy(STEP)
+    oracle = awake(STEP)
     assert sizes(oracle.decide(snapshot(61.5, states=("ready",) * 4))) == [1.0]
     # If the rate is back after one second, keeping three idle costs 3 core-seconds, and starting them 6.
-    oracle = policy([39] * 20 + [8] + [39] * 20)
+    oracle = awake([39] * 20 + [8] + [39] * 20)
     assert len(sizes(oracle.decide(snapshot(20.5, states=("ready",) * 4)))) == 4
 
 
 def test_cores_carry_what_waits() -> None:
-    # One ready replica, 8 rows/s to come. 3 waiting and 8 t to come within 0.7 + 0.1 s and t more: the worst
-    # t is 0 (3 / 0.8 = 3.75) or late (8): one core. 10 waiting: 10 / 0.8 = 12.5: two cores.
+    # One ready replica. 3 waiting and 8 t to come, within about 0.9 s and t more: the worst t is 0
+    # (3 / 0.9 = 3.3) or late (8): one core. 10 waiting: 10 / 0.9 = 11: two cores.
     oracle = policy([8] * 30)
     assert sizes(oracle.decide(snapshot(10.0, states=("ready",), queue=3, arrived=1))) == [1.0]
     assert sizes(oracle.decide(snapshot(12.0, states=("ready",), queue=10, arrived=1))) == [2.0]
@@ -108,10 +119,10 @@ def test_cores_stay_for_the_time_of_a_batch() -> None:
 
 
 def test_what_has_come_of_a_second_does_not_come_again() -> None:
-    # Either all 24 of the second have come in its first 0.1 s, and are being served: nothing is left to come.
-    # Or none have, and come within 0.9 s: 24 / (0.9 + 0.8) = 14.1 rows/s, two cores.
-    for arrived, cores in ((24, 1.0), (0, 2.0)):
-        oracle = policy([0] * 10 + [24] + [0] * 10)
+    # Either all 20 of the second have come in its first 0.1 s, and are being served: later 8 rows/s come.
+    # Or none have, and come within 0.9 s: 20 / (0.9 + 0.9) = 11 rows/s, two cores.
+    for arrived, cores in ((20, 1.0), (0, 2.0)):
+        oracle = awake([8] * 10 + [20] + [8] * 10)
         assert sizes(oracle.decide(snapshot(10.1, states=("ready",), arrived=arrived))) == [cores]
 
 

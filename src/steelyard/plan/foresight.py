@@ -62,12 +62,13 @@ def _straight(most: list[float], least: list[float], start: int, level: float) -
     return len(most) - 1, low
 
 
-def cheapest_replicas(costs: Floats, start_cost: float) -> Counts:
-    """How many replicas to have in each second, the first ones for nothing; O(seconds x n).
+def cheapest_replicas(costs: Floats, start_cost: float, free: int | None = None) -> Counts:
+    """How many replicas to have in each second; O(seconds x n).
 
     Args:
         costs: of a second with n replicas, shape (seconds, n_max); column n - 1 is for n.
         start_cost: of each replica that was not there the second before, >= 0.
+        free: that many need no start in the first second; None: all of them.
 
     Returns:
         Shape (seconds,), each in 1 .. n_max. Of equal costs, the fewest replicas.
@@ -76,6 +77,8 @@ def cheapest_replicas(costs: Floats, start_cost: float) -> Counts:
     counts = np.arange(width)
     total = np.empty((seconds, width))
     total[0] = costs[0]
+    if free is not None:
+        total[0] += start_cost * np.maximum(counts + 1 - free, 0)
     for second in range(1, seconds):
         before = total[second - 1]
         kept = np.minimum.accumulate(before[::-1])[::-1]

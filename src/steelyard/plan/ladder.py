@@ -2,11 +2,13 @@
 
 A stage's budget holds a batch, and the wait until the next of its replicas is free: l(b, c) (1 + 1 / n), as n
 replicas that take turns start a batch every l / n. Single rows wait for a replica as rows do anyway, so of
-them only the service must be within the budget. Cores are spread evenly over the replicas, and of all batches
-that keep the budget that with the best throughput counts, or a smaller one that is nearly as good.
+them only the service must be within the budget. Of all batches that keep the budget that with the best
+throughput counts, or a smaller one that is nearly as good.
+
+Cores are spread evenly over the replicas that are active; the others are parked, in memory without cores. Of
+so many cores, so many replicas are active as carry most: nearly always one core each.
 """
 
-from functools import cache
 from math import inf
 from typing import NamedTuple
 
@@ -26,13 +28,15 @@ class Ladder(NamedTuple):
     """Some replicas with ever more cores, entry by entry; all of shape (entries,).
 
     Attributes:
-        cores: of all replicas: as many as replicas, one more, and so on.
+        cores: of all replicas, one more in each entry.
+        active: replicas that have cores.
         rates: rows a second; 0 where no batch keeps the budget.
         rows: the batch.
         busy_s: seconds that it takes on the smallest of the replicas.
     """
 
     cores: Counts
+    active: Counts
     rates: Floats
     rows: Counts
     busy_s: Floats
@@ -53,27 +57,23 @@ class StageLadders:
     Args:
         service_time_s: `[rows - 1][cores - 1]`, seconds.
         budget_s: of a batch and the wait for a replica.
+        parks: whether replicas may be parked; otherwise each has at least a core.
     """
 
-    def __init__(self, service_time_s: Table, budget_s: float = inf) -> None:
+    def __init__(self, service_time_s: Table, budget_s: float = inf, *, parks: bool = True) -> None:
         self.budget_s = budget_s
         self.times_s = np.array(service_time_s, dtype=np.float64)
-        self.of = cache(self._of)
+        self._parks = parks
+        self._known: dict[int, Ladder] = {}
 
-    def _of(self, replicas: int) -> Ladder:
+    def of(self, replicas: int) -> Ladder:
         """The ladder of so many replicas, >= 1."""
-        rows_max, cores_max = self.times_s.shape
-        cores = np.arange(replicas, replicas * cores_max + 1)
-        size, larger = cores // replicas, cores % replicas
-        rows = np.arange(1, rows_max + 1)[:, None]
-        of_small = self.times_s[:, size - 1]
-        of_large = self.times_s[:, np.minimum(size, cores_max - 1)]
-        rates = (replicas - larger) * rows / of_small + larger * rows / of_large
-        phases = np.where(rows > 1, 1.0 + 1.0 / replicas, 1.0)
-        rates[of_small * phases > self.budget_s + 1e-9] = 0.0
-        best = np.argmax(rates >= rates.max(axis=0) * NEARLY, axis=0)
-        entry = np.arange(len(cores))
-        return Ladder(cores, rates[best, entry], best + 1, of_small[best, entry])
+        if replicas not in self._known:
+            ladder = self._active(replicas)
+            if self._parks and replicas > 1:
+                ladder = _better(self.of(replicas - 1), ladder)
+            self._known[replicas] = ladder
+        return self._known[replicas]
 
     def cores_for(self, replicas: int, rates: Floats, penalty: float) -> Floats:
         """Cores with which so many replicas serve each of `rates`, in the mean; shape as `rates`.
@@ -87,3 +87,33 @@ class StageLadders:
         cores: Floats = np.interp(rates, carried[first:], ladder.cores[first:].astype(np.float64))
         lacking: Floats = np.maximum(rates - carried[-1], 0.0) / max(float(carried[-1]), 1e-9)
         return cores + penalty * lacking
+
+    def _active(self, replicas: int) -> Ladder:
+        """All of so many replicas active."""
+        rows_max, cores_max = self.times_s.shape
+        cores = np.arange(replicas, replicas * cores_max + 1)
+        size, larger = cores // replicas, cores % replicas
+        rows = np.arange(1, rows_max + 1)[:, None]
+        of_small = self.times_s[:, size - 1]
+        of_large = self.times_s[:, np.minimum(size, cores_max - 1)]
+        rates = (replicas - larger) * rows / of_small + larger * rows / of_large
+        phases = np.where(rows > 1, 1.0 + 1.0 / replicas, 1.0)
+        rates[of_small * phases > self.budget_s + 1e-9] = 0.0
+        best = np.argmax(rates >= rates.max(axis=0) * NEARLY, axis=0)
+        entry = np.arange(len(cores))
+        active = np.full(len(cores), replicas)
+        return Ladder(cores, active, rates[best, entry], best + 1, of_small[best, entry])
+
+
+def _better(fewer: Ladder, more: Ladder) -> Ladder:
+    """For each number of cores that ladder which carries more; `more` begins with one core more."""
+    begin, end = int(more.cores[0]), int(fewer.cores[-1])
+    before, shared = begin - int(fewer.cores[0]), max(0, end - begin + 1)
+    take = more.rates[:shared] >= fewer.rates[before : before + shared]
+    merged = [
+        np.concatenate(
+            (old[:before], np.where(take, new[:shared], old[before : before + shared]), new[shared:])
+        )
+        for old, new in zip(fewer, more, strict=True)
+    ]
+    return Ladder(*merged)

@@ -3,16 +3,17 @@
 The SLO is divided into a budget for each stage (`plan.ladder`), a margin, and patience: what rows may wait
 beyond that, wherever they do. For one division:
 1. Rows are drawn into each second at random, as those of the trace will be.
-2. First stages serve them as evenly as patience allows (`plan.foresight.smoothest_rates`); the stages behind
-   them get their even flow, later by what the stages before take.
-3. Each stage has replicas for every second, at least a core each: a start costs a core for the cold start,
-   and peaks may be carried by more cores on fewer replicas (`plan.foresight.cheapest_replicas`).
+2. First stages serve them as evenly as patience allows (`plan.foresight.smoothest_rates`), less what is not
+   known of their moments; the stages behind them get their even flow, later by what the stages before take.
+3. Each stage has replicas for every second: a start costs a core for the cold start, replicas that are not
+   needed may be parked, and peaks may be carried by more cores on fewer replicas
+   (`plan.foresight.cheapest_replicas`). What the largest rate of the first 30 s wants is there at the start.
 
 Of the undominated divisions the one that costs least is taken.
 """
 
 from collections.abc import Sequence
-from math import ceil, floor
+from math import ceil, floor, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -29,18 +30,23 @@ TRIAL_SECONDS = 1800
 """Of the trace, by which divisions are compared."""
 CANDIDATES_COST = 1.3
 """Divisions are compared that cost at most so many times what the cheapest does at the mean rate."""
+FIRST_SECONDS = 30
 PENALTY = 1000.0
 """Cores in place of those that would carry what the most cores on the replicas do not."""
 
 
 class KnownStage(Frozen, frozen=True):
-    """A stage: its name and place, rows for each row of a request, seconds of batches and of a cold start."""
+    """A stage: its name and place, rows for each row of a request, seconds of batches and of a cold start.
+
+    `parks`: whether its replicas may be parked.
+    """
 
     name: str
     after: tuple[str, ...]
     fan_out: int
     service_time_s: Table
     cold_start_s: float
+    parks: bool = True
 
 
 class Scheme(NamedTuple):
@@ -49,12 +55,14 @@ class Scheme(NamedTuple):
     Attributes:
         patience_s: what rows may wait beyond the stages' budgets.
         ladders: of each stage, within its budget.
+        first: replicas of each stage that there may be at the start.
         replicas: of each stage, in each second.
         core_seconds: what it costs if nothing is random but where rows fall in their second.
     """
 
     patience_s: float
     ladders: tuple[StageLadders, ...]
+    first: tuple[int, ...]
     replicas: tuple[Counts, ...]
     core_seconds: float
 
@@ -96,20 +104,24 @@ def scheme_of(
     after_s = dict(zip((stage.name for stage in stages), budgets_s, strict=True))
     ladders: list[StageLadders] = []
     replicas: list[Counts] = []
+    first: list[int] = []
     total = 0.0
     for stage, budget_s in zip(stages, budgets_s, strict=True):
         if stage.after:
             flow = _busiest([_later(flows[name], after_s[name]) for name in stage.after])
         else:
-            flow = smoothest_rates(drawn, floor(patience_s * STEPS + 1e-9))
+            sure_s = max(0.0, patience_s - _unsure_s(rows))
+            flow = smoothest_rates(drawn, floor(sure_s * STEPS + 1e-9))
         flows[stage.name] = flow
-        ladders.append(StageLadders(stage.service_time_s, budget_s))
+        ladders.append(StageLadders(stage.service_time_s, budget_s, parks=stage.parks))
         costs = _costs(ladders[-1], flow * STEPS * stage.fan_out, cores)
-        chosen = cheapest_replicas(costs, stage.cold_start_s)
+        peak = costs[:FIRST_SECONDS].max(axis=0, initial=0.0)
+        first.append(int(np.argmax(peak <= peak.min() + 1e-9)) + 1)
+        chosen = cheapest_replicas(costs, stage.cold_start_s, first[-1])
         replicas.append(chosen)
         total += float(costs[np.arange(len(chosen)), chosen - 1].sum())
         total += stage.cold_start_s * float(np.maximum(np.diff(chosen), 0).sum())
-    return Scheme(patience_s, tuple(ladders), tuple(replicas), total)
+    return Scheme(patience_s, tuple(ladders), tuple(first), tuple(replicas), total)
 
 
 def longest_s(stages: Sequence[KnownStage], budgets_s: Sequence[float]) -> float:
@@ -135,6 +147,15 @@ def _divisions(stage: KnownStage, rate: float) -> list[Option[float]]:
             budget_s = busy_s * (1.0 + 1.0 / max(1, ceil(needed)))
             options.append(Option(budget_s, max(1.0, needed) * size, budget_s))
     return options
+
+
+def _unsure_s(rows: Counts) -> float:
+    """By how long rows come before or after their time if their second's were evenly spread.
+
+    Half way through a second of n rows there have come n / 2, with a deviation of sqrt(n) / 2, which is
+    1 / (2 sqrt(n)) seconds' worth.
+    """
+    return 0.5 / sqrt(max(1.0, float(rows.mean()))) if len(rows) else 0.0
 
 
 def _later(flow: Floats, seconds: float) -> Floats:

@@ -5,16 +5,16 @@ simulations only. Before the first second it has a scheme for the whole trace (`
 each stage, patience that is left for waiting, and replicas for every second. Then, every 0.1 s:
 
 - *Replicas*: those are started that are needed when a cold start has passed, those given up that are not
-  needed until then.
+  needed again or cheaper to start again than to keep.
 - *Cores*: ready replicas get the fewest at which what waits and what comes is served in time: the least
   constant rate r with Q + A(t) <= r (t + w) for all t to come, A being known by the second and w what is left
   of the patience. That is the rule "optimal available" of Yao, Demers and Shenker ("A scheduling model for
   reduced CPU energy", FOCS 1995), whose schedule for what is fully known is that of the scheme. Cores count
-  from a replica's next batch on, so they stay for the time of a batch.
+  from a replica's next batch on, so they stay for the time of a batch. Replicas that get none are parked.
 
-The shared data plane, always. Option: `margin_s` (0.1), what it keeps of the SLO for what it cannot know, the
-moments of arrivals and of batches' ends: with less it is cheaper and violates more. One variant a stage: the
-first of the spec.
+The shared data plane, always. Options: `parks` (true), false for a yardstick of policies that cannot park
+replicas; `margin_s` (0.05), what it keeps of the SLO for what it cannot know, the moments of arrivals and of
+batches' ends: with less it is cheaper and violates more. One variant a stage: the first of the spec.
 """
 
 from collections.abc import Sequence
@@ -63,11 +63,16 @@ class OraclePolicy:
 
     name = "oracle"
     solve_s = 0.0
-    reacts = False
+    reacts = True
+    """In effect: it decides every window, so free cores may be counted on by admission."""
 
     def __init__(self, context: PolicyContext) -> None:
-        refuse_unknown(self.name, context.options, ("margin_s",))
-        self._margin_s = number(self.name, context.options, "margin_s", 0.1, least=0.0)
+        refuse_unknown(self.name, context.options, ("margin_s", "parks"))
+        self._margin_s = number(self.name, context.options, "margin_s", 0.05, least=0.0)
+        parks = context.options.get("parks", True)
+        if not isinstance(parks, bool):
+            raise SpecError(f"policy {self.name}: option parks: want true or false, got {parks!r}")
+        self._parks = parks
         (self._service,) = context.services.values()
         name = self._service.name
         if name not in context.future:
@@ -104,7 +109,7 @@ class OraclePolicy:
     def _scheme(self, cores: int) -> Scheme:
         cores_max = cores - len(self._service.stages) + 1
         stages = [
-            _known(stage, self._times[self._service.name, stage.name], cores_max)
+            _known(stage, self._times[self._service.name, stage.name], cores_max, parks=self._parks)
             for stage in self._service.stages
         ]
         slack_s = self._service.slo_s - self._service.reply_s - self._margin_s
@@ -116,6 +121,8 @@ class OraclePolicy:
         sizes: list[Size] = []
         for index, stage in enumerate(self._service.stages):
             wanted = _from_now(scheme.replicas[index], now_s, stage.variants[0].cold_start_s + START_MARGIN_S)
+            if view.desired is None:
+                wanted = min(wanted, scheme.first[index])
             live = live_replicas(view, stage.name)
             ready = min(wanted, sum(r.state != "starting" for r in live)) or wanted
             ladders = scheme.ladders[index]
@@ -130,11 +137,14 @@ class OraclePolicy:
                 patience_s = scheme.patience_s
                 least_s = TICK_S
             arriving = Flow(rows * stage.fan_out, patience_s)
+            waits_s = np.maximum(ladders.budget_s - ladder.busy_s + patience_s, least_s)[:, None]
             joining = _joining(scheme.replicas[index], ready, ladder, now_s=now_s)
-            entry = _enough(view, stage, ladders, ladder, arriving, joining, least_s)
+            needed = _needed(view, stage, arriving.rows, joining, waits_s, now_s=now_s)
+            entry = ladder.entry_for(needed)
             entry = self._held(stage.name, ready, entry, float(ladder.busy_s[entry]), now_s=now_s)
-            cores = _even(int(ladder.cores[entry]), ready)
-            sizes.append(Size([*cores, *[1] * (wanted - ready)], int(ladder.rows[entry])))
+            active = _even(int(ladder.cores[entry]), int(ladder.active[entry]))
+            others = [0 if self._parks else 1] * (wanted - len(active))
+            sizes.append(Size([*active, *others], int(ladder.rows[entry])))
             flows[stage.name] = _passed_on(view, stage, ladders, ladder, entry, arriving)
         return sizes
 
@@ -176,14 +186,14 @@ class OraclePolicy:
         return later + left * np.minimum(AHEAD_S / (second + 1.0 - now_s), 1.0)
 
 
-def _known(stage: Stage, times: ServiceTimes, cores_max: int) -> KnownStage:
+def _known(stage: Stage, times: ServiceTimes, cores_max: int, *, parks: bool) -> KnownStage:
     variant = stage.variants[0]
     table = tabulate(
         lambda rows, cores: times.service_time_s(variant.name, 0, rows, float(cores)),
         variant.batch_rows_max,
         max(1, min(cores_max, variant.cores_max)),
     )
-    return KnownStage(stage.name, stage.after, stage.fan_out, table, variant.cold_start_s)
+    return KnownStage(stage.name, stage.after, stage.fan_out, table, variant.cold_start_s, parks)
 
 
 def _joining(schedule: Counts, ready: int, ladder: Ladder, *, now_s: float) -> Floats:
@@ -192,28 +202,48 @@ def _joining(schedule: Counts, ready: int, ladder: Ladder, *, now_s: float) -> F
     known = (seconds >= 0) & (seconds < len(schedule))
     more = np.zeros(len(seconds))
     more[known] = np.maximum(schedule[seconds[known]] - ready, 0)
-    each = float(ladder.rates[0]) / ready
+    each = float(ladder.rates[0]) / int(ladder.active[0])
     return np.concatenate(([0.0], np.cumsum(more * np.diff(AHEAD_S)))) * each
 
 
-def _enough(
-    view: ServiceView,
-    stage: Stage,
-    ladders: StageLadders,
-    ladder: Ladder,
-    arriving: Flow,
-    joining: Floats,
-    least_s: float,
-) -> int:
-    """The first entry of the ladder at which what waits and what comes is served in time."""
+def _needed(
+    view: ServiceView, stage: Stage, arriving: Floats, joining: Floats, waits_s: Floats, *, now_s: float
+) -> Floats:
+    """The least rates at which what waits and what comes is served in time, in the profile's units.
+
+    Args:
+        view: of the service.
+        stage: of it.
+        arriving: rows of the stage from now on, cumulated over `AHEAD_S`.
+        joining: what replicas to come serve of them.
+        waits_s: that rows may wait, shape (entries, 1).
+        now_s: seconds.
+    """
     seen = latest_stage(view, stage.name)
     queue = seen.queue_rows if seen else 0
-    ratio = seen.service_ratio if seen else 1.0
-    waits_s = ladders.budget_s - ladder.busy_s + arriving.patience_s
-    waits_s = np.maximum(waits_s, least_s)
-    due_s = AHEAD_S + waits_s[:, None]
-    needed: Floats = np.max((queue + arriving.rows - np.interp(due_s, AHEAD_S, joining)) / due_s, axis=1)
-    return ladder.entry_for(needed * ratio)
+    due_s = AHEAD_S + waits_s
+    needed: Floats = np.max((queue + arriving - np.interp(due_s, AHEAD_S, joining)) / due_s, axis=1)
+    if queue and not stage.after:
+        rows, ages_s = _waiting(view, queue, stage.fan_out, now_s=now_s)
+        needed = np.maximum(needed, np.max(rows / np.maximum(waits_s - ages_s, TICK_S), axis=1))
+    return needed * (seen.service_ratio if seen else 1.0)
+
+
+def _waiting(view: ServiceView, queue: int, fan_out: int, *, now_s: float) -> tuple[Floats, Floats]:
+    """Of what waits in a first stage, by window: rows that came in it or earlier, and how long ago it was.
+
+    The last rows that came are those that wait; what came before the windows is as old as the first one.
+    """
+    rows: list[float] = []
+    ages_s: list[float] = []
+    left = float(queue)
+    for window in reversed(view.windows):
+        if left <= 0:
+            break
+        rows.append(left)
+        ages_s.append(now_s - (window.from_s + window.to_s) / 2)
+        left -= window.arrival_rows * fan_out
+    return np.array(rows), np.array(ages_s)
 
 
 def _passed_on(
@@ -254,7 +284,7 @@ def _fitted(sizes: Sequence[Sequence[int]], cores: int) -> list[list[int]]:
             cut[0] -= 1
             cut.sort(reverse=True)
         else:
-            cut.pop()
+            cut.remove(1)
     return fitted
 
 
@@ -263,5 +293,5 @@ def _plan(service: Service, cores: Sequence[Sequence[int]], rows: Sequence[int],
     for stage, sizes, batch in zip(service.stages, cores, rows, strict=True):
         variant = stage.variants[0].name
         replicas = tuple(ReplicaPlan(float(size), (variant,), node) for size in sizes)
-        stages[stage.name] = StagePlan(replicas, (VariantShare(variant, 1.0),), batch)
+        stages[stage.name] = StagePlan(replicas, (VariantShare(variant, 1.0),), batch, covers_starts=False)
     return Plan({service.name: ServicePlan(service.name, stages)})

@@ -32,9 +32,10 @@ def split_cores(cores: int, weights: Mapping[str, float]) -> dict[str, int]:
 
 
 class PerService:
-    """One instance of a policy for each service, on its share of the cores."""
+    """One instance of a policy for each service, on its share of the cores.
 
-    reacts = False
+    It never reacts; `reacts` of what it is made of says whether that could use free cores at once.
+    """
 
     def __init__(self, make: Callable[[PolicyContext], Policy], context: PolicyContext) -> None:
         self._services: dict[str, Service] = context.services
@@ -52,6 +53,7 @@ class PerService:
         }
         first = next(iter(self._policies.values()))
         self.name = first.name
+        self.reacts = first.reacts
         self.solve_s = sum(policy.solve_s for policy in self._policies.values())
 
     def react(self, snapshot: ClusterSnapshot) -> Grants | None:  # noqa: ARG002
