@@ -19,7 +19,12 @@ def summary_of(runs: Sequence[Run]) -> dict[str, Any]:
     """
     found = totals(runs)
     oracle = found.get(ORACLE)
-    knob = [total for label, total in found.items() if label.startswith(f"{OURSELVES} {KNOB}=")]
+    # The default is the knob at 0.001: a point of the curve like the others.
+    knob = [
+        total
+        for label, total in found.items()
+        if label == OURSELVES or label.startswith(f"{OURSELVES} {KNOB}=")
+    ]
     curve = Curve(knob)
     return {
         "cases": max((total.runs for total in found.values()), default=0),
