@@ -33,8 +33,8 @@ RESIZE_LAG_SERVICES = 0.5
 def slack_share(violation_target: float) -> float:
     """The share of the slack that is reckoned with: `SHARE` at the default target, more at a higher one.
 
-    The power is measured: within a factor of two, violations follow the target on the pipelines of
-    docs/results.md.
+    The power only spaces the settings: violations stay below the target, often far below it, and by how much
+    depends on the traffic (docs/results.md).
     """
     return float(SHARE * (violation_target / VIOLATION_TARGET) ** SHARE_POWER)
 

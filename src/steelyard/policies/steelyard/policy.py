@@ -5,8 +5,9 @@ starts in parallel where replicas are too few (`demand`, `pace`, `reserve`, `rea
 `decide`, every second: how the latency is shared out among the stages, with batches and the cores of an
 active replica (`targets`), the first plan, and replicas that are given up (`layout`).
 
-One knob: `violation_target`, the share of requests that may miss the SLO. Lower costs cores, higher saves
-some (`demand`). `without` leaves out ingredients, for ablations.
+One knob: `violation_target`, the share of requests that may miss the SLO; a setting, not a promise. Lower
+costs cores, higher saves some, as far as there are any to save (`demand`). `without` leaves out
+ingredients, for ablations.
 
 Parts of a core are used only where the node enforces them, and several services share it or one may not have
 a whole core. Of each stage the first variant: the one its owner prefers.
