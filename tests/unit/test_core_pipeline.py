@@ -6,6 +6,7 @@ from steelyard.core.commands import (
     Complete,
     Discard,
     Fail,
+    OutputPart,
     Reject,
     Release,
     ReleaseOutputs,
@@ -61,6 +62,11 @@ def ready_bench(
     return bench
 
 
+def parts_of(end: Complete) -> tuple[OutputPart, ...]:
+    (parts,) = end.answers.values()
+    return parts
+
+
 def one(commands: list[RunBatch]) -> RunBatch:
     (batch,) = commands
     return batch
@@ -76,7 +82,7 @@ class TestOrder:
         end = ends(bench.complete(2))[1]
         assert isinstance(end, Complete)
         assert not end.late
-        assert end.parts[0].outputs[0].shape == (second.batch_id,)
+        assert parts_of(end)[0].outputs[0].shape == (second.batch_id,)
         # 10 ms at each stage, and no waiting.
         assert end.service_s == pytest.approx(0.020)
         assert end.queue_s == pytest.approx(0.0)
@@ -118,7 +124,7 @@ class TestOrder:
         assert ends(bench.complete(2)) == {}
         end = ends(bench.complete(1))[1]
         assert isinstance(end, Complete)
-        assert end.parts[0].outputs[0].shape == (2,)  # of the last stage, though a ended later
+        assert parts_of(end)[0].outputs[0].shape == (2,)  # of the last stage, though a ended later
 
     def test_a_fan_out_counts_rows_of_the_request(self) -> None:
         bench = ready_bench({"a": (), "b": ("a",), "c": ("b",)}, fan_out={"b": 3, "c": 2}, slo_s=1.0)
@@ -129,7 +135,7 @@ class TestOrder:
         assert one(batches(bench.complete(2))).rows == 6  # 3 rows * 2
         end = ends(bench.complete(3))[1]
         assert isinstance(end, Complete)
-        assert [part.rows for part in end.parts] == [6]
+        assert [part.rows for part in parts_of(end)] == [6]
 
     def test_requests_batch_anew_at_each_stage(self) -> None:
         bench = ready_bench(CHAIN, batch_rows_max=8)

@@ -88,7 +88,7 @@ def test_the_next_batch_is_dispatched_before_the_answers() -> None:
 def test_many_rows_are_split_run_apart_and_answered_as_one() -> None:
     bench = patient_bench(replicas=2)
     bench.arrive(rows=19)  # 8 + 8 + 3
-    assert [(batch.replica_id, batch.slices[0][1:]) for batch in batches(bench.last)] == [
+    assert [(batch.replica_id, batch.slices[0][1:3]) for batch in batches(bench.last)] == [
         (1, (0, 8)),
         (2, (8, 8)),
     ]
@@ -97,7 +97,7 @@ def test_many_rows_are_split_run_apart_and_answered_as_one() -> None:
     commands = bench.complete(2)
     answer = ends(commands)[1]
     assert isinstance(answer, Complete)
-    assert [part.rows for part in answer.parts] == [8, 8, 3]
+    assert [part.rows for part in answer.answers[STAGE]] == [8, 8, 3]
     # All three outputs were kept until the answer was out.
     assert sum(isinstance(command, ReleaseOutputs) for command in commands) == 3
     assert commands[-1] == ReleaseOutputs(2, 3)
@@ -204,7 +204,7 @@ def test_outputs_lost_with_their_worker_are_made_again() -> None:
     assert sequences(bench.running(2)) == [1]
     answer = ends(bench.complete(2))[1]
     assert isinstance(answer, Complete)
-    assert sum(part.rows for part in answer.parts) == 16
+    assert sum(part.rows for part in answer.answers[STAGE]) == 16
 
 
 def test_a_failed_batch_of_several_is_run_again_one_by_one() -> None:

@@ -16,8 +16,8 @@ from steelyard.testing.http import ask_app
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 ID = RequestId(0, 1)
 ENDS = (
-    Complete(ID, "small", queue_s=0.002, service_s=0.04, late=False, parts=()),
-    Complete(ID, "small", queue_s=0.2, service_s=0.04, late=True, parts=()),
+    Complete(ID, "small", queue_s=0.002, service_s=0.04, late=False, answers={}),
+    Complete(ID, "small", queue_s=0.2, service_s=0.04, late=True, answers={}),
     Shed(ID, "early"),
     Reject(ID, "queue_full", 0.5),
     Fail(ID, "worker_lost", "gone"),

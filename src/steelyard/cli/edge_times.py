@@ -61,7 +61,9 @@ def _timed(served: ServedService, spec: VariantSpec, arena: Arena) -> EdgeTimes 
 
     asked = route.parse(Body((head, binary)), len(head))
     outputs = _example_outputs(served.signature, spec, arena)
-    answer = Complete(RequestId(0, 0), spec.name, 0.0, 0.0, late=False, parts=(OutputPart(outputs, 0, 1),))
+    answer = Complete(
+        RequestId(0, 0), spec.name, 0.0, 0.0, late=False, answers={"only": (OutputPart(outputs, 0, 1),)}
+    )
     return EdgeTimes(_median_s(parse), _median_s(lambda: encode_answer(route, asked, answer, arena.view)))
 
 

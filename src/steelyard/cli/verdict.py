@@ -9,7 +9,7 @@ batch, that is charged.
 
 from collections import Counter
 from collections.abc import Mapping
-from math import inf
+from math import ceil, inf
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -209,7 +209,7 @@ def _stage_load(
                 rows=rows,
                 latency_s=times.service_time_s_p99(group.variant, 0, rows, group.cores) + held_s,
                 single_s=times.service_time_s(
-                    group.variant, 0, max(least, min(rows, stage.fan_out)), group.cores
+                    group.variant, 0, max(least, min(rows, ceil(stage.fan_out))), group.cores
                 ),
                 burst=float(stage.fan_out),
             )

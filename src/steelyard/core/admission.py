@@ -14,6 +14,7 @@ A refusal says when to try again: seconds until as much would be feasible, None 
 """
 
 from collections.abc import Callable
+from math import ceil
 from typing import NamedTuple
 
 from steelyard.core.capacity import Outlook
@@ -41,7 +42,7 @@ AdmissionRule = Callable[[StageState, Request, float, float], Refusal | None]
 
 def _open(stage: StageState, request: Request, due_s: float, now_s: float) -> Refusal | None:
     del due_s, now_s
-    rows = request.rows * stage.fan_out
+    rows = ceil(request.rows * stage.fan_out)
     excess = stage.queue.rows + rows - stage.queue_rows_max
     if excess <= 0:
         return None
@@ -52,7 +53,7 @@ def _open(stage: StageState, request: Request, due_s: float, now_s: float) -> Re
 
 
 def _feasible(stage: StageState, request: Request, due_s: float, now_s: float) -> Refusal | None:
-    rows = request.rows * stage.fan_out
+    rows = ceil(request.rows * stage.fan_out)
     if stage.queue.rows + rows > stage.queue_rows_max:
         return _open(stage, request, due_s, now_s)
     if _is_free(stage, rows, request.bucket, due_s, now_s) or stage.capacity.is_ample(

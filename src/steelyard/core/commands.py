@@ -10,25 +10,40 @@ from steelyard.core.plan import Decision, ServicePlan
 from steelyard.core.snapshot import ClusterSnapshot, CoreShare, ServiceWindow
 from steelyard.core.types import Frozen, RequestId, Tensor
 
-RejectReason = Literal["deadline", "queue_full", "draining"]
+RejectReason = Literal["deadline", "queue_full", "draining", "bounds"]
 ShedReason = Literal["deadline", "age", "early"]
 FailReason = Literal["model_error", "worker_lost"]
 
 
-class Slice(NamedTuple):
-    """`rows` rows of a request from `row_start` on: its part of one batch."""
+class ItemRows(NamedTuple):
+    """Items of some rows of a batch: the first one's place among those of the batch, and how many a row."""
 
-    request_id: RequestId
-    row_start: int
-    rows: int
+    start: int
+    counts: tuple[int, ...]
 
 
 class OutputPart(NamedTuple):
-    """Rows `[row_start, row_start + rows)` of a batch's outputs: one request's answer or part of it."""
+    """Rows `[row_start, row_start + rows)` of a batch's outputs: one request's answer or part of it.
+
+    `items` has the place of these rows' items, by the key under which `BatchCompleted.items` counts them.
+    """
 
     outputs: tuple[Tensor, ...]
     row_start: int
     rows: int
+    items: dict[str, ItemRows] = {}
+
+
+class Slice(NamedTuple):
+    """`rows` rows of a request from `row_start` on: its part of one batch.
+
+    `sources` are all outputs of the request at the stages that it comes after, by stage, in row order.
+    """
+
+    request_id: RequestId
+    row_start: int
+    rows: int
+    sources: dict[str, tuple[OutputPart, ...]] = {}
 
 
 class RunBatch(Frozen, frozen=True, tag="run_batch"):
@@ -44,14 +59,40 @@ class RunBatch(Frozen, frozen=True, tag="run_batch"):
 
 
 class Complete(Frozen, frozen=True, tag="complete"):
-    """Answer a request. `parts` follow its rows; `late` if it missed its deadline (it is answered still)."""
+    """Answer a request.
+
+    Attributes:
+        variant: that answered the last stage.
+        queue_s: seconds it waited, on its longest path.
+        service_s: seconds it was served, on the same path.
+        late: it missed its deadline; it is answered still.
+        answers: its outputs by stage of `Service.answers`, in row order.
+        variants: that answered each stage; where several did, the one of most rows.
+        accuracy: estimated for those variants; None where a stage's is not known.
+        is_measured: the estimate was measured end to end; otherwise a product of the stages'.
+        core_ms: core-milliseconds spent on it: its rows' share of every batch.
+        missed: names of its own bounds that were missed, `max_latency_ms` among them.
+    """
 
     request_id: RequestId
     variant: str
     queue_s: float
     service_s: float
     late: bool
-    parts: tuple[OutputPart, ...]
+    answers: dict[str, tuple[OutputPart, ...]]
+    variants: dict[str, str] = {}
+    accuracy: float | None = None
+    is_measured: bool = False
+    core_ms: float = 0.0
+    missed: tuple[str, ...] = ()
+
+
+class NearestBounds(NamedTuple):
+    """The nearest bounds that could be met now, each with the others as asked; None: cannot help."""
+
+    max_latency_ms: float | None = None
+    min_accuracy: float | None = None
+    max_core_ms: float | None = None
 
 
 class Reject(Frozen, frozen=True, tag="reject"):
@@ -60,6 +101,7 @@ class Reject(Frozen, frozen=True, tag="reject"):
     request_id: RequestId
     reason: RejectReason
     retry_after_s: float | None
+    nearest: NearestBounds | None = None
 
 
 class Shed(Frozen, frozen=True, tag="shed"):

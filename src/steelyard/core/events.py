@@ -25,6 +25,8 @@ class BatchCompleted(Frozen, frozen=True, tag="batch_completed"):
     """A worker finished a batch. Times are the worker's own, on the same monotonic clock.
 
     `outputs` hold the whole batch, in the order of `RunBatch.slices`; a request's part is its rows of each.
+    `items` are the items of each row of the batch, by the stage that takes them (after its condition); an
+    output that is items is named `output@stage` for a stage that takes only some of them.
     """
 
     batch_id: int
@@ -32,6 +34,7 @@ class BatchCompleted(Frozen, frozen=True, tag="batch_completed"):
     started_s: float
     finished_s: float
     outputs: tuple[Tensor, ...] = ()
+    items: dict[str, tuple[int, ...]] = {}
 
 
 class BatchFailed(Frozen, frozen=True, tag="batch_failed"):

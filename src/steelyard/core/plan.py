@@ -9,10 +9,11 @@ from typing import Literal, NamedTuple
 from steelyard.core.types import Frozen
 
 Order = Literal["edf", "fifo"]
-Forming = Literal["hold", "full", "timeout"]
+Forming = Literal["hold", "full", "timeout", "adaptive", "aimd", "nexus"]
 Drop = Literal["none", "age", "infeasible", "early"]
 Admission = Literal["open", "feasible"]
-Routing = Literal["least_finish", "round_robin"]
+Routing = Literal["least_finish", "round_robin", "assigned"]
+Choice = Literal["mix", "fit", "table"]
 
 
 class StageRules(Frozen, frozen=True):
@@ -31,7 +32,15 @@ class StageRules(Frozen, frozen=True):
         admission: `open` takes everything up to the queue's limit; `feasible` rejects what could not finish
             in time even if the grantable cores came now and starting replicas came when expected.
         routing: which idle replica takes a batch: `least_finish` the one expected to finish first;
-            `round_robin` in turn.
+            `round_robin` in turn; `assigned` none may choose: each piece is given to one replica when it
+            begins to wait, by `StagePlan.mix` and the replicas' rates, and waits for it (Proteus,
+            Nexus: a queue a device).
+        choice: which resident variant runs a batch: `mix` the one that lags behind its share; `fit` the first
+            of the mix, in its order, that lets what waits be served in time, else the fastest (accuracy is
+            lowered before anything is dropped, and rises again by itself); `table` each request is given its
+            variant when it begins to wait, by `StagePlan.paths`.
+        reroutes: a request that would be dropped for its planned variants may take faster ones at the stages
+            that follow, where they have room (Loki's opportunistic rerouting).
     """
 
     order: Order = "edf"
@@ -41,6 +50,8 @@ class StageRules(Frozen, frozen=True):
     age_s_max: float | None = None
     admission: Admission = "feasible"
     routing: Routing = "least_finish"
+    choice: Choice = "mix"
+    reroutes: bool = False
 
 
 class ReplicaPlan(Frozen, frozen=True):
@@ -63,6 +74,13 @@ class VariantShare(NamedTuple):
     share: float
 
 
+class PathShares(NamedTuple):
+    """Shares for requests that came by a path: variants of the stages before, in the pipeline's order."""
+
+    path: tuple[str, ...]
+    shares: tuple[VariantShare, ...]
+
+
 class StagePlan(Frozen, frozen=True):
     """Desired state of one stage.
 
@@ -76,6 +94,8 @@ class StagePlan(Frozen, frozen=True):
         covers_starts: while replicas of the stage start, the others keep their cores and stay, whatever the
             plan says of them: they carry the load over the cold start. False for a policy that moves cores
             within a window and knows which of them are needed meanwhile.
+        rows_max: rows in one batch by variant, where it is not `batch_rows_max`.
+        paths: for `choice: table`; a path that is missing takes `mix`.
     """
 
     replicas: tuple[ReplicaPlan, ...]
@@ -85,6 +105,8 @@ class StagePlan(Frozen, frozen=True):
     budget_s: float | None = None
     rules: StageRules = StageRules()
     covers_starts: bool = True
+    rows_max: dict[str, int] = {}
+    paths: tuple[PathShares, ...] = ()
 
 
 class ServicePlan(Frozen, frozen=True):

@@ -14,6 +14,8 @@ Admission asks at the stages that requests enter, by the due times there.
 
 from __future__ import annotations
 
+from math import ceil
+
 from steelyard.core.estimate import Estimator
 from steelyard.core.lifecycle import Replica, ReplicaPool
 from steelyard.core.types import Stage
@@ -32,7 +34,7 @@ class Remaining:
     """
 
     def __init__(self, stage: Stage, estimator: Estimator, pool: ReplicaPool) -> None:
-        self._fan_out = stage.fan_out
+        self._fan_out = ceil(stage.fan_out)
         self.behind: list[Remaining] = []
         self._first = stage.variants[0]
         self._estimator = estimator

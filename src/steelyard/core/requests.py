@@ -124,8 +124,11 @@ class OpenRequests:
             variant = answer.done[-1].batch.variant
             parts = answer.parts()
         else:  # one piece, this one
-            parts = (OutputPart(batch.outputs, offset, opened.request.rows * answer.stage.fan_out),)
-        self._end(opened, Complete(opened.request.id, variant, queue_s, service_s, is_late, parts))
+            parts = (OutputPart(batch.outputs, offset, round(opened.request.rows * answer.stage.fan_out)),)
+        self._end(
+            opened,
+            Complete(opened.request.id, variant, queue_s, service_s, is_late, {self._last_name: parts}),
+        )
 
     def _go_on(self, visit: Visit, finished_s: float, queue_s: float, service_s: float) -> None:
         """Let a request wait in the stages that follow; outputs that nobody needs any more go."""

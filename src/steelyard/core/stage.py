@@ -89,7 +89,7 @@ class StageState:
     def whole(self, visit: Visit) -> Piece:
         """All of a visit as one piece, which does not wait yet."""
         self._sequence += 1
-        return Piece(visit, 0, visit.open.request.rows * self.fan_out, sequence=self._sequence)
+        return Piece(visit, 0, round(visit.open.request.rows * self.fan_out), sequence=self._sequence)
 
     def enqueue(self, piece: Piece) -> None:
         """Let a piece wait, cut into several if it has more rows than a batch may have."""

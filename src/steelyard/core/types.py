@@ -7,7 +7,7 @@ appear here: a `Tensor` says where its bytes lie, and the core decides without l
 Units are suffixes: `_s` seconds (monotonic clock), `_rps` a second; `rows` counts leading-dimension rows.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -81,6 +81,9 @@ class Variant(Frozen, frozen=True):
         cores_max: most cores one replica can use, >= 1.
         cold_start_s: seconds from `StartReplica` to `ReplicaReady`, as profiled.
         resize_s: seconds from `ResizeReplica` to cores in force, as profiled.
+        load_s: seconds from `LoadVariant` to `VariantLoaded` in a live replica; None: as a cold start.
+        memory_bytes: of one replica that has it resident; 0 where nobody has said.
+        device: what it runs on: `cpu`, or a kind of device that a node offers, of which a replica takes one.
     """
 
     name: str
@@ -89,22 +92,101 @@ class Variant(Frozen, frozen=True):
     cores_max: int = 1
     cold_start_s: float = 0.5
     resize_s: float = 0.001
+    load_s: float | None = None
+    memory_bytes: int = 0
+    device: str = "cpu"
+
+
+class Input(NamedTuple):
+    """An input of a stage: what it is called there, and the `tensor` of `stage` (empty: of the request)."""
+
+    name: str
+    stage: str
+    tensor: str
+
+
+Comparison = Literal["<", "<=", "==", "!=", ">=", ">"]
+
+
+class Condition(NamedTuple):
+    """Which rows or items of `stage` go on: those whose `tensor` compares so with `value`."""
+
+    stage: str
+    tensor: str
+    comparison: Comparison
+    value: float
+
+
+class Items(Frozen, frozen=True):
+    """How many items a row of the stage before has: to plan and to simulate without traffic.
+
+    Attributes:
+        mean: by variant of the stage that makes them; "" for every other one.
+        distribution: of the count, with that mean.
+    """
+
+    mean: dict[str, float]
+    distribution: Literal["fixed", "poisson", "geometric"] = "poisson"
 
 
 class Stage(Frozen, frozen=True):
     """One stage of a service's pipeline: a model with its variants, in the order of the spec.
 
+    A stage's rows are the rows of the request, or the *items* that the stage `items_of` makes of each of its
+    own rows. How many there are is known when a batch of that stage is done (`BatchCompleted.items`).
+
     Attributes:
         name: unique in its service.
         variants: those that can answer it.
         after: the stages whose results it needs, all of them; empty: it takes the request's own inputs.
-        fan_out: rows it is given for each row of the request, >= 1.
+        fan_out: rows it is given for each row of the request: as planned where it takes items, else exactly
+            (a whole number then).
+        items_of: the stage whose items are its rows; empty: the request's rows are.
+        each: the output of that stage which has one element an item; empty where a condition alone selects.
+        when: which items are taken; None: all.
+        items: how many there are, where it takes items.
+        inputs: where each input comes from; empty: the request's own, under their own names.
     """
 
     name: str
     variants: tuple[Variant, ...]
     after: tuple[str, ...] = ()
-    fan_out: int = 1
+    fan_out: float = 1
+    items_of: str = ""
+    each: str = ""
+    when: Condition | None = None
+    items: Items | None = None
+    inputs: tuple[Input, ...] = ()
+
+
+class PathAccuracy(NamedTuple):
+    """Accuracy measured end to end for one choice of variants, by stage; stages left out do not matter."""
+
+    variants: dict[str, str]
+    accuracy: float
+
+
+class Objective(Frozen, frozen=True):
+    """What a policy that can choose variants aims at, within the SLO; at most one of the first two is given.
+
+    Attributes:
+        accuracy_floor: least mean accuracy: then as few cores as possible.
+        cost_max_cores: most cores: then as accurate as possible. With neither and no weights: as accurate as
+            the service's cores allow.
+        weights: of accuracy (+, in [0, 1]), cores (-, each) and switches (-, each replica that changes its
+            variant), added up.
+    """
+
+    accuracy_floor: float | None = None
+    cost_max_cores: float | None = None
+    weights: tuple[float, float, float] | None = None
+
+
+class SloClass(Frozen, frozen=True):
+    """A class of requests: its own latency bound, and its share of the cores when they are short."""
+
+    slo_s: float
+    weight: float = 1.0
 
 
 class Service(Frozen, frozen=True):
@@ -122,6 +204,11 @@ class Service(Frozen, frozen=True):
         cores_min: least cores of the service, all replicas together.
         cores_max: most cores of the service; None: the cluster's.
         weight: share of the cluster's cores when they are short.
+        answers: the stages whose outputs make the answer; empty: the last one.
+        path_accuracies: measured accuracies of combinations of variants; where none fits, the product of the
+            stages' accuracies is an estimate, and called so.
+        objective: what to do about accuracy; None: as accurate as the cores allow.
+        classes: by name, as a request's `slo_class` names them.
     """
 
     name: str
@@ -135,6 +222,10 @@ class Service(Frozen, frozen=True):
     cores_min: float = 1.0
     cores_max: float | None = None
     weight: float = 1.0
+    answers: tuple[str, ...] = ()
+    path_accuracies: tuple[PathAccuracy, ...] = ()
+    objective: Objective | None = None
+    classes: dict[str, SloClass] = {}
 
 
 class ServiceTimes(Protocol):

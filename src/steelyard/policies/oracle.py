@@ -18,7 +18,7 @@ batches' ends: with less it is cheaper and violates more. One variant a stage: t
 """
 
 from collections.abc import Sequence
-from math import floor
+from math import ceil, floor
 from typing import NamedTuple
 
 import numpy as np
@@ -193,7 +193,7 @@ def _known(stage: Stage, times: ServiceTimes, cores_max: int, *, parks: bool) ->
         variant.batch_rows_max,
         max(1, min(cores_max, variant.cores_max)),
     )
-    return KnownStage(stage.name, stage.after, stage.fan_out, table, variant.cold_start_s, parks)
+    return KnownStage(stage.name, stage.after, ceil(stage.fan_out), table, variant.cold_start_s, parks)
 
 
 def _joining(schedule: Counts, ready: int, ladder: Ladder, *, now_s: float) -> Floats:
@@ -229,7 +229,7 @@ def _needed(
     return needed * (seen.service_ratio if seen else 1.0)
 
 
-def _waiting(view: ServiceView, queue: int, fan_out: int, *, now_s: float) -> tuple[Floats, Floats]:
+def _waiting(view: ServiceView, queue: int, fan_out: float, *, now_s: float) -> tuple[Floats, Floats]:
     """Of what waits in a first stage, by window: rows that came in it or earlier, and how long ago it was.
 
     The last rows that came are those that wait; what came before the windows is as old as the first one.

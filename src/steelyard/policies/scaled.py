@@ -206,7 +206,7 @@ def groups_of(policy: str, context: PolicyContext, *, rows_max: int | None = Non
         time_s = _time_of(context.service_times[service.name, stage.name], variant.name)
         most = variant.batch_rows_max if rows_max is None else min(variant.batch_rows_max, rows_max)
         rows = measured_batch(time_s, size, budget_s, most) if asked is None else min(asked, most)
-        groups[stage.name] = Group(stage.name, variant, stage.fan_out, rows, size, time_s)
+        groups[stage.name] = Group(stage.name, variant, ceil(stage.fan_out), rows, size, time_s)
     return groups
 
 

@@ -42,7 +42,7 @@ def stage_problem(service: Service, stage: Stage, times: Times, cores: int) -> T
 
     others = len(service.stages) - 1
     cores_max = max(1, min(variant.cores_max, cores - others))
-    return ThemisStage(latency_ms, cores_max, variant.batch_rows_max, fan_out=stage.fan_out)
+    return ThemisStage(latency_ms, cores_max, variant.batch_rows_max, fan_out=ceil(stage.fan_out))
 
 
 def plan_problem(

@@ -81,7 +81,7 @@ class Intake(Protocol):
     def submit(self, request: Request, on_end: OnEnd) -> None:
         """Hand a request over. `on_end` is called exactly once, perhaps before this returns.
 
-        Outputs named in `Complete.parts` may be read (see `read`) during `on_end` only: copy them there.
+        Outputs named in `Complete.answers` may be read (see `read`) during `on_end` only: copy them there.
         The request's tensors in `arena` are freed by the server, not by the edge.
         """
         ...

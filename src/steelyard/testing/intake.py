@@ -112,7 +112,9 @@ class ComputingIntake:
         parts: tuple[OutputPart, ...] = ()
         if end is None:
             parts = self._run(request)
-            end = Complete(request_id, "only", queue_s=0.001, service_s=0.002, late=False, parts=parts)
+            end = Complete(
+                request_id, "only", queue_s=0.001, service_s=0.002, late=False, answers={"only": parts}
+            )
         on_end(end)
         for part in {id(part.outputs): part for part in parts}.values():
             for tensor in part.outputs:

@@ -211,7 +211,7 @@ class ServiceLaws:
                 if kept.stage == source
                 for row in _rows_of(kept, request.id)
             }
-            wanted = set(range(request.rows * self._stages[source].fan_out))
+            wanted = set(range(round(request.rows * self._stages[source].fan_out)))
             assert set(made_by) == wanted, f"{request.id} runs at {batch.stage} without all of {source}"
             self._read_by.setdefault(batch.batch_id, set()).update(made_by.values())
 
@@ -226,8 +226,10 @@ class ServiceLaws:
             request_rows = self.requests[request_id].rows
             for stage in self._service.stages:
                 done = self._rows_done.get((request_id, stage.name), set())
-                assert done == set(range(request_rows * stage.fan_out)), f"{request_id} skipped {stage.name}"
-            rows = sum(part.rows for part in command.parts)
+                assert done == set(range(round(request_rows * stage.fan_out))), (
+                    f"{request_id} skipped {stage.name}"
+                )
+            rows = sum(part.rows for part in command.answers[self._service.stages[-1].name])
             wanted = request_rows * self._service.stages[-1].fan_out
             assert rows == wanted, f"{request_id} is answered with {rows} rows"
             self._check_parts(command)
@@ -235,7 +237,7 @@ class ServiceLaws:
     def _check_parts(self, command: Complete) -> None:
         """Each part names outputs that are kept, and the rows of the request that ran there."""
         row_start = 0
-        for part in command.parts:
+        for part in command.answers[self._service.stages[-1].name]:
             batch_id = part.outputs[0].shape[0] if part.outputs else None
             if batch_id is not None:  # outputs that name their batch, as those made by `named_outputs` do
                 offset = 0

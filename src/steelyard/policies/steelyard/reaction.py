@@ -48,7 +48,7 @@ class ServicePace:
             _raise(wishes, self.service.cores_min)
         return wishes
 
-    def _passed_on(self, source: str, fan_out: int) -> tuple[float, int, float]:
+    def _passed_on(self, source: str, fan_out: float) -> tuple[float, int, float]:
         pace = self.stages[source]
         return pace.capacity_rps, pace.queue_rows, fan_out / pace.sizing.stage.fan_out
 

@@ -65,7 +65,7 @@ def encode_answer(route: Route, asked: Inference, complete: Complete, read: Read
     binaries: list[Buffer] = []
     any_binary = False
     for spec, binary in asked.answers:
-        shape, pieces = _gather(spec, route.batchable, complete.parts, read)
+        shape, pieces = _gather(spec, route.batchable, next(reversed(complete.answers.values())), read)
         head = _OutputHead(spec.name, spec.dtype, shape)
         if binary:
             head.parameters = _BinarySize(sum(map(len, pieces)))
