@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from steelyard.control.ledger import UNITS, quantise, units_of
+from steelyard.control.ledger import CPU, UNITS, quantise, units_of
 from steelyard.core.plan import ServicePlan
 
 
@@ -58,6 +58,18 @@ def units_by_node(plan: ServicePlan) -> dict[str, int]:
         for replica in stage.replicas:
             units[replica.node] = units.get(replica.node, 0) + units_of(replica.cores)
     return units
+
+
+def devices_wanted(plans: Iterable[ServicePlan]) -> dict[tuple[str, str], int]:
+    """Devices that plans want, by (node, kind); replicas that want none are not counted."""
+    counts: dict[tuple[str, str], int] = {}
+    for plan in plans:
+        for stage in plan.stages.values():
+            for replica in stage.replicas:
+                if replica.device != CPU:
+                    key = (replica.node, replica.device)
+                    counts[key] = counts.get(key, 0) + 1
+    return counts
 
 
 def quantised(plan: ServicePlan) -> ServicePlan:

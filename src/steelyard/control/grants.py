@@ -9,10 +9,15 @@ from collections.abc import Mapping
 
 import msgspec
 
-from steelyard.control.desired import Desired
+from steelyard.control.desired import Desired, devices_wanted
 from steelyard.control.fleet import Fleet, StageKey
-from steelyard.control.ledger import Ledger, quantise, units_of
-from steelyard.control.validate import node_objection, replica_objection, service_objection
+from steelyard.control.ledger import CPU, Ledger, quantise, units_of
+from steelyard.control.validate import (
+    device_objection,
+    node_objection,
+    replica_objection,
+    service_objection,
+)
 from steelyard.core.plan import Grant, GrantCancel, GrantCores, GrantStart, ReplicaPlan, ServicePlan
 from steelyard.core.types import Service, Stage
 
@@ -107,9 +112,20 @@ class Granting:
         more = units_of(after.cores) - (units_of(before.cores) if before is not None else 0)
         of_service = self._desired.units(service) + self._more_of_service.get(service, 0) + more
         on_node = self._desired.units_on(after.node) + self._more_on_node.get(after.node, 0) + more
-        return service_objection(self._services[service], of_service) or node_objection(
-            after.node, on_node, self._ledger
+        return (
+            service_objection(self._services[service], of_service)
+            or node_objection(after.node, on_node, self._ledger)
+            or (self._device_objection(after) if before is None else None)
         )
+
+    def _device_objection(self, replica: ReplicaPlan) -> str | None:
+        """Why one replica more cannot have its device, with those that this window has granted so far."""
+        if replica.device == CPU:
+            return None
+        key = (replica.node, replica.device)
+        plans = {**self._desired.plans, **{plan.service: plan for plan in self.plans()}}
+        count = devices_wanted(plans.values()).get(key, 0) + 1
+        return device_objection(*key, count, self._ledger)
 
     def _settled(self, key: StageKey, before: ReplicaPlan | None, after: ReplicaPlan) -> ReplicaPlan:
         """Count a replica that nothing speaks against; its plan as the ledger counts cores."""

@@ -1,4 +1,4 @@
-"""Who holds which part of which core: every core of every node, by id.
+"""Who holds which part of which core, and which devices: every core of every node, by id; devices by kind.
 
 The rule: a core is never promised twice, with one exception. A replica that *starts* may overlap one core
 with a running one that is about to shrink or to drain; both are charged until the running one has let go.
@@ -9,17 +9,22 @@ Cores that a replica gives up are freed when the backend has confirmed it (`Repl
 cores that it gets are charged when they are asked for: between the two, nobody runs on a core that is not
 his.
 
+A device is held whole, by one replica, from its start until it is gone, parked or not: it has the replica's
+memory. Devices of a kind are alike, so they are counted, not named.
+
 What a core is charged with and what a replica holds are kept as sums beside the parts, because they are asked
 for far more often than they change; `check` counts them again.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from steelyard.core.snapshot import CoreShare
 
 UNITS = 100
 """Parts that a core is counted in."""
+CPU = "cpu"
+"""The device of a replica that has cores and nothing beside them."""
 
 
 def units_of(cores: float) -> int:
@@ -42,6 +47,8 @@ class _Node:
         held: units by replica and core.
         total: units by replica.
         guests: the core that a replica overlaps.
+        devices: how many there are, by kind.
+        device_of: the kind of the device that a replica holds; those that hold none are not in it.
     """
 
     core_ids: tuple[int, ...]
@@ -51,11 +58,16 @@ class _Node:
     held: dict[int, dict[int, int]] = field(default_factory=dict)
     total: dict[int, int] = field(default_factory=dict)
     guests: dict[int, int] = field(default_factory=dict)
+    devices: dict[str, int] = field(default_factory=dict)
+    device_of: dict[int, str] = field(default_factory=dict)
 
     def copy(self) -> "_Node":
         held = {replica_id: dict(parts) for replica_id, parts in self.held.items()}
         charge, total, guests = dict(self.charge), dict(self.total), dict(self.guests)
-        return _Node(self.core_ids, self.fractional, charge, self.promised, held, total, guests)
+        devices, device_of = dict(self.devices), dict(self.device_of)
+        return _Node(
+            self.core_ids, self.fractional, charge, self.promised, held, total, guests, devices, device_of
+        )
 
     def free(self, core_id: int) -> int:
         return max(0, UNITS - self.charge[core_id])
@@ -76,6 +88,14 @@ class _Node:
         self.put(replica_id, {})
         del self.held[replica_id], self.total[replica_id]
         self.guests.pop(replica_id, None)
+        self.device_of.pop(replica_id, None)
+
+    def has_free(self, device: str) -> bool:
+        """Whether a device of that kind is there for one more replica; there is no end of `cpu`."""
+        if device == CPU:
+            return True
+        taken = sum(kind == device for kind in self.device_of.values())
+        return taken < self.devices.get(device, 0)
 
     def settle(self) -> None:
         """Forget overlaps that have ended because the host let go of the core."""
@@ -95,18 +115,27 @@ class Ledger:
         self._node_of: dict[int, str] = {}
         self.joined = 0
 
-    def join(self, node: str, core_ids: Sequence[int], *, fractional: bool) -> None:
-        """Add a node, or tell the new extent of a known one. Cores that are held must stay."""
+    def join(
+        self,
+        node: str,
+        core_ids: Sequence[int],
+        *,
+        fractional: bool,
+        devices: Mapping[str, int] | None = None,
+    ) -> None:
+        """Add a node, or tell the new extent of a known one. Cores and devices that are held must stay."""
         self.joined += 1
         ids = tuple(sorted(set(core_ids)))
         known = self._nodes.get(node)
         if known is None:
-            self._nodes[node] = _Node(ids, fractional, dict.fromkeys(ids, 0))
+            self._nodes[node] = _Node(ids, fractional, dict.fromkeys(ids, 0), devices=dict(devices or {}))
             return
         missing = {c for parts in known.held.values() for c in parts} - set(ids)
         assert not missing, f"node {node} withdrew cores {sorted(missing)} that are held"
         known.core_ids, known.fractional = ids, fractional
         known.charge = {core_id: known.charge.get(core_id, 0) for core_id in ids}
+        known.devices = dict(devices or {})
+        _check_devices(node, known)
 
     def copy(self) -> "Ledger":
         """An independent copy, to look at."""
@@ -134,6 +163,10 @@ class Ledger:
         """Whether the node enforces parts of a core."""
         return self._nodes[node].fractional
 
+    def devices(self, node: str) -> dict[str, int]:
+        """Devices of a node, by kind."""
+        return dict(self._nodes[node].devices)
+
     def free(self, node: str) -> float:
         """Cores of a node that nobody holds."""
         ledger = self._nodes[node]
@@ -159,9 +192,9 @@ class Ledger:
         return node is not None and replica_id in self._nodes[node].guests
 
     def allocate(
-        self, replica_id: int, node: str, cores: float, *, hosts: Sequence[int] = ()
+        self, replica_id: int, node: str, cores: float, *, hosts: Sequence[int] = (), device: str = CPU
     ) -> tuple[CoreShare, ...] | None:
-        """Charge a new replica with cores; None, and nothing is charged, if they are not there.
+        """Charge a new replica with cores and a device; None, and nothing is charged, without them.
 
         Args:
             replica_id: not in the ledger yet.
@@ -169,10 +202,13 @@ class Ledger:
             cores: >= 0; 0 for a replica that starts parked.
             hosts: running replicas about to let go of cores, in the order of preference: at most one core of
                 one of them may be overlapped.
+            device: the kind of device that it takes; one is free when its last replica is gone.
         """
         assert replica_id not in self._node_of, f"replica {replica_id} holds cores already"
         ledger = self._nodes[node]
         need = self._checked_units(ledger, cores)
+        if not ledger.has_free(device):
+            return None
         taken, missing = _take(ledger, need, {})
         guest_of = None
         if missing:
@@ -182,6 +218,8 @@ class Ledger:
             taken[guest_of] = taken.get(guest_of, 0) + missing
         self._node_of[replica_id] = node
         ledger.put(replica_id, taken)
+        if device != CPU:
+            ledger.device_of[replica_id] = device
         if guest_of is not None:
             ledger.guests[replica_id] = guest_of
         _check_cores(node, ledger, taken)
@@ -264,6 +302,7 @@ class Ledger:
             hosts = list(ledger.guests.values())
             assert len(hosts) == len(set(hosts)), f"two guests on one core of {name}"
             _check_cores(name, ledger, ledger.core_ids)
+            _check_devices(name, ledger)
             for core_id in ledger.core_ids:
                 parts = sum(held.get(core_id, 0) for held in ledger.held.values())
                 assert parts == ledger.charge[core_id], f"core {core_id} of {name}: {parts} % held"
@@ -297,6 +336,14 @@ def _check_cores(name: str, ledger: _Node, core_ids: Iterable[int]) -> None:
         guest = ledger.held[guest_on[core_id]][core_id] if core_id in guest_on else 0
         assert charge - guest <= UNITS, f"core {core_id} of {name} is promised {charge} %"
         assert guest <= UNITS, f"a guest holds {guest} % of core {core_id} of {name}"
+
+
+def _check_devices(name: str, ledger: _Node) -> None:
+    """Assert that no kind of device is held more often than there are, and by replicas only."""
+    for kind in set(ledger.device_of.values()):
+        taken = sum(held == kind for held in ledger.device_of.values())
+        assert taken <= ledger.devices.get(kind, 0), f"{taken} devices {kind} of {name} are held"
+    assert ledger.device_of.keys() <= ledger.held.keys(), f"devices {ledger.device_of} of {name}"
 
 
 def _take(ledger: _Node, need: int, own: dict[int, int]) -> tuple[dict[int, int], int]:

@@ -154,7 +154,7 @@ class ControlMachine:
     # Events
 
     def _on_node_joined(self, event: NodeJoined) -> list[Command]:
-        self._ledger.join(event.node, event.core_ids, fractional=event.fractional)
+        self._ledger.join(event.node, event.core_ids, fractional=event.fractional, devices=event.devices)
         self._next_solve_s = self._now_s
         self._dirty = True
         return []

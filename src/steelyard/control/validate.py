@@ -1,15 +1,16 @@
 """Whether a plan can be carried out on the cluster as it is now.
 
 Checked here once, on fresh state, for every policy: names are known, numbers are numbers, parts of a core
-only where the node enforces them, and all desired replicas together fit their nodes. The answer is a
+only where the node enforces them, a replica is on the device that its variants are for, and all desired
+replicas together fit their nodes, cores and devices. The answer is a
 sentence, for `RecordDecision`; None means that there is nothing to object to.
 """
 
 from collections.abc import Mapping
 from math import isfinite
 
-from steelyard.control.desired import units_by_node
-from steelyard.control.ledger import UNITS, Ledger, units_of
+from steelyard.control.desired import devices_wanted, units_by_node
+from steelyard.control.ledger import CPU, UNITS, Ledger, units_of
 from steelyard.core.plan import ReplicaPlan, ServicePlan, StagePlan
 from steelyard.core.types import Service, Stage
 
@@ -42,7 +43,15 @@ def replica_objection(replica: ReplicaPlan, stage: Stage, ledger: Ledger) -> str
         return f"a replica of {replica.cores} cores with variants {list(replica.variants)}"
     if not ledger.fractional(replica.node) and units_of(replica.cores) % UNITS:
         return f"{replica.cores:g} cores, but node {replica.node} does not enforce parts of a core"
-    return unknown_variant(replica.variants, stage)
+    return unknown_variant(replica.variants, stage) or _wrong_device(replica, stage)
+
+
+def _wrong_device(replica: ReplicaPlan, stage: Stage) -> str | None:
+    """The first variant that is not for the replica's device, in a sentence; None if there is none."""
+    for variant in stage.variants:
+        if variant.name in replica.variants and variant.device != replica.device:
+            return f"variant {variant.name} is for device {variant.device}, the replica has {replica.device}"
+    return None
 
 
 def unknown_variant(named: tuple[str, ...], stage: Stage) -> str | None:
@@ -66,6 +75,14 @@ def node_objection(node: str, units: int, ledger: Ledger) -> str | None:
     if units <= units_of(ledger.capacity(node)):
         return None
     return f"{units / UNITS:g} cores wanted on node {node}, which has {ledger.capacity(node):g}"
+
+
+def device_objection(node: str, kind: str, count: int, ledger: Ledger) -> str | None:
+    """Why so many devices of a kind cannot be wanted of a node; None if they can."""
+    there = ledger.devices(node).get(kind, 0)
+    if kind == CPU or count <= there:
+        return None
+    return f"{count} devices {kind} wanted on node {node}, which has {there}"
 
 
 def _stage_objection(plan: StagePlan, stage: Stage, ledger: Ledger) -> str | None:
@@ -96,6 +113,10 @@ def _fit_objection(desired: Plans, services: Mapping[str, Service], ledger: Ledg
             totals[node] = totals.get(node, 0) + units
     for node, units in totals.items():
         objection = node_objection(node, units, ledger)
+        if objection:
+            return objection
+    for (node, kind), count in devices_wanted(desired.values()).items():
+        objection = device_objection(node, kind, count, ledger)
         if objection:
             return objection
     return None

@@ -97,7 +97,13 @@ class Picture:
             self._nodes_of = version
             free = free_cores(self._desired, self._fleet, self._ledger)
             self._nodes = tuple(
-                NodeView(name, self._ledger.capacity(name), free[name], self._ledger.fractional(name))
+                NodeView(
+                    name,
+                    self._ledger.capacity(name),
+                    free[name],
+                    self._ledger.fractional(name),
+                    self._ledger.devices(name),
+                )
                 for name in self._ledger.nodes
             )
         return self._nodes

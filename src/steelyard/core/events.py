@@ -151,11 +151,12 @@ class SolveFailed(Frozen, frozen=True, tag="solve_failed"):
 
 
 class NodeJoined(Frozen, frozen=True, tag="node_joined"):
-    """A node offers its cores, by id; `fractional` if it can enforce parts of a core."""
+    """A node offers its cores, by id, and devices, by kind; `fractional` if it enforces parts of a core."""
 
     node: str
     core_ids: tuple[int, ...]
     fractional: bool = False
+    devices: dict[str, int] = {}
 
 
 class ReplicaThrottled(Frozen, frozen=True, tag="replica_throttled"):

@@ -93,12 +93,16 @@ class ReplicaView(Frozen, frozen=True):
 
 
 class NodeView(Frozen, frozen=True):
-    """One node: `cores_free` are promised to nobody; `fractional` if it enforces parts of a core."""
+    """One node: `cores_free` are promised to nobody; `fractional` if it enforces parts of a core.
+
+    `devices` are those it has, by kind (a replica on one takes all of it, and its cores beside).
+    """
 
     name: str
     cores: float
     cores_free: float
     fractional: bool = False
+    devices: dict[str, int] = {}
 
 
 class ServiceView(Frozen, frozen=True):

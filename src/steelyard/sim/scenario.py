@@ -15,11 +15,12 @@ WINDOW_S = 0.1
 
 
 class SimulatedNode(Frozen, frozen=True):
-    """A node of the simulated cluster: whole cores; `fractional` if it enforces parts of one."""
+    """A node of the simulated cluster; `devices` by kind; `fractional` if it enforces parts of a core."""
 
     name: str
     cores: int
     fractional: bool = False
+    devices: dict[str, int] = {}
 
 
 class Failure(Frozen, frozen=True):
