@@ -253,6 +253,13 @@ def test_an_output_without_rows_is_answered_whole(intake: ComputingIntake) -> No
         ({"slo_class": "gold"}, {}, 0.2),
         ({"slo_class": "slow"}, {}, 2.0),
         ({"slo_class": "slow", "timeout": 1_000_000}, {}, 1.0),
+        ({"timeout": 0}, {}, 0.5),  # Triton's word for none
+        ({}, {"Steelyard-Slo-Class": "gold"}, 0.2),
+        # what had passed before the request came is taken off whatever bounds it
+        ({"elapsed_ms": 120}, {}, 0.38),
+        ({"elapsed_ms": 120}, {"Steelyard-Elapsed-Ms": "200"}, 0.3),
+        ({"max_latency_ms": 90}, {"Steelyard-Elapsed-Ms": "50"}, 0.04),
+        ({"slo_class": "gold"}, {"Steelyard-Elapsed-Ms": "250"}, -0.05),
     ],
 )
 def test_the_smallest_bound_is_the_deadline(
@@ -261,14 +268,28 @@ def test_the_smallest_bound_is_the_deadline(
     infer(intake, "mlp", {"inputs": [x()], "parameters": parameters}, headers)
     request = intake.requests[-1]
     assert request.deadline_s - request.arrived_s == pytest.approx(bound_s)
-    assert request.slo_class == parameters.get("slo_class", "")
+    assert request.slo_class == parameters.get("slo_class", headers.get("Steelyard-Slo-Class", ""))
 
 
-def test_bounds_on_accuracy_and_cores_are_passed_on(intake: ComputingIntake) -> None:
-    infer(
-        intake, "mlp", {"inputs": [x()], "parameters": {"min_accuracy": 0.9, "max_core_ms": 7, "other": "x"}}
-    )
-    assert (intake.requests[-1].min_accuracy, intake.requests[-1].max_core_ms) == (0.9, 7)
+@pytest.mark.parametrize(
+    ("parameters", "headers", "bounds"),
+    [
+        ({"min_accuracy": 0.9, "max_core_ms": 7, "other": "x"}, {}, (0.9, 7)),
+        ({}, {"Steelyard-Min-Accuracy": "0.9", "Steelyard-Max-Core-Ms": "7"}, (0.9, 7)),
+        # the stricter of both: the higher accuracy, the lower cost
+        ({"min_accuracy": 0.9, "max_core_ms": 7}, {"Steelyard-Min-Accuracy": "0.8"}, (0.9, 7)),
+        ({"min_accuracy": 0.9, "max_core_ms": 7}, {"Steelyard-Max-Core-Ms": "5.5"}, (0.9, 5.5)),
+        ({}, {}, (None, None)),
+    ],
+)
+def test_bounds_on_accuracy_and_cores_are_passed_on(
+    intake: ComputingIntake,
+    parameters: dict[str, Any],
+    headers: dict[str, str],
+    bounds: tuple[float | None, float | None],
+) -> None:
+    infer(intake, "mlp", {"inputs": [x()], "parameters": parameters}, headers)
+    assert (intake.requests[-1].min_accuracy, intake.requests[-1].max_core_ms) == bounds
 
 
 def test_batch_keys_and_buckets(intake: ComputingIntake) -> None:

@@ -117,7 +117,14 @@ BAD_JSON = [
         {"inputs": [x()], "outputs": [{"name": "y", "parameters": {"classification": 3}}]},
         "output 'y': classification and shared memory are not served",
     ),
-    ({"inputs": [x()], "parameters": {"timeout": 0}}, "parameter 'timeout' must be a number > 0, not 0"),
+    (
+        {"inputs": [x()], "parameters": {"max_latency_ms": 0}},
+        "parameter 'max_latency_ms' must be a number > 0, not 0",
+    ),
+    (
+        {"inputs": [x()], "parameters": {"elapsed_ms": -1}},
+        "parameter 'elapsed_ms' must be a number >= 0, not -1",
+    ),
     ({"inputs": [x()], "parameters": {"timeout": -5}}, "parameter 'timeout' must be a number > 0, not -5"),
     (
         {"inputs": [x()], "parameters": {"max_latency_ms": float("nan")}},
@@ -285,8 +292,26 @@ def test_a_bad_raw_request(service: str, size: int, line: str) -> None:
     assert (answer.status, answer.json()["error"]) == (400, line)
 
 
-@pytest.mark.parametrize("value", ["0", "-3", "nan", "inf", "soon", ""])
-def test_a_bad_latency_header(value: str) -> None:
-    answer = infer({"inputs": [x()]}, {"Steelyard-Max-Latency-Ms": value})
-    line = f"Steelyard-Max-Latency-Ms must be a number > 0, not '{value}'"
+BAD_HEADERS = [
+    *(
+        ("Steelyard-Max-Latency-Ms", value, "be a number > 0")
+        for value in ("0", "-3", "nan", "inf", "soon", "")
+    ),
+    ("Steelyard-Max-Core-Ms", "0", "be a number > 0"),
+    ("Steelyard-Elapsed-Ms", "-0.1", "be a number >= 0"),
+    ("Steelyard-Elapsed-Ms", "inf", "be a number >= 0"),
+    ("Steelyard-Min-Accuracy", "95%", "lie in [0, 1]"),
+    ("Steelyard-Min-Accuracy", "1.01", "lie in [0, 1]"),
+]
+
+
+@pytest.mark.parametrize(("header", "value", "line"), BAD_HEADERS)
+def test_a_bad_bound_in_a_header(header: str, value: str, line: str) -> None:
+    answer = infer({"inputs": [x()]}, {header: value})
+    assert (answer.status, answer.json()["error"]) == (400, f"{header} must {line}, not '{value}'")
+
+
+def test_two_classes_are_one_too_many() -> None:
+    answer = infer({"inputs": [x()], "parameters": {"slo_class": "gold"}}, {"Steelyard-Slo-Class": "silver"})
+    line = "the headers say slo_class 'silver', the parameters 'gold'"
     assert (answer.status, answer.json()["error"]) == (400, line)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steelyard.core.commands import Fail, Reject, Shed
+from steelyard.core.commands import Fail, NearestBounds, Reject, Shed
 from steelyard.core.types import RequestId
 from steelyard.serve.base import End, OnEnd
 from steelyard.serve.edge import EdgeSettings, make_app
@@ -127,6 +127,28 @@ def test_wrong_places(method: str, path: str, status: int, line: str) -> None:
             503,
             {"error": "the server is stopping", "reason": "draining", "retry_after_ms": 1000.0},
             "1",
+        ),
+        (
+            Reject(ID, "bounds", None, NearestBounds(max_latency_ms=42.5, min_accuracy=0.91)),
+            400,
+            {
+                "error": "service 'mlp' cannot meet the request's bounds together now; with the others as "
+                "they are, max_latency_ms 42.5 or min_accuracy 0.91 could be met",
+                "reason": "bounds",
+                "nearest": {"max_latency_ms": 42.5, "min_accuracy": 0.91},
+            },
+            None,
+        ),
+        (
+            Reject(ID, "bounds", 1.5),
+            400,
+            {
+                "error": "service 'mlp' cannot meet the request's bounds together now",
+                "reason": "bounds",
+                "retry_after_ms": 1500.0,
+                "nearest": {},
+            },
+            "2",
         ),
         (
             Shed(ID, "early"),

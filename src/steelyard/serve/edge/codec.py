@@ -9,7 +9,6 @@ length of 0 means a *raw* request: the whole body is the bytes of the only input
 Sources: Open Inference Protocol v2 (REST), Triton's binary tensor data extension.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,11 +16,10 @@ from steelyard.core.errors import InputError
 from steelyard.runtime.base import Signature, TensorSpec
 from steelyard.serve.base import ServedService
 from steelyard.serve.edge.body import Body
-from steelyard.serve.edge.head import Head, HeadOutput, Parameters, parse_head
+from steelyard.serve.edge.bounds import UNBOUNDED, Bounds, parameter_bounds, stricter
+from steelyard.serve.edge.head import Head, HeadOutput, parse_head
 from steelyard.serve.edge.inputs import Input, check_input, quoted, raw_input, shown
 from steelyard.serve.edge.tensors import KINDS
-
-_NO_PARAMETERS = Parameters()
 
 
 class Answer(NamedTuple):
@@ -38,7 +36,8 @@ class Inference(NamedTuple):
         client_id: the client's `id`, empty if it gave none.
         inputs: in the order of the service's signature.
         answers: the outputs wanted, in the order asked for.
-        bound_s: the smallest of the SLO and the request's own bounds, seconds from arrival.
+        bound_s: seconds from arrival to the deadline: the smallest of the SLO and the request's own bounds,
+            less what had passed before; not positive if nothing is left.
     """
 
     client_id: str
@@ -62,7 +61,10 @@ class Route:
         self.signature = signature
         self.batchable = signature.batchable
         self.slo_s = service.slo_s
-        self.classes: Mapping[str, float] = served.classes
+        self.classes: Mapping[str, float] = {
+            **{name: found.slo_s for name, found in service.classes.items()},
+            **served.classes,
+        }
         self.rows_max = service.request_rows_max
         self.inputs = {spec.name: spec for spec in signature.inputs}
         self.outputs = {spec.name: spec for spec in signature.outputs}
@@ -72,20 +74,20 @@ class Route:
         self._all_binary = tuple(Answer(spec, True) for spec in signature.outputs)
         self._binary_only = next((s for s in signature.outputs if KINDS[s.dtype].element is None), None)
 
-    def parse(self, body: Body, head_length: int | None, header_bound_s: float = math.inf) -> Inference:
+    def parse(self, body: Body, head_length: int | None, bounds: Bounds = UNBOUNDED) -> Inference:
         """Check one request.
 
         Args:
             body: the whole body, decompressed.
             head_length: bytes of its JSON head; None: all of it; 0: a raw request.
-            header_bound_s: the bound that a header states, seconds.
+            bounds: what the headers state.
 
         Raises:
             InputError: anything about the request is not what the service takes.
         """
         if head_length == 0:
             only = raw_input(self.name, self.signature, body)
-            return self._inference(Head([]), (only,), self._all_binary, header_bound_s)
+            return self._inference(Head([]), (only,), self._all_binary, bounds)
         size = body.left if head_length is None else head_length
         if size > body.left:
             raise InputError(f"Inference-Header-Content-Length is {size}, but the body has {body.left} bytes")
@@ -104,12 +106,13 @@ class Route:
             )
         binary = head.parameters is not None and head.parameters.binary_data_output
         answers = self._answers(head.outputs, binary)
-        return self._inference(head, tuple(found[name] for name in self.inputs), answers, header_bound_s)
+        return self._inference(head, tuple(found[name] for name in self.inputs), answers, bounds)
 
     def _inference(
-        self, head: Head, inputs: tuple[Input, ...], answers: tuple[Answer, ...], header_bound_s: float
+        self, head: Head, inputs: tuple[Input, ...], answers: tuple[Answer, ...], bounds: Bounds
     ) -> Inference:
-        parameters = head.parameters or _NO_PARAMETERS
+        if head.parameters is not None:
+            bounds = stricter(bounds, parameter_bounds(head.parameters))
         return Inference(
             client_id=head.id,
             rows=self._rows(inputs),
@@ -117,10 +120,10 @@ class Route:
             bucket=self._bucket(inputs) if self.buckets else 0,
             inputs=inputs,
             answers=answers,
-            bound_s=min(self._bound_s(parameters), header_bound_s),
-            slo_class=parameters.slo_class,
-            min_accuracy=_min_accuracy(parameters.min_accuracy),
-            max_core_ms=_positive("max_core_ms", parameters.max_core_ms),
+            bound_s=self._bound_s(bounds),
+            slo_class=bounds.slo_class,
+            min_accuracy=bounds.min_accuracy,
+            max_core_ms=bounds.max_core_ms,
         )
 
     def _spec(self, name: str) -> TensorSpec:
@@ -191,22 +194,14 @@ class Route:
             bucket = max(bucket, index)
         return bucket
 
-    def _bound_s(self, parameters: Parameters) -> float:
-        bound_s = self.slo_s
-        if parameters.slo_class:
-            if parameters.slo_class not in self.classes:
+    def _bound_s(self, bounds: Bounds) -> float:
+        slo_s = self.slo_s
+        if bounds.slo_class:
+            if bounds.slo_class not in self.classes:
                 known = f"its classes are {quoted(self.classes)}" if self.classes else "it has no classes"
-                raise InputError(
-                    f"service '{self.name}' has no slo_class {shown(parameters.slo_class)}: {known}"
-                )
-            bound_s = self.classes[parameters.slo_class]
-        timeout_us = _positive("timeout", parameters.timeout)
-        if timeout_us is not None:
-            bound_s = min(bound_s, timeout_us / 1e6)
-        latency_ms = _positive("max_latency_ms", parameters.max_latency_ms)
-        if latency_ms is not None:
-            bound_s = min(bound_s, latency_ms / 1e3)
-        return bound_s
+                raise InputError(f"service '{self.name}' has no slo_class {shown(bounds.slo_class)}: {known}")
+            slo_s = self.classes[bounds.slo_class]
+        return min(slo_s, bounds.latency_s) - bounds.elapsed_s
 
 
 def header_length(value: bytes | None) -> int | None:
@@ -224,23 +219,6 @@ def header_length(value: bytes | None) -> int | None:
     return int(value)
 
 
-def header_bound_s(value: bytes | None) -> float:
-    """Seconds that the header `Steelyard-Max-Latency-Ms` allows; infinity without it.
-
-    Raises:
-        InputError: it is not a number > 0.
-    """
-    if value is None:
-        return math.inf
-    try:
-        bound_ms = float(value)
-    except ValueError:
-        bound_ms = math.nan
-    if not 0 < bound_ms < math.inf:
-        raise InputError(f"Steelyard-Max-Latency-Ms must be a number > 0, not {shown(value)}")
-    return bound_ms / 1e3
-
-
 def _static_batch_key(signature: Signature) -> str:
     """The batch key of every request, if no dimension but the leading one varies; else empty."""
     skip = 1 if signature.batchable else 0
@@ -256,18 +234,6 @@ def _batch_key(inputs: Sequence[Input], batchable: bool) -> str:
 
 def _key(parts: Iterable[tuple[str, str, Sequence[int]]]) -> str:
     return ";".join(f"{name}:{dtype}[{','.join(map(str, dims))}]" for name, dtype, dims in parts)
-
-
-def _positive(name: str, value: float | None) -> float | None:
-    if value is not None and not 0 < value < math.inf:
-        raise InputError(f"parameter '{name}' must be a number > 0, not {value}")
-    return value
-
-
-def _min_accuracy(value: float | None) -> float | None:
-    if value is not None and not 0 <= value <= 1:
-        raise InputError(f"parameter 'min_accuracy' must lie in [0, 1], not {value}")
-    return value
 
 
 def _json_refused(spec: TensorSpec) -> str:

@@ -46,13 +46,13 @@ class HeadOutput(msgspec.Struct):
 class Parameters(msgspec.Struct):
     """The request parameters that mean something here; others are ignored, as the protocol allows.
 
-    `timeout` is in microseconds (Triton's), `max_latency_ms` in milliseconds; the rest are the fields of the
-    same name in `steelyard.core.types.Request`.
+    `timeout` is in microseconds (Triton's); what the bounds mean is said in `edge/bounds.py`.
     """
 
     binary_data_output: bool = False
     timeout: int | float | None = None
     max_latency_ms: int | float | None = None
+    elapsed_ms: int | float | None = None
     slo_class: str = ""
     min_accuracy: int | float | None = None
     max_core_ms: int | float | None = None

@@ -12,7 +12,8 @@ from steelyard.core.errors import InputError
 from steelyard.core.types import Request, RequestId
 from steelyard.serve.base import Intake
 from steelyard.serve.edge.body import Body
-from steelyard.serve.edge.codec import Route, header_bound_s, header_length
+from steelyard.serve.edge.bounds import header_bounds
+from steelyard.serve.edge.codec import Route, header_length
 from steelyard.serve.edge.compression import answer_coding
 from steelyard.serve.edge.exchange import CLIENT_GONE, Exchange, Send, send_reply
 from steelyard.serve.edge.inputs import store
@@ -120,8 +121,7 @@ class EdgeApp:
         body = Body(await self._bodies.inflate(headers, chunks))
         head_length = header_length(headers.get(b"inference-header-content-length"))
         self._check_json_size(body.left if head_length is None else head_length)
-        bound_s = header_bound_s(headers.get(b"steelyard-max-latency-ms"))
-        asked = exchange.asked = exchange.route.parse(body, head_length, bound_s)
+        asked = exchange.asked = exchange.route.parse(body, head_length, header_bounds(headers))
         if asked.client_id:
             exchange.name = asked.client_id[:REQUEST_NAME_CHARS_MAX]
         tensors = store(asked.inputs, self._intake.arena)

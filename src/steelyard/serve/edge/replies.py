@@ -1,7 +1,9 @@
 """What every outcome but a completed inference looks like over HTTP: status, headers, one line of text.
 
 Refusals are `{"error": text}` as the protocol has it, with a `reason` where a client may act on it: 503 (or
-429, a setting) and `Retry-After` for what another moment could cure, 4xx for what it could not.
+429, a setting) and `Retry-After` for what another moment could cure, 4xx for what it could not. Bounds
+that no plan of the moment can meet are 400: it is for the client to change them, and no proxy should try them
+again unchanged. The body says the `nearest` ones that can be met.
 """
 
 import math
@@ -9,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from steelyard.core.commands import Fail, Reject, Shed
+from steelyard.core.commands import Fail, NearestBounds, Reject, Shed
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -29,16 +31,29 @@ class RefusedError(Exception):
     """A request ends here, with this answer."""
 
     def __init__(
-        self, status: int, text: str, *, reason: str = "", retry_after_s: float | None = None
+        self,
+        status: int,
+        text: str,
+        *,
+        reason: str = "",
+        retry_after_s: float | None = None,
+        nearest: NearestBounds | None = None,
     ) -> None:
         super().__init__(text)
         self.status = status
         self.reason = reason
         self.retry_after_s = retry_after_s
+        self.nearest = nearest
 
     def reply(self) -> Reply:
         """The answer it stands for."""
-        return refusal(self.status, str(self), reason=self.reason, retry_after_s=self.retry_after_s)
+        return refusal(
+            self.status,
+            str(self),
+            reason=self.reason,
+            retry_after_s=self.retry_after_s,
+            nearest=self.nearest,
+        )
 
 
 def json_reply(status: int, value: object) -> Reply:
@@ -53,13 +68,22 @@ def raw_json(status: int, body: bytes) -> Reply:
     )
 
 
-def refusal(status: int, text: str, *, reason: str = "", retry_after_s: float | None = None) -> Reply:
-    """`{"error": text}`, with `reason` and `Retry-After` (whole seconds, rounded up) where given."""
+def refusal(
+    status: int,
+    text: str,
+    *,
+    reason: str = "",
+    retry_after_s: float | None = None,
+    nearest: NearestBounds | None = None,
+) -> Reply:
+    """`{"error": text}`, with `reason`, `nearest` and `Retry-After` (whole seconds, up) where given."""
     value: dict[str, object] = {"error": text}
     if reason:
         value["reason"] = reason
     if retry_after_s is not None:
         value["retry_after_ms"] = round(retry_after_s * 1e3, 3)
+    if nearest is not None:
+        value["nearest"] = _known(nearest)
     reply = json_reply(status, value)
     if retry_after_s is not None:
         reply.headers.append((b"retry-after", b"%d" % max(1, math.ceil(retry_after_s))))
@@ -75,6 +99,8 @@ def end_refusal(service: str, end: Reject | Shed | Fail, overload_status: int) -
     if isinstance(end, Shed):
         text = f"service '{service}' dropped the request: its deadline could no longer be met"
         return RefusedError(overload_status, text, reason=end.reason, retry_after_s=RETRY_AFTER_S)
+    if end.reason == "bounds":
+        return _bounds_refusal(service, end)
     retry_after_s = RETRY_AFTER_S if end.retry_after_s is None else end.retry_after_s
     if end.reason == "draining":
         return RefusedError(503, "the server is stopping", reason=end.reason, retry_after_s=retry_after_s)
@@ -84,3 +110,16 @@ def end_refusal(service: str, end: Reject | Shed | Fail, overload_status: int) -
         else f"service '{service}' cannot meet the request's deadline"
     )
     return RefusedError(overload_status, text, reason=end.reason, retry_after_s=retry_after_s)
+
+
+def _bounds_refusal(service: str, end: Reject) -> RefusedError:
+    nearest = end.nearest or NearestBounds()
+    text = f"service '{service}' cannot meet the request's bounds together now"
+    would_do = [f"{name} {value:g}" for name, value in _known(nearest).items()]
+    if would_do:
+        text += f"; with the others as they are, {' or '.join(would_do)} could be met"
+    return RefusedError(400, text, reason=end.reason, retry_after_s=end.retry_after_s, nearest=nearest)
+
+
+def _known(nearest: NearestBounds) -> dict[str, float]:
+    return {name: value for name, value in nearest._asdict().items() if value is not None}
