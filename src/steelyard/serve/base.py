@@ -21,12 +21,15 @@ class ServedService(Frozen, frozen=True):
         signature: inputs and outputs.
         buckets: for input name -> (dimension, ascending sizes); the first size that fits is the shape bucket.
         classes: latency bound in seconds by SLO class, as a request's `slo_class` names it.
+        outputs: for the name of an output in `signature` -> (stage that makes it, its name there); empty: the
+            outputs of the last stage, under their own names.
     """
 
     service: Service
     signature: Signature
     buckets: dict[str, tuple[int, tuple[int, ...]]] = {}
     classes: dict[str, float] = {}
+    outputs: dict[str, tuple[str, str]] = {}
 
 
 class DeployedStage(Frozen, frozen=True):
