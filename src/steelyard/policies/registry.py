@@ -11,6 +11,7 @@ from steelyard.core.errors import SpecError
 from steelyard.policies.base import Policy, PolicyContext, PolicyEntry
 from steelyard.policies.fa2 import Fa2Policy
 from steelyard.policies.hpa import make_hpa
+from steelyard.policies.infadapter import InfAdapterPolicy
 from steelyard.policies.inferline import InferlinePolicy
 from steelyard.policies.kpa import make_kpa
 from steelyard.policies.options import nearest_first
@@ -40,6 +41,7 @@ _BUILT_IN: dict[str, PolicyEntry] = {
     "fa2": _each(Fa2Policy, "one-core replicas, as few as the pipeline allows (FA2, 2022)"),
     "sponge": _each(SpongePolicy, "cores only, for deadlines that move (Sponge, 2024)"),
     "inferline": _each(InferlinePolicy, "planned once, replicas tuned to the last 30 s (InferLine, 2020)"),
+    "infadapter": _each(InfAdapterPolicy, "a mix of variants, cores for each, every 30 s (InfAdapter, 2023)"),
     "hpa": _each(make_hpa, "replicas on CPU utilisation (Kubernetes HPA)"),
     "kpa": _each(make_kpa, "replicas on concurrency, with a panic window (Knative)"),
     "vpa": _each(make_vpa, "cores on a histogram of CPU usage, in place (Kubernetes VPA)"),
