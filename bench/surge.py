@@ -53,7 +53,13 @@ def main() -> None:
             plan = plan_surge(cells, seconds=options.seconds, seed=seed)
             write_spec(spec, recogniser.model, slo_ms=plan.slo_ms, fixed_batch=plan.best_batch)
             job = Job(
-                "", SERVICE, plan.counts, plan.slo_ms, seed, str(find_font()), str(find_shipped().characters)
+                "",
+                SERVICE,
+                plan.counts,
+                plan.slo_ms,
+                seed,
+                str(find_font()),
+                characters=str(find_shipped().characters),
             )
             for policy in policies[seed % len(policies) :] + policies[: seed % len(policies)]:
                 series = replay(
