@@ -14,7 +14,7 @@ from setuptools import Extension, setup
 
 COMPILED = {
     "core": (
-        "admission", "assembly", "capacity", "dispatch", "estimate", "forming", "invariants", "lifecycle",
+        "admission", "assembly", "capacity", "dispatch", "estimate", "forming", "inputs", "invariants", "lifecycle",
         "mix", "pipeline", "queue", "remaining", "requests", "residuals", "routing", "service", "stage",
         "tally", "work",
     ),

@@ -28,7 +28,7 @@ def make_piece(
     sequence: int, due_s: float, *, rows: int = 1, key: str = "x", arrived_s: float = 0.0
 ) -> Piece:
     request = make_request(sequence, arrived_s, slo_s=due_s - arrived_s, rows=rows, batch_key=key)
-    visit = Visit(OpenRequest(request, due_s=due_s), MAIN, arrived_s)
+    visit = Visit(OpenRequest(request, due_s=due_s), MAIN, rows, arrived_s)
     return Piece(visit, 0, rows, sequence=sequence)
 
 

@@ -420,7 +420,7 @@ VARIANTS = (Variant("v"),)
         ((Stage("a", VARIANTS, ("a",)),), "stage a is after a, which does not come before it"),
         ((Stage("a", VARIANTS), Stage("a", VARIANTS)), "stage a is there twice"),
         ((Stage("a", VARIANTS), Stage("x", VARIANTS)), "stage x has no service times"),
-        ((Stage("a", VARIANTS, fan_out=0),), "stage a has a fan-out of 0, want at least 1"),
+        ((Stage("a", VARIANTS, fan_out=0),), "stage a has a fan-out of 0, want a whole number of at least 1"),
     ],
 )
 def test_what_is_no_pipeline_is_refused(stages: tuple[Stage, ...], error: str) -> None:

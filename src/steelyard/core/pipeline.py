@@ -3,19 +3,26 @@
 A request visits each stage once, as soon as all stages that come before it there are done. Between two stages
 it takes nothing but the outputs of the first, which stay with the replicas that made them:
 
-1. A stage's outputs are needed by a request until every stage that follows has done its part of it. Those of
-   a stage that nothing follows belong to the answer and are needed until the request ends.
-2. A batch in flight has taken its inputs. So outputs that are lost are made again only if a stage that
-   follows has not begun with all of its pieces; what waits there is held up meanwhile.
+1. A stage's outputs are needed by a request until every stage that follows has done its part of it. Those
+   that belong to the answer (`Service.answers`) are needed until the request ends.
+2. A batch in flight has taken its inputs. So outputs that are lost are made again only if they belong to the
+   answer, or if a stage that follows has not begun with all of its pieces; what waits there is held up
+   meanwhile.
 3. What runs again needs its own inputs: stages before it whose outputs are gone run again first.
+4. A stage that takes items has as many rows of a request as their maker has counted, over all batches of it.
+   Without any, its part is done when it begins: nothing runs there, and there are no outputs.
+5. Items that are made again may be others: more or fewer of them, or another variant's, which need not even
+   come in the same order. A stage that takes them begins anew if nothing has run there. Otherwise rows of
+   both makings would meet in one answer, and the request fails (`contradicted`).
 """
 
 from collections.abc import Mapping
 
 from steelyard.core.errors import SpecError
+from steelyard.core.inputs import made_from, rows_at
 from steelyard.core.plan import ServicePlan
 from steelyard.core.stage import StageState
-from steelyard.core.types import Service, ServiceTimes
+from steelyard.core.types import Service, ServiceTimes, Stage
 from steelyard.core.work import OpenRequest, Piece, Visit
 
 
@@ -26,7 +33,7 @@ def make_stages(
 
     Raises:
         SpecError: there is no stage; two have one name; one has no service times or comes after a stage that
-            is unknown or not before it.
+            is unknown or not before it; fan-outs, items or answers are not as `Stage` and `Service` say.
     """
     if not service.stages:
         raise SpecError(f"service {service.name}: want at least one stage")
@@ -38,8 +45,10 @@ def make_stages(
             raise SpecError(f"{where} is there twice")
         if stage.name not in service_times:
             raise SpecError(f"{where} has no service times")
-        if stage.fan_out < 1:
-            raise SpecError(f"{where} has a fan-out of {stage.fan_out}, want at least 1")
+        if not stage.items_of and (stage.fan_out < 1 or stage.fan_out % 1):
+            raise SpecError(f"{where} has a fan-out of {stage.fan_out}, want a whole number of at least 1")
+        if stage.items_of and stage.fan_out <= 0:
+            raise SpecError(f"{where} has a fan-out of {stage.fan_out}, want more than 0")
         planned = plan.stages.get(stage.name) if plan else None
         state = StageState(stage, service_times[stage.name], planned, queue_rows_max=service.queue_rows_max)
         for source in dict.fromkeys(stage.after):
@@ -53,44 +62,132 @@ def make_stages(
                 )
             stages[source].followers.append(state)
             state.sources.append(stages[source])
+        _take_items(stage, state, where)
+        state.read = [source for source in state.sources if any(i.stage == source.name for i in stage.inputs)]
         stages[stage.name] = state
+    for name in service.answers or (service.stages[-1].name,):
+        if name not in stages:
+            raise SpecError(
+                f"service {service.name}: is answered by {name}, which is unknown; "
+                f"known: {', '.join(sorted(known))}"
+            )
+        stages[name].is_answer = True
     for state in reversed(stages.values()):
         for follower in state.followers:
             state.remaining.precede(follower.remaining)
     return stages
 
 
+def _take_items(stage: Stage, state: StageState, where: str) -> None:
+    """Link a stage to the one whose items it takes, if it takes any.
+
+    Raises:
+        SpecError: it does not come after that one, or that one takes items itself.
+    """
+    if not stage.items_of:
+        return
+    state.maker = next((source for source in state.sources if source.name == stage.items_of), None)
+    if state.maker is None:
+        raise SpecError(f"{where} takes items of {stage.items_of}, which it is not after")
+    if state.maker.maker is not None:
+        raise SpecError(
+            f"{where} takes items of {stage.items_of}, which takes items of {state.maker.maker.name} itself: "
+            "want items of a stage that has the request's rows"
+        )
+    state.maker.item_takers.append(state.name)
+
+
 def enter(opened: OpenRequest, stages: list[StageState]) -> None:
     """Let a new request wait in the stages that take its own inputs."""
     for stage in stages:
-        _begin(Visit(opened, stage, opened.request.arrived_s))
+        _begin(Visit(opened, stage, rows_at(stage, opened), opened.request.arrived_s))
 
 
-def advance(visit: Visit, finished_s: float, *, queue_s: float, service_s: float) -> None:
+def advance(visit: Visit, finished_s: float, *, queue_s: float, service_s: float) -> list[Visit]:
     """A visit is done: let the request wait in the stages that had only this one to wait for.
 
     Args:
-        visit: done.
+        visit: done, and `contradicted` by nothing that follows.
         finished_s: when its last piece was done.
         queue_s: seconds the request has waited until then, on the path of what was done last.
         service_s: seconds it was served, on the same path.
+
+    Returns:
+        The visits that are done with it: itself, and those behind it that have no items.
     """
-    visits = visit.open.visits
+    ended = [visit]
+    opened = visit.open
     for stage in visit.stage.followers:
-        follower = visits.get(stage.name)
-        if follower is not None:
+        follower = opened.visits.get(stage.name)
+        if follower is None:
+            if all(is_done_at(opened, source.name) for source in stage.sources):
+                rows = rows_at(stage, opened)
+                begun = Visit(opened, stage, rows, finished_s, queue_s=queue_s, service_s=service_s)
+                ended += _begin(begun)
+        elif not follower.is_done:
+            if stage.maker is visit.stage and follower.made_from != made_from(stage, opened):
+                ended += _begin_anew(follower)
             for piece in [piece for piece in follower.pieces if piece.is_held_up]:
                 wait(piece)
-        elif all(source.name in visits and visits[source.name].is_done for source in stage.sources):
-            _begin(Visit(visit.open, stage, finished_s, queue_s=queue_s, service_s=service_s))
+    return ended
 
 
-def _begin(visit: Visit) -> None:
-    stage = visit.stage
-    visit.open.visits[stage.name] = visit
-    piece = stage.whole(visit)
+def is_done_at(opened: OpenRequest, name: str) -> bool:
+    """Whether a request is done at a stage."""
+    visit = opened.visits.get(name)
+    return visit is not None and visit.is_done
+
+
+def contradicted(visit: Visit) -> str:
+    """Which stage has worked on other items than those that a visit, which is done, has; empty if none has.
+
+    Only for a visit whose stage makes items; rule 5.
+    """
+    for stage in visit.stage.followers:
+        follower = visit.open.visits.get(stage.name)
+        if follower is None or stage.maker is not visit.stage:
+            continue
+        has_begun = follower.is_done or follower.has_run
+        if has_begun and follower.made_from != made_from(stage, visit.open):
+            return stage.name
+    return ""
+
+
+def _begin(visit: Visit) -> list[Visit]:
+    """Let a request wait at a stage; returns the visits that are done at once."""
+    visit.open.visits[visit.stage.name] = visit
+    if visit.stage.maker is not None:
+        visit.made_from = made_from(visit.stage, visit.open)
+        if not visit.rows:
+            return _pass_by(visit)
+    piece = visit.stage.whole(visit)
     visit.pieces.append(piece)
-    stage.enqueue(piece)
+    visit.stage.enqueue(piece)
+    return []
+
+
+def _begin_anew(visit: Visit) -> list[Visit]:
+    """A visit of which nothing has run has other items now; returns the visits that are done at once."""
+    stage = visit.stage
+    visit.rows = rows_at(stage, visit.open)
+    visit.made_from = made_from(stage, visit.open)
+    is_alone = any(piece.alone for piece in visit.pieces)
+    visit.pieces.clear()
+    if not visit.rows:
+        return _pass_by(visit)
+    piece = stage.whole(visit)
+    piece.is_held_up = True
+    if is_alone:
+        piece.isolate()
+    visit.pieces.append(piece)
+    return []
+
+
+def _pass_by(visit: Visit) -> list[Visit]:
+    """A visit without rows is done."""
+    visit.is_done = True
+    visit.open.stages_left -= 1
+    return advance(visit, visit.arrived_s, queue_s=visit.queue_s, service_s=visit.service_s)
 
 
 def wait(piece: Piece) -> None:
@@ -118,7 +215,10 @@ def make_again(visit: Visit) -> None:
         visit.open.stages_left += 1
         for stage in visit.stage.followers:
             follower = visit.open.visits.get(stage.name)
-            for piece in follower.pieces if follower is not None else ():
+            if follower is None:
+                continue
+            follower.spans = None
+            for piece in follower.pieces:
                 if piece.is_queued:
                     stage.queue.remove(piece)
                     piece.is_held_up = True
@@ -129,7 +229,7 @@ def make_again(visit: Visit) -> None:
 
 def is_needed(visit: Visit) -> bool:
     """Whether the outputs of a visit that is done would be made again if they were lost."""
-    if not visit.stage.followers:
+    if visit.stage.is_answer:
         return True
     followers = (visit.open.visits.get(stage.name) for stage in visit.stage.followers)
     return any(
@@ -138,8 +238,7 @@ def is_needed(visit: Visit) -> bool:
 
 
 def is_used_up(visit: Visit) -> bool:
-    """Whether every stage that follows has done its part of the request."""
-    visits = visit.open.visits
-    return bool(visit.stage.followers) and all(
-        stage.name in visits and visits[stage.name].is_done for stage in visit.stage.followers
+    """Whether nobody takes the outputs of a visit any more: every stage that follows has done its part."""
+    return not visit.stage.is_answer and all(
+        is_done_at(visit.open, stage.name) for stage in visit.stage.followers
     )

@@ -23,10 +23,10 @@ from steelyard.core.commands import (
 )
 from steelyard.core.events import BatchCompleted
 from steelyard.core.lifecycle import Replica
-from steelyard.core.pipeline import advance, enter, is_needed, is_used_up, make_again
+from steelyard.core.pipeline import advance, contradicted, enter, is_needed, is_used_up, make_again
 from steelyard.core.stage import StageState
 from steelyard.core.tally import Tally
-from steelyard.core.types import Request, RequestId, Tensor
+from steelyard.core.types import Request, RequestId
 from steelyard.core.work import Batch, OpenRequest, Part, Visit
 
 
@@ -41,7 +41,9 @@ class OpenRequests:
 
     def __init__(self, stages: Iterable[StageState], tally: Tally, commands: list[Command]) -> None:
         self._stages = tuple(stages)
-        self._last_name = self._stages[-1].name
+        self._names = tuple([stage.name for stage in self._stages])
+        self._last_name = self._names[-1]
+        self._answers = tuple([stage.name for stage in self._stages if stage.is_answer])
         self._entries = [stage for stage in self._stages if not stage.sources]
         self._tally = tally
         self._commands = commands
@@ -75,21 +77,35 @@ class OpenRequests:
         self._tally.failed += 1
         self._end(opened, Fail(opened.request.id, reason, message))
 
-    def keep(self, batch: Batch, outputs: tuple[Tensor, ...]) -> None:
-        """A batch is done; its outputs stay at least until `finish` has given its answers."""
-        batch.outputs = outputs
+    def keep(self, batch: Batch, event: BatchCompleted, takers: list[str]) -> None:
+        """A batch is done; its outputs stay at least until `finish` has given its answers.
+
+        Args:
+            batch: that one.
+            event: says so.
+            takers: stages that take items of its rows, which must have been counted.
+        """
+        batch.outputs = event.outputs
+        for taker in takers:
+            counted = event.items.get(taker, ())
+            assert len(counted) == batch.rows, f"items for {taker} of {batch.rows} rows: {counted}"
+            assert min(counted) >= 0, f"items for {taker}: {counted}"
+            batch.items = event.items
         batch.holders = 1
         batch.replica.kept[batch.batch_id] = batch
 
     def finish(self, batch: Batch, event: BatchCompleted, *, now_s: float) -> None:
         """Move on those whose last piece at the stage it was; release it unless others need its outputs."""
         offset = 0
+        row_core_ms = 1000.0 * (event.finished_s - event.started_s) * batch.cores / batch.rows
         for piece in batch.pieces:
             opened, visit = piece.open, piece.visit
             if opened.is_ended:
                 self.stop_reading(opened)
             else:
                 opened.readers -= 1
+                opened.core_ms += row_core_ms * piece.rows
+                visit.variant = batch.variant
                 visit.pieces.remove(piece)
                 if visit.pieces or visit.done or opened.stages_left > 1:
                     visit.done.append(Part(batch, piece, offset))
@@ -106,37 +122,74 @@ class OpenRequests:
         """A request is done at one stage, last in `batch` from `offset` on: it goes on, or is answered."""
         opened = visit.open
         visit.is_done = True
+        visit.settle_variant(batch.variant)
         opened.stages_left -= 1
         queued_s = event.started_s - visit.arrived_s
         queue_s = visit.queue_s + (queued_s if queued_s > 0 else 0.0)
         service_s = visit.service_s + (event.finished_s - event.started_s)
         if opened.stages_left:
             self._go_on(visit, event.finished_s, queue_s, service_s)
-            return
-        tally = self._tally
-        tally.completed += 1
-        is_late = now_s > opened.due_s
-        if is_late:
-            tally.late += 1
-        variant = batch.variant
-        answer = opened.visits[self._last_name]
-        if answer.done:
-            variant = answer.done[-1].batch.variant
-            parts = answer.parts()
-        else:  # one piece, this one
-            parts = (OutputPart(batch.outputs, offset, round(opened.request.rows * answer.stage.fan_out)),)
-        self._end(
-            opened,
-            Complete(opened.request.id, variant, queue_s, service_s, is_late, {self._last_name: parts}),
-        )
+        if not opened.stages_left and not opened.is_ended:
+            answers = self._answers_of(opened, visit, batch, offset)
+            self._complete(opened, answers, queue_s, service_s, is_late=now_s > opened.due_s)
 
     def _go_on(self, visit: Visit, finished_s: float, queue_s: float, service_s: float) -> None:
         """Let a request wait in the stages that follow; outputs that nobody needs any more go."""
-        advance(visit, finished_s, queue_s=queue_s, service_s=service_s)
-        for source in visit.stage.sources:
-            before = visit.open.visits[source.name]
-            if is_used_up(before):
-                self._let_go(before)
+        if visit.stage.item_takers:
+            other = contradicted(visit)
+            if other:
+                why = f"{visit.stage.name} made other items again than {other} has worked on"
+                self.fail(visit.open, "worker_lost", f"worker lost; {why}")
+                return
+        visits = visit.open.visits
+        for ended in advance(visit, finished_s, queue_s=queue_s, service_s=service_s):
+            for source in ended.stage.sources:
+                before = visits[source.name]
+                if is_used_up(before):
+                    self._let_go(before)
+            if not ended.stage.followers and not ended.stage.is_answer:
+                self._let_go(ended)
+
+    def _answers_of(
+        self, opened: OpenRequest, last: Visit, batch: Batch, offset: int
+    ) -> dict[str, tuple[OutputPart, ...]]:
+        """A request's outputs by stage; those of its `last` visit, if one piece, are in `batch` alone."""
+        answers: dict[str, tuple[OutputPart, ...]] = {}
+        for name in self._answers:
+            visit = opened.visits[name]
+            if visit is last and not visit.done:
+                answers[name] = (OutputPart(batch.outputs, offset, visit.rows),)
+            else:
+                answers[name] = visit.outputs()
+        return answers
+
+    def _complete(
+        self,
+        opened: OpenRequest,
+        answers: dict[str, tuple[OutputPart, ...]],
+        queue_s: float,
+        service_s: float,
+        *,
+        is_late: bool,
+    ) -> None:
+        """Answer a request."""
+        tally = self._tally
+        tally.completed += 1
+        if is_late:
+            tally.late += 1
+        visits = opened.visits
+        variants = {name: visits[name].variant for name in self._names if visits[name].variant}
+        complete = Complete(
+            opened.request.id,
+            visits[self._last_name].variant,
+            queue_s,
+            service_s,
+            is_late,
+            answers,
+            variants,
+            core_ms=opened.core_ms,
+        )
+        self._end(opened, complete)
 
     def _end(self, opened: OpenRequest, command: Complete | Shed | Fail | Discard) -> None:
         """Announce a request's end, give up what is left of it, and free what nobody needs any more.

@@ -13,7 +13,7 @@ Rules:
    from then on. So a request that kills workers takes no others with it, and one that makes the model raise
    fails alone.
 6. A request is admitted if each stage that it enters first admits it, and each other one has room for it. It
-   is answered when all stages are done, with the outputs of the last one.
+   is answered when all stages are done, with the outputs of those that the service is answered by.
 
 The rules of a stage (who is admitted, what is shed, when a batch leaves) are in `dispatch` and below it; how
 requests move from stage to stage is in `pipeline`, and by when they must have in `remaining`.
@@ -53,6 +53,7 @@ from steelyard.core.events import (
     WindowClosed,
     Woken,
 )
+from steelyard.core.inputs import sources_of
 from steelyard.core.pipeline import make_stages, wait
 from steelyard.core.plan import ServicePlan
 from steelyard.core.requests import OpenRequests
@@ -206,14 +207,22 @@ class ServiceMachine:
     def _run(self, dispatcher: Dispatcher, assembly: Assembly) -> None:
         self._batch_count += 1
         batch = dispatcher.launch(assembly, self._batch_count, now_s=self._now_s)
+        stage = dispatcher.stage
+        if stage.sources:
+            slices = [
+                Slice(piece.open.request.id, piece.row_start, piece.rows, sources_of(piece.visit))
+                for piece in batch.pieces
+            ]
+        else:
+            slices = [Slice(piece.open.request.id, piece.row_start, piece.rows) for piece in batch.pieces]
         self._commands.append(
             RunBatch(
                 batch.batch_id,
                 batch.replica.id,
-                dispatcher.stage.name,
+                stage.name,
                 batch.variant,
                 batch.rows,
-                tuple([Slice(piece.open.request.id, piece.row_start, piece.rows) for piece in batch.pieces]),
+                tuple(slices),
                 assembly.service_s,
             )
         )
@@ -230,7 +239,7 @@ class ServiceMachine:
                 batch.variant, batch.bucket, batch.rows, batch.cores, service_s, now_s=self._now_s
             )
         stage.pool.free(batch.replica)
-        self._requests.keep(batch, event.outputs)
+        self._requests.keep(batch, event, stage.item_takers)
         self._dispatch()
         self._requests.finish(batch, event, now_s=self._now_s)
         self._is_settled = not stage.followers  # only there could an answer have made something possible

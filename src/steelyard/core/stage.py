@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from steelyard.core.capacity import Capacity
 from steelyard.core.estimate import Estimator
+from steelyard.core.inputs import spans_of
 from steelyard.core.lifecycle import ReplicaPool
 from steelyard.core.mix import VariantMix
 from steelyard.core.plan import StagePlan, VariantShare
@@ -25,6 +26,11 @@ class StageState:
     Attributes:
         sources: the stages whose outputs it takes; none: it takes the requests' inputs.
         followers: the stages that take its outputs.
+        maker: the stage whose items are its rows; None: the request's rows are.
+        item_takers: names of those that take its items.
+        inputs: where each input comes from; empty: all are the request's.
+        read: the sources of any of them.
+        is_answer: its outputs are part of the answer.
         fan_out: rows that it is given for each row of a request.
         remaining: how long what is behind it takes at least.
         plan: its rules and limits; replicas come and go by their own events.
@@ -43,6 +49,11 @@ class StageState:
         self.fan_out = stage.fan_out
         self.sources: list[StageState] = []
         self.followers: list[StageState] = []
+        self.maker: StageState | None = None
+        self.item_takers: list[str] = []
+        self.inputs = stage.inputs
+        self.read: list[StageState] = []
+        self.is_answer = False
         self.queue_rows_max = queue_rows_max
         self.estimator = Estimator(stage, times)
         self.pool = ReplicaPool()
@@ -89,28 +100,42 @@ class StageState:
     def whole(self, visit: Visit) -> Piece:
         """All of a visit as one piece, which does not wait yet."""
         self._sequence += 1
-        return Piece(visit, 0, round(visit.open.request.rows * self.fan_out), sequence=self._sequence)
+        return Piece(visit, 0, visit.rows, sequence=self._sequence)
 
     def enqueue(self, piece: Piece) -> None:
-        """Let a piece wait, cut into several if it has more rows than a batch may have."""
+        """Let a piece wait, cut into several if its rows are not alike, or too many for one batch."""
         if self.followers:
             piece.due_s = self.due_s(piece.open.due_s, piece.bucket)
-        while piece.rows > self.piece_rows_max:
+        while piece.rows > (rows := self._rows_together(piece)):
             self._sequence += 1
             rest = Piece(
                 piece.visit,
-                piece.row_start + self.piece_rows_max,
-                piece.rows - self.piece_rows_max,
+                piece.row_start + rows,
+                piece.rows - rows,
                 sequence=self._sequence,
             )
             rest.due_s = piece.due_s
-            piece.rows = self.piece_rows_max
+            piece.rows = rows
             if piece.alone:
                 rest.isolate()
             piece.visit.pieces.append(rest)
             self.queue.add(piece)
             piece = rest
         self.queue.add(piece)
+
+    def _rows_together(self, piece: Piece) -> int:
+        """Rows from the piece's first one on that may share a batch; takes down what they are alike in."""
+        if not self.inputs or not self.sources:
+            return self.piece_rows_max
+        visit = piece.visit
+        if visit.spans is None:
+            visit.spans = spans_of(visit)
+        for end, key in visit.spans:
+            if piece.row_start < end:
+                if key != piece.alike:
+                    piece.rekey(key)
+                return min(self.piece_rows_max, end - piece.row_start)
+        raise AssertionError(f"no rows at {piece.row_start} of {visit.spans}")
 
     def latest_start_s(self, piece: Piece) -> float:
         """When a piece is lost unless it has started (`Capacity.latest_start_s`)."""

@@ -2,19 +2,23 @@
 
 A request visits each stage once. A visit runs as one piece, or as several when it has more rows than a batch
 may have. Pieces wait and run independently; the request ends once, as a whole. These objects are the
-machine's own and mutable: nothing outside `core` sees them.
+machine's own and mutable: nothing outside `core` sees them. At a stage that takes items, the request's rows
+are its items, which may be none: such a visit has no pieces and is done when it begins.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from steelyard.core.commands import OutputPart
+from steelyard.core.commands import ItemRows, OutputPart
 from steelyard.core.types import Request, Tensor
 
 if TYPE_CHECKING:
     from steelyard.core.lifecycle import Replica
     from steelyard.core.stage import StageState
+
+NO_ITEMS: dict[str, tuple[int, ...]] = {}
+"""Of a batch whose rows nobody takes apart; never written to."""
 
 
 class OpenRequest:
@@ -26,11 +30,12 @@ class OpenRequest:
         visits: to the stages it has entered, by their names; emptied when nothing of it is held any more.
         stages_left: stages that it has not finished.
         readers: batches in flight that read its tensors or what came of them, counted by piece.
+        core_ms: core-milliseconds spent on it: its rows' share of every batch that was done.
         retries: how often it was tried again because a worker was lost.
         is_ended: whether its end was announced; batches in flight may still read it.
     """
 
-    __slots__ = ("due_s", "is_ended", "readers", "request", "retries", "stages_left", "visits")
+    __slots__ = ("core_ms", "due_s", "is_ended", "readers", "request", "retries", "stages_left", "visits")
 
     def __init__(self, request: Request, *, due_s: float, stages_left: int = 1) -> None:
         self.request = request
@@ -38,6 +43,7 @@ class OpenRequest:
         self.visits: dict[str, Visit] = {}
         self.stages_left = stages_left
         self.readers = 0
+        self.core_ms = 0.0
         self.retries = 0
         self.is_ended = False
 
@@ -48,6 +54,7 @@ class Visit:
     Attributes:
         open: the request.
         stage: where.
+        rows: of the request there: its own ones times the stage's fan-out, or its items.
         arrived_s: when it could start there: the request's arrival, or when the last of its inputs was done.
         queue_s: seconds the request had waited before, on the path of what was done last.
         service_s: seconds it had been served before, on the same path.
@@ -55,14 +62,21 @@ class Visit:
         done: finished parts whose outputs are kept, in order of completion.
         lost: pieces whose outputs were lost while nobody waited for them.
         is_done: all its rows are done; their outputs may be gone all the same.
+        variant: that answered most of its rows; empty while none is done.
+        made_from: where the stage takes items: how many each row of their maker has, and by which variant.
+        spans: (end, key) of its runs of rows that are alike (`inputs`); None: to be found out.
     """
 
-    __slots__ = ("arrived_s", "done", "is_done", "lost", "open", "pieces", "queue_s", "service_s", "stage")
+    __slots__ = (
+        "arrived_s", "done", "is_done", "lost", "made_from", "open", "pieces", "queue_s", "rows", "service_s",
+        "spans", "stage", "variant",
+    )  # fmt: skip
 
     def __init__(
         self,
         open_request: OpenRequest,
         stage: StageState,
+        rows: int,
         arrived_s: float,
         *,
         queue_s: float = 0.0,
@@ -70,6 +84,7 @@ class Visit:
     ) -> None:
         self.open = open_request
         self.stage = stage
+        self.rows = rows
         self.arrived_s = arrived_s
         self.queue_s = queue_s
         self.service_s = service_s
@@ -77,17 +92,41 @@ class Visit:
         self.done: list[Part] = []
         self.lost: list[Piece] = []
         self.is_done = False
+        self.variant = ""
+        self.made_from: tuple[tuple[str, int], ...] = ()
+        self.spans: list[tuple[int, str]] | None = None
 
     @property
     def has_outputs(self) -> bool:
-        """Whether all its outputs are kept; for a visit that is done."""
-        return bool(self.done) and not self.lost
+        """Whether all its outputs are kept, or there are none; for a visit that is done."""
+        return not self.rows or (bool(self.done) and not self.lost)
 
-    def parts(self) -> tuple[OutputPart, ...]:
-        """All outputs, in the order of the rows."""
+    @property
+    def has_run(self) -> bool:
+        """Whether any of it has been done or is running."""
+        return bool(self.variant) or any(piece.is_running for piece in self.pieces)
+
+    def in_order(self) -> list[Part]:
+        """The finished parts, in the order of the rows."""
         if len(self.done) > 1:
             self.done.sort(key=lambda part: part.piece.row_start)
-        return tuple([OutputPart(part.batch.outputs, part.offset, part.piece.rows) for part in self.done])
+        return self.done
+
+    def outputs(self) -> tuple[OutputPart, ...]:
+        """All outputs, in the order of the rows."""
+        return tuple([part.output() for part in self.in_order()])
+
+    def settle_variant(self, last: str) -> None:
+        """It is done, `last` was the variant of its last batch: which one has answered most rows?
+
+        Ties go to the one that was first; parts that are not kept are as the last one.
+        """
+        self.variant = last
+        if len(self.done) > 1:
+            rows: dict[str, int] = {}
+            for part in self.done:
+                rows[part.batch.variant] = rows.get(part.batch.variant, 0) + part.piece.rows
+            self.variant = max(rows, key=lambda variant: rows[variant])
 
 
 class Piece:
@@ -96,7 +135,8 @@ class Piece:
     Attributes:
         visit: what it is a part of.
         open: the request of that visit.
-        key: only pieces of equal keys share a batch. The request's batch key, made unique where `alone`.
+        alike: only pieces that are alike could be gathered: the request's batch key, or that of its tensors.
+        key: only pieces of equal keys share a batch; that of what is alike, made unique where `alone`.
         due_s: when its batch must have finished (`remaining` has the rule); set whenever it begins to wait.
         order_s: its place in the queue, set there.
         sequence: breaks ties in the queue; unique among the pieces of a stage.
@@ -106,7 +146,7 @@ class Piece:
     """
 
     __slots__ = (
-        "alone", "due_s", "is_held_up", "is_queued", "key", "open", "order_s", "row_start", "rows",
+        "alike", "alone", "due_s", "is_held_up", "is_queued", "key", "open", "order_s", "row_start", "rows",
         "sequence", "visit",
     )  # fmt: skip
 
@@ -115,7 +155,7 @@ class Piece:
         self.open = visit.open
         self.row_start = row_start
         self.rows = rows
-        self.key = self.open.request.batch_key
+        self.alike = self.key = self.open.request.batch_key
         self.due_s = self.open.due_s
         self.order_s = 0.0
         self.sequence = sequence
@@ -136,7 +176,12 @@ class Piece:
     def isolate(self) -> None:
         """Share no further batch with anyone."""
         self.alone = True
-        self.key = f"{self.open.request.batch_key}\x00{self.sequence}"
+        self.rekey(self.alike)
+
+    def rekey(self, alike: str) -> None:
+        """Share batches with pieces that are `alike`; not while it is queued."""
+        self.alike = alike
+        self.key = f"{alike}\x00{self.sequence}" if self.alone else alike
 
 
 class Batch:
@@ -153,12 +198,14 @@ class Batch:
         expected_s: expected finish, absolute.
         is_resized: the replica's cores changed while it ran, so its time tells nothing of either number.
         outputs: what the worker answered.
+        items: of each of its rows, by the stage that takes them.
+        keys: what of its outputs decides who could share a batch, by the stage that takes them (`inputs`).
         holders: finished parts in it that somebody still needs.
     """
 
     __slots__ = (
-        "batch_id", "bucket", "cores", "expected_s", "holders", "is_resized", "outputs", "pieces",
-        "replica", "rows", "variant",
+        "batch_id", "bucket", "cores", "expected_s", "holders", "is_resized", "items", "keys", "outputs",
+        "pieces", "replica", "rows", "variant",
     )  # fmt: skip
 
     def __init__(
@@ -174,6 +221,8 @@ class Batch:
         self.expected_s = expected_s
         self.is_resized = False
         self.outputs: tuple[Tensor, ...] = ()
+        self.items: dict[str, tuple[int, ...]] = NO_ITEMS
+        self.keys: dict[str, str] | None = None
         self.holders = 0
 
 
@@ -186,3 +235,15 @@ class Part:
         self.batch = batch
         self.piece = piece
         self.offset = offset
+
+    def counts(self, taker: str) -> tuple[int, ...]:
+        """Items of each of its rows that a stage takes."""
+        return self.batch.items[taker][self.offset : self.offset + self.piece.rows]
+
+    def output(self) -> OutputPart:
+        """Its outputs by reference, with the places of its items among those of the batch."""
+        items = {
+            taker: ItemRows(sum(counts[: self.offset]), self.counts(taker))
+            for taker, counts in self.batch.items.items()
+        }
+        return OutputPart(self.batch.outputs, self.offset, self.piece.rows, items)
