@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from steelyard.core.errors import SteelyardError
 from steelyard.plan.answer import obstacle, planned
 from steelyard.plan.graph import Solution, longest_path_s
+from steelyard.plan.linear import solver
 from steelyard.plan.options import StageChoices, choices
 from steelyard.plan.problem import Infeasible, PlannedService, PlanProblem
 
@@ -51,20 +52,11 @@ def solve(
     return _Model(problem, every).solve(tree_nodes_max, gap)
 
 
-def _solver() -> Any:
-    try:
-        import highspy  # 60 ms and an optional dependency: only where it is asked for
-    except ImportError as error:
-        message = "the mixed-integer program needs highspy: pip install 'steelyard[milp]'"
-        raise SteelyardError(message) from error
-    return highspy
-
-
 class _Model:
     """One problem as HiGHS sees it."""
 
     def __init__(self, problem: PlanProblem, every: Sequence[StageChoices]) -> None:
-        self._highspy = _solver()
+        self._highspy = solver()
         self._solver = self._highspy.Highs()
         self._solver.silent()
         self._problem = problem
