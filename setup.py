@@ -14,9 +14,9 @@ from setuptools import Extension, setup
 
 COMPILED = {
     "core": (
-        "admission", "assembly", "capacity", "dispatch", "estimate", "forming", "inputs", "invariants", "lifecycle",
-        "mix", "pipeline", "queue", "remaining", "requests", "residuals", "routing", "service", "stage",
-        "tally", "work",
+        "admission", "assembly", "capacity", "choice", "dispatch", "estimate", "forming", "inputs",
+        "invariants", "lifecycle", "mix", "pipeline", "queue", "remaining", "requests", "residuals", "routing", "service",
+        "stage", "tally", "work",
     ),
     "control": (
         "desired", "grants", "ledger", "machine", "rebuild", "reconcile", "starts", "validate", "view",
@@ -24,7 +24,7 @@ COMPILED = {
     "policies/steelyard": (
         "demand", "pace", "reaction", "reserve", "shortage", "sizing", "targets",
     ),
-    "sim": ("account", "clients", "cluster", "control_driver", "draws", "kernel", "service_driver"),
+    "sim": ("account", "clients", "cluster", "control_driver", "draws", "items", "kernel", "service_driver"),
 }  # fmt: skip
 """Modules by package, as far as they are on the path of every request or every sensing window."""
 

@@ -31,6 +31,7 @@ from steelyard.core.snapshot import CoreShare
 from steelyard.core.types import Service, Variant
 from steelyard.sim.account import Costs
 from steelyard.sim.draws import Durations
+from steelyard.sim.items import StageItems
 from steelyard.sim.kernel import Kernel, Kind
 from steelyard.sim.scenario import Failure, Physics, SimulatedNode
 
@@ -58,11 +59,18 @@ class _Replica:
     """One replica; `shares` are in force, `cores_paid` reserved."""
 
     __slots__ = (
-        "cores", "cores_paid", "costs", "durations", "id", "is_busy", "is_ready", "is_stopping",
+        "cores", "cores_paid", "costs", "durations", "id", "is_busy", "is_ready", "is_stopping", "items",
         "letting_go", "listener", "node", "rows", "service", "shares", "stage", "variant", "variants",
     )  # fmt: skip
 
-    def __init__(self, command: StartReplica, durations: Durations, costs: Costs, listener: Listener) -> None:
+    def __init__(
+        self,
+        command: StartReplica,
+        durations: Durations,
+        items: StageItems | None,
+        costs: Costs,
+        listener: Listener,
+    ) -> None:
         self.id = command.replica_id
         self.service = command.service
         self.stage = command.stage
@@ -71,6 +79,7 @@ class _Replica:
         self.shares = command.shares
         self.cores = self.cores_paid = _cores(command.shares)
         self.durations = durations
+        self.items = items
         self.costs = costs
         self.rows = costs.rows.setdefault(command.stage, {})
         self.listener = listener
@@ -92,6 +101,7 @@ class Cluster:
         nodes: the machines.
         services: by name.
         durations: by (service, stage).
+        items: by (service, stage), for stages that make items.
         physics: what the machines add to service times.
         costs: by service; told of every core.
         listeners: by service; may be filled after the cluster was made.
@@ -106,6 +116,7 @@ class Cluster:
         nodes: Sequence[SimulatedNode],
         services: Mapping[str, Service],
         durations: Mapping[tuple[str, str], Durations],
+        items: Mapping[tuple[str, str], StageItems],
         *,
         physics: Physics,
         costs: Mapping[str, Costs],
@@ -121,6 +132,7 @@ class Cluster:
             for variant in stage.variants
         }
         self._durations = durations
+        self._items = items
         self._physics = physics
         self._dispatch_s = physics.dispatch_s
         self._stretches = _stretches(physics)
@@ -151,6 +163,9 @@ class Cluster:
         replica.is_busy = True
         finished_s = started_s + duration_s
         completed = BatchCompleted(command.batch_id, replica.id, started_s, finished_s)
+        if replica.items is not None:
+            counts = replica.items.of(command)
+            completed = BatchCompleted(command.batch_id, replica.id, started_s, finished_s, (), counts)
         kernel.schedule(finished_s + self._dispatch_s, _COMPLETION, self._on_completed, completed)
 
     def _on_completed(self, event: BatchCompleted) -> None:
@@ -193,7 +208,9 @@ class Cluster:
         """Ready after the longest cold start of its variants; gone at once if it was given no cores."""
         durations = self._durations[command.service, command.stage]
         costs, listener = self._costs[command.service], self._listeners[command.service]
-        replica = self._replicas[command.replica_id] = _Replica(command, durations, costs, listener)
+        replica = self._replicas[command.replica_id] = _Replica(
+            command, durations, self._items.get((command.service, command.stage)), costs, listener
+        )
         is_cold = self.cold_start_s is None
         replica.costs.start(replica.cores_paid, is_cold=is_cold)
         if not command.shares:
@@ -225,13 +242,14 @@ class Cluster:
             self._end(replica, expected=True)
 
     def load(self, command: LoadVariant) -> None:
-        """Resident after the variant's cold start."""
+        """Resident after the variant's time to load, which is its cold start where nobody has said."""
         replica = self._replicas.get(command.replica_id)
         if replica is None:
             return
-        cold_start_s = self._variants[replica.service, replica.stage, command.variant].cold_start_s
+        variant = self._variants[replica.service, replica.stage, command.variant]
+        load_s = variant.cold_start_s if variant.load_s is None else variant.load_s
         event = VariantLoaded(command.replica_id, command.variant)
-        self._kernel.schedule(self._kernel.now_s + cold_start_s, Kind.REPLICA, self._on_resident, event)
+        self._kernel.schedule(self._kernel.now_s + load_s, Kind.REPLICA, self._on_resident, event)
 
     def unload(self, command: UnloadVariant) -> None:
         """At once."""

@@ -23,6 +23,7 @@ from steelyard.sim.clients import Clients
 from steelyard.sim.cluster import Cluster, Listener
 from steelyard.sim.control_driver import ControlDriver, Listening
 from steelyard.sim.draws import Durations, generator
+from steelyard.sim.items import stage_items
 from steelyard.sim.kernel import Kernel, Kind
 from steelyard.sim.result import SimulatedRun, flow_of, series_of, summary_of
 from steelyard.sim.scenario import WINDOW_S, Scenario
@@ -84,6 +85,11 @@ class Simulation:
             scenario.nodes,
             scenario.services,
             {(t.service, t.stage): Durations(t, scenario.seed) for t in scenario.times},
+            {
+                (name, stage): items
+                for name, service in scenario.services.items()
+                for stage, items in stage_items(service, scenario.seed).items()
+            },
             physics=scenario.physics,
             costs=self.costs,
             listeners=self._listeners,

@@ -1,8 +1,8 @@
 """What a simulation is given: plain values, so that a run can be sent to another process and hashed.
 
 One scenario is one run: one policy, one seed. Everything random (arrivals within their seconds, service
-times) comes from generators seeded by `seed` and the name of what they are for, so that two policies with
-the same seed see the same arrivals.
+times, counts of items) follows from `seed` and the name of what it is for, so that two policies with the
+same seed see the same arrivals and the same items.
 """
 
 from typing import Any, NamedTuple
