@@ -15,11 +15,12 @@ from setuptools import Extension, setup
 COMPILED = {
     "core": (
         "admission", "assembly", "capacity", "choice", "dispatch", "estimate", "forming", "inputs",
-        "invariants", "lifecycle", "mix", "pipeline", "queue", "remaining", "requests", "residuals", "routing", "service",
-        "stage", "tally", "work",
+        "invariants", "lifecycle", "mix", "pipeline", "queue", "remaining", "requests", "residuals",
+        "routing", "service", "stage", "tally", "work",
     ),
     "control": (
-        "desired", "grants", "ledger", "machine", "rebuild", "reconcile", "starts", "validate", "view",
+        "desired", "grants", "ledger", "machine", "memory", "news", "rebuild", "reconcile", "starts",
+        "validate", "variants", "view",
     ),
     "policies/steelyard": (
         "demand", "pace", "reaction", "reserve", "shortage", "sizing", "targets",
