@@ -45,6 +45,14 @@ def test_accuracy_is_given_up_only_where_devices_do_not_suffice() -> None:
     assert found.unserved_rps == {}
 
 
+def test_no_family_is_left_without_a_device() -> None:
+    """40 rows of f0 would take all four devices; f1's 2 rows cost it one."""
+    found = solve(problem(40.0, 2.0))
+    assert found.counts == {("f0", "small"): 3, ("f1", "large"): 1}
+    assert solve(replace(problem(40.0, 2.0), serves_all=False)).counts == {("f0", "small"): 4}
+    assert set(solve(problem(40.0, 2.0, 1.0, cpus=2)).counts.values()) == {1}  # two of three: no more there
+
+
 def test_what_cannot_be_served_is_said() -> None:
     found = solve(problem(50.0))  # 4 small devices carry 40
     assert found.counts == {("f0", "small"): 4}
@@ -108,7 +116,7 @@ def tiny(draw: st.DrawFn) -> ProteusProblem:
             if rng.random() < 0.8
         )
         families.append(Family(f"f{index}", float(rng.integers(1, 30)), variants))
-    return ProteusProblem(tuple(families), kinds, keep=0.0)
+    return ProteusProblem(tuple(families), kinds, keep=0.0, serves_all=False)
 
 
 def value(asked: ProteusProblem, counts: dict[Key, int]) -> float:

@@ -10,10 +10,12 @@ device answers, s(k) the demand and u(k) what is not served:
                 sum of X(j) over kind t <= N(t)
                 K(j) <= X(j), K(j) <= how many host j already
                 sum of X(j) over kind t and family k <= what a fixed placement gives it, if there is one
+                sum of X(j) over family k >= 1, as far as there are devices
 
 It is linear. The authors' program has a 0/1 variable for each device and variant, a bilinear term for each
-share, and is solved again with less demand where there is no solution; here that is u. K is ours: of plans
-that are worth the same, the one that changes fewest devices (`keep` 0 leaves it out).
+share, and is solved again with less demand where there is no solution; here that is u. Two things are ours:
+K, by which of plans that are worth the same the one that changes fewest devices is taken (`keep` 0 leaves it
+out), and that no family is left without a device for the others' sake (`serves_all`).
 
 What the optimum does not use is not idle: `spread` gives it to the families that are closest to their limit.
 """
@@ -24,7 +26,7 @@ from math import ceil
 from typing import NamedTuple
 
 from steelyard.core.types import Frozen
-from steelyard.plan.linear import GAP, TREE_NODES_MAX, Program
+from steelyard.plan.linear import GAP, INFINITY, TREE_NODES_MAX, Program
 
 UNSERVED = 100.0
 """Accuracy that a row which is not served costs: serving comes before accuracy."""
@@ -69,6 +71,7 @@ class ProteusProblem(Frozen, frozen=True):
         present: how many devices host a variant now, by family and variant.
         keep: what it is worth to leave all devices as they are, in accuracy.
         placement: devices by kind and family that may not be exceeded, if it is fixed.
+        serves_all: every family with demand has a device, as far as there are devices.
     """
 
     families: tuple[Family, ...]
@@ -76,6 +79,7 @@ class ProteusProblem(Frozen, frozen=True):
     present: dict[Key, int] = {}
     keep: float = KEEP
     placement: dict[tuple[str, str], int] | None = None
+    serves_all: bool = True
 
     @property
     def demand_rps(self) -> float:
@@ -102,7 +106,7 @@ class Hosting(Frozen, frozen=True):
     flows_rps: dict[Key, float]
     unserved_rps: dict[str, float]
     accuracy: float
-    bound: float = 0.0
+    bound: float = INFINITY
 
 
 class Slot(NamedTuple):
@@ -131,6 +135,10 @@ def solve(problem: ProteusProblem, *, tree_nodes_max: int = TREE_NODES_MAX, gap:
         own = {flow[family.name, one.name]: 1.0 for one in family.variants}
         own[program.column(-UNSERVED * scale)] = 1.0
         program.row(own, least=family.demand_rps, most=family.demand_rps)
+        if problem.serves_all and family.demand_rps > 0:
+            some = {count[family.name, one.name]: 1.0 for one in family.variants}
+            some[program.column(-UNSERVED, most=1.0)] = 1.0
+            program.row(some, least=1.0)
     for kind, there in problem.devices.items():
         program.row({count[key]: 1.0 for key, one in keyed.items() if one.kind == kind}, most=there)
     for (kind, name), there in (problem.placement or {}).items():
@@ -145,7 +153,7 @@ def solve(problem: ProteusProblem, *, tree_nodes_max: int = TREE_NODES_MAX, gap:
     assert answer is not None, "serving nobody is a solution"
     flows = {key: max(0.0, answer.values[index]) for key, index in flow.items()}
     counts = {key: ceil(flows[key] / one.rate_rps - _ROUNDING) for key, one in keyed.items()}
-    return _hosting(problem, {key: number for key, number in counts.items() if number}, answer.bound)
+    return hosting_of(problem, {key: number for key, number in counts.items() if number}, answer.bound)
 
 
 def spread(problem: ProteusProblem, hosting: Hosting) -> Hosting:
@@ -167,7 +175,7 @@ def spread(problem: ProteusProblem, hosting: Hosting) -> Hosting:
             if key is None:
                 break
             counts[key] = counts.get(key, 0) + 1
-    return _hosting(problem, counts, hosting.bound)
+    return hosting_of(problem, counts, hosting.bound)
 
 
 def assign(counts: Mapping[Key, int], kinds: Mapping[Key, str], slots: Sequence[Slot]) -> list[Key | None]:
@@ -219,7 +227,8 @@ def flows_rps(family: Family, counts: Mapping[Key, int]) -> dict[Key, float]:
     return flows
 
 
-def _hosting(problem: ProteusProblem, counts: dict[Key, int], bound: float) -> Hosting:
+def hosting_of(problem: ProteusProblem, counts: dict[Key, int], bound: float = INFINITY) -> Hosting:
+    """What these devices can do, each family on its most accurate ones first."""
     flows: dict[Key, float] = {}
     unserved: dict[str, float] = {}
     for family in problem.families:

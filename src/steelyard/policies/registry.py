@@ -13,10 +13,12 @@ from steelyard.policies.fa2 import Fa2Policy
 from steelyard.policies.hpa import make_hpa
 from steelyard.policies.infadapter import InfAdapterPolicy
 from steelyard.policies.inferline import InferlinePolicy
+from steelyard.policies.ipa import IpaPolicy
 from steelyard.policies.kpa import make_kpa
 from steelyard.policies.options import nearest_first
 from steelyard.policies.oracle import OraclePolicy
 from steelyard.policies.per_service import PerService
+from steelyard.policies.proteus import make_clipper, make_infaas, make_proteus, make_sommelier
 from steelyard.policies.rayserve import make_rayserve
 from steelyard.policies.sponge import SpongePolicy
 from steelyard.policies.static import StaticPolicy
@@ -42,10 +44,17 @@ _BUILT_IN: dict[str, PolicyEntry] = {
     "sponge": _each(SpongePolicy, "cores only, for deadlines that move (Sponge, 2024)"),
     "inferline": _each(InferlinePolicy, "planned once, replicas tuned to the last 30 s (InferLine, 2020)"),
     "infadapter": _each(InfAdapterPolicy, "a mix of variants, cores for each, every 30 s (InfAdapter, 2023)"),
+    "ipa": _each(IpaPolicy, "a variant, a batch and replicas a stage, every 10 s (IPA, 2024)"),
     "hpa": _each(make_hpa, "replicas on CPU utilisation (Kubernetes HPA)"),
     "kpa": _each(make_kpa, "replicas on concurrency, with a panic window (Knative)"),
     "vpa": _each(make_vpa, "cores on a histogram of CPU usage, in place (Kubernetes VPA)"),
     "rayserve": _each(make_rayserve, "replicas on ongoing requests, with delays (Ray Serve)"),
+    "proteus": PolicyEntry(
+        make_proteus, "variants by device, for services that share devices (Proteus, 2024)"
+    ),
+    "clipper": PolicyEntry(make_clipper, "the most accurate or the fastest variants, once (Clipper)"),
+    "infaas": PolicyEntry(make_infaas, "variants switched device by device, greedily (after INFaaS)"),
+    "sommelier": PolicyEntry(make_sommelier, "variants switched, placement fixed (after Sommelier)"),
     "oracle": _each(OraclePolicy, "knows the trace, pays real cold starts; in simulations only"),
     "static": PolicyEntry(StaticPolicy, "a fixed allocation, decided once", one_node=True),
 }

@@ -1,0 +1,294 @@
+"""What policies have in common that share a cluster's devices among services of one stage: families.
+
+A device hosts one variant; where a node has no devices beside its cores, `cores` (1) of them are one. So a
+service's replica is a device of some node, and what such a policy decides is what each device hosts and which
+share of its family's rows it answers. A device takes a core of its node beside itself, to be fed.
+
+Demand is the exponentially weighted mean (centre of mass 1.6 s) of the last 20 s, and what one device answers
+is b / l(b) for the largest batch with l(b) < SLO / 2: a row that comes just after a batch has begun can still
+be in the next one. Accuracies are relative to the best of the family, so that families can be compared; every
+family counts with at least `DEMAND_MIN_RPS`, so that none is without a device while there are enough.
+
+It decides every `period_s`, and as soon as a family's demand is beyond what its devices carry, but not twice
+within `REST_S`.
+"""
+
+from collections.abc import Mapping
+from math import log2
+from typing import NamedTuple, Protocol
+
+from steelyard.core.errors import SpecError
+from steelyard.core.plan import (
+    Decision,
+    Forming,
+    Grants,
+    Plan,
+    ReplicaPlan,
+    ServicePlan,
+    StagePlan,
+    StageRules,
+    VariantShare,
+)
+from steelyard.core.snapshot import ClusterSnapshot
+from steelyard.core.types import Service, ServiceTimes, Stage, Variant
+from steelyard.forecast.predictors import Ewma
+from steelyard.plan.proteus import Family, Hosted, Hosting, Key, ProteusProblem, Slot, assign, capacity_rps
+from steelyard.policies.base import PolicyContext
+from steelyard.policies.options import nearest_first
+from steelyard.policies.sensing import rate_over, wanted_replicas
+from steelyard.policies.uniform import whole_cores
+
+LOOK_S = 1.0
+REST_S = 2.0
+MEMORY_S = 20
+CENTRE_OF_MASS_S = 1.6
+DEMAND_MIN_RPS = 0.5
+CPU = "cpu"
+BATCHING: tuple[Forming, ...] = ("adaptive", "aimd", "nexus")
+
+
+class Batch(NamedTuple):
+    """The largest batch that a variant may have, and what one device of it answers."""
+
+    rows: int
+    rate_rps: float
+
+
+class Chooser(Protocol):
+    """What tells these policies apart: which variants the devices host."""
+
+    def choose(self, problem: ProteusProblem) -> Hosting:
+        """For the demand as it is now; the first time nothing is present."""
+        ...
+
+
+class FamilyPolicy:
+    """A policy that shares devices among families.
+
+    Args:
+        name: as registered.
+        context: services of one stage, whose variants have accuracies.
+        chooser: what it hosts.
+        headroom: demand is multiplied by it.
+        period_s: between two decisions; inf: once.
+        cores: of a replica on no other device than cores.
+        batching: how a device forms its batches, where it works by its own rules.
+
+    Raises:
+        SpecError: a service has several stages, or a variant no accuracy.
+    """
+
+    solve_s = 0.3
+    reacts = False
+
+    def __init__(
+        self,
+        name: str,
+        context: PolicyContext,
+        chooser: Chooser,
+        *,
+        headroom: float,
+        period_s: float,
+        cores: int = 1,
+        batching: Forming = "adaptive",
+    ) -> None:
+        self.name = name
+        self._services = context.services
+        self._stages = {service.name: _only_stage(name, service) for service in context.services.values()}
+        self._cores = cores
+        self._batches = {
+            service: batches(stage, context.service_times[service, stage.name], self._slo_s(service), cores)
+            for service, stage in self._stages.items()
+        }
+        self._accuracy = {service: _relative(name, service, stage) for service, stage in self._stages.items()}
+        self._chooser = chooser
+        self._headroom = headroom
+        self._period_s = period_s
+        self._published = context.published
+        self._batching = batching
+        self._demand = Ewma(half_life_s=1.0 / log2(1.0 + 1.0 / CENTRE_OF_MASS_S))
+        self._due_s = float("-inf")
+        self._rested_s = float("-inf")
+        self._limits_rps: dict[str, float] = {}
+
+    def react(self, snapshot: ClusterSnapshot) -> Grants | None:  # noqa: ARG002
+        """Nothing: devices change in seconds."""
+        return None
+
+    def decide(self, snapshot: ClusterSnapshot) -> Decision:
+        """Host anew, if it is time to or a family is beyond its limit."""
+        now_s = snapshot.now_s
+        demands = self._demands_rps(snapshot)
+        over = [name for name, rate in demands.items() if rate > self._limits_rps.get(name, 0.0)]
+        is_early = now_s < self._due_s - 1e-6
+        if is_early and (not over or now_s < self._rested_s - 1e-6 or self._period_s == float("inf")):
+            return Decision(None, now_s + LOOK_S, f"next plan at {self._due_s:g} s")
+        slots = self._slots(snapshot)
+        problem = self._problem(demands, slots)
+        hosting = self._chooser.choose(problem)
+        self._due_s, self._rested_s = now_s + self._period_s, now_s + REST_S
+        carried = capacity_rps(problem, hosting.counts)
+        self._limits_rps = {f.name: max(carried[f.name], f.demand_rps) for f in problem.families}
+        why = f"{', '.join(over)} beyond capacity" if is_early else "period"
+        lacking = sum(hosting.unserved_rps.values(), 0.0)
+        reason = (
+            f"{why}: {sum(demands.values()):.4g} rows/s on {len(slots)} devices at accuracy "
+            f"{hosting.accuracy:.4f}" + (f", {lacking:.4g} rows/s beyond them" if lacking else "")
+        )
+        return Decision(self._plan(problem, hosting, slots), now_s + LOOK_S, reason)
+
+    def _demands_rps(self, snapshot: ClusterSnapshot) -> dict[str, float]:
+        demands = {}
+        for view in snapshot.services:
+            counts = view.arrival_rows_by_second[-MEMORY_S:]
+            rate = self._demand.predict(counts) if counts else rate_over(view, LOOK_S, now_s=snapshot.now_s)
+            demands[view.service] = max(rate, DEMAND_MIN_RPS)
+        return demands
+
+    def _problem(self, demands: Mapping[str, float], slots: list[Slot]) -> ProteusProblem:
+        devices: dict[str, int] = {}
+        present: dict[Key, int] = {}
+        for slot in slots:
+            devices[slot.kind] = devices.get(slot.kind, 0) + 1
+            if slot.present is not None:
+                present[slot.present] = present.get(slot.present, 0) + 1
+        families = tuple(
+            Family(name, demands[name] * self._headroom, self._hosted(name, devices)) for name in self._stages
+        )
+        return ProteusProblem(families, devices, present)
+
+    def _hosted(self, service: str, devices: Mapping[str, int]) -> tuple[Hosted, ...]:
+        known, accuracy = self._batches[service], self._accuracy[service]
+        return tuple(
+            Hosted(variant.name, variant.device, accuracy[variant.name], known[variant.name].rate_rps)
+            for variant in self._stages[service].variants
+            if variant.name in known and variant.device in devices
+        )
+
+    def _slots(self, snapshot: ClusterSnapshot) -> list[Slot]:
+        """Every device of every node, and what it is meant to host now."""
+        hosting: dict[tuple[str, str], list[Key]] = {}
+        for view in snapshot.services:
+            for replica in wanted_replicas(view, self._stages[view.service].name):
+                there = hosting.setdefault((replica.node, replica.device), [])
+                there.append((view.service, replica.variants[0]))
+        slots = []
+        for node in snapshot.nodes:
+            cores = whole_cores(node.cores)
+            for kind, count in sorted(node.devices.items()):
+                slots += _slots_of(node.name, kind, min(count, cores), hosting)
+                cores -= min(count, cores)
+            slots += _slots_of(node.name, CPU, cores // self._cores, hosting)
+        return slots
+
+    def _plan(self, problem: ProteusProblem, hosting: Hosting, slots: list[Slot]) -> Plan:
+        kinds = {key: one.kind for key, one in problem.keyed().items()}
+        replicas: dict[str, list[ReplicaPlan]] = {name: [] for name in self._stages}
+        for slot, key in zip(slots, assign(hosting.counts, kinds, slots), strict=True):
+            if key is not None:
+                cores = float(self._cores) if slot.kind == CPU else 1.0
+                replicas[key[0]].append(ReplicaPlan(cores, (key[1],), slot.node, slot.kind))
+        return Plan({name: self._service_plan(name, hosting, tuple(own)) for name, own in replicas.items()})
+
+    def _service_plan(self, name: str, hosting: Hosting, replicas: tuple[ReplicaPlan, ...]) -> ServicePlan:
+        stage, batches = self._stages[name], self._batches[name]
+        ordered = sorted(stage.variants, key=lambda variant: -self._accuracy[name][variant.name])
+        flows = {one.name: hosting.flows_rps.get((name, one.name), 0.0) for one in ordered}
+        total = sum(flows.values(), 0.0)
+        hosted = [one.name for one in ordered if hosting.counts.get((name, one.name), 0)]
+        mix = tuple(VariantShare(one, flows[one] / total) for one in hosted) if total else ()
+        rows = {one: batches[one].rows for one in hosted}
+        first = hosted[0] if hosted else stage.variants[0].name
+        plan = StagePlan(
+            replicas,
+            mix or (VariantShare(first, 1.0),),
+            max(rows.values(), default=1),
+            rules=self._rules(name),
+            rows_max=rows,
+        )
+        return ServicePlan(name, {stage.name: plan})
+
+    def _rules(self, service: str) -> StageRules:
+        if not self._published:
+            return StageRules()
+        return StageRules(
+            order="fifo",
+            forming=self._batching,
+            drop="age",
+            age_s_max=2.0 * self._services[service].slo_s,
+            admission="open",
+            routing="assigned",
+        )
+
+    def _slo_s(self, service: str) -> float:
+        return self._services[service].slo_s
+
+
+def batches(stage: Stage, times: ServiceTimes, slo_s: float, cores: int) -> dict[str, Batch]:
+    """By variant, the largest batch below half of the SLO, among powers of two and the variant's limit.
+
+    Variants that are too slow for it are left out; if all are, each has single rows.
+    """
+    fitting: dict[str, Batch] = {}
+    singles: dict[str, Batch] = {}
+    for variant in stage.variants:
+        size = float(cores) if variant.device == CPU else 1.0
+        limit = variant.batch_rows_max
+        for rows in sorted({1 << n for n in range(limit.bit_length())} | {limit}):
+            time_s = times.service_time_s(variant.name, 0, rows, size)
+            if rows == 1:
+                singles[variant.name] = Batch(1, 1.0 / time_s)
+            if time_s < slo_s / 2:
+                fitting[variant.name] = Batch(rows, rows / time_s)
+    return fitting or singles
+
+
+def batching_of(policy: str, options: Mapping[str, object]) -> Forming:
+    """The option `batching`.
+
+    Raises:
+        SpecError: there is no such rule.
+    """
+    asked = options.get("batching", BATCHING[0])
+    for rule in BATCHING:
+        if asked == rule:
+            return rule
+    choices = ", ".join(nearest_first(str(asked), BATCHING))
+    raise SpecError(f"policy {policy}: option batching: no {asked!r}; there are: {choices}")
+
+
+def _slots_of(node: str, kind: str, count: int, hosting: Mapping[tuple[str, str], list[Key]]) -> list[Slot]:
+    present: list[Key | None] = [*hosting.get((node, kind), [])[:count]]
+    return [Slot(node, kind, key) for key in present + [None] * (count - len(present))]
+
+
+def _only_stage(policy: str, service: Service) -> Stage:
+    if len(service.stages) != 1:
+        count = len(service.stages)
+        raise SpecError(
+            f"policy {policy}: service {service.name} has {count} stages; it is for services of one"
+            " (loki and steelyard are for pipelines)"
+        )
+    return service.stages[0]
+
+
+def _relative(policy: str, service: str, stage: Stage) -> dict[str, float]:
+    """Accuracy of each variant over the best of the stage."""
+    return relative_accuracies(policy, f"{service}.{stage.name}", stage.variants)
+
+
+def relative_accuracies(policy: str, stage: str, variants: tuple[Variant, ...]) -> dict[str, float]:
+    """Accuracy of each variant over the best one's; of an only variant 1, whether it is known or not.
+
+    Raises:
+        SpecError: one of several has no accuracy, or all have 0.
+    """
+    if len(variants) == 1:
+        return {variants[0].name: 1.0}
+    known = {variant.name: variant.accuracy for variant in variants}
+    unknown = [name for name, accuracy in known.items() if accuracy is None]
+    best = max((accuracy for accuracy in known.values() if accuracy is not None), default=0.0)
+    if unknown or not best:
+        which = f"variant {unknown[0]} of {stage} has no accuracy" if unknown else f"{stage} is never right"
+        raise SpecError(f"policy {policy}: {which}; it chooses variants by accuracy")
+    return {name: (accuracy or 0.0) / best for name, accuracy in known.items()}
