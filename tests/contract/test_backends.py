@@ -14,7 +14,7 @@ from steelyard.backend.local import LocalBackend
 from steelyard.backend.memory import MemoryBackend
 from steelyard.core.commands import RunBatch
 from steelyard.core.errors import ModelError
-from steelyard.runtime.base import Array, VariantSpec
+from steelyard.runtime.base import Value, VariantSpec
 from steelyard.testing.backend_contract import BackendContract
 from steelyard.testing.virtual_clock import VirtualTimeLoop
 from steelyard.worker.arena import Arena
@@ -39,10 +39,11 @@ class TestMemoryBackend(BackendContract):
     loop_factory = VirtualTimeLoop
 
     def make(self, arena: Arena, sink: Sink, loop: asyncio.AbstractEventLoop) -> Backend:
-        def compute(command: RunBatch, inputs: Mapping[str, Array]) -> dict[str, Array]:
-            if np.isnan(inputs["x"]).any():
+        def compute(command: RunBatch, inputs: Mapping[str, Value]) -> dict[str, Value]:
+            x = np.asarray(inputs["x"])
+            if np.isnan(x).any():
                 raise ModelError("not a number")
-            return {"y": inputs["x"] * np.float32(2 if command.variant == "double" else 3)}
+            return {"y": x * np.float32(2 if command.variant == "double" else 3)}
 
         return MemoryBackend(
             (0, 1), sink, loop=loop, service_time_s=lambda command, cores: 0.01 * command.rows / cores,

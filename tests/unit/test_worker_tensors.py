@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steelyard.core.commands import Slice
 from steelyard.core.errors import InputError, ModelError
-from steelyard.core.types import Tensor, TensorRef
-from steelyard.runtime.base import Array, Signature, TensorSpec
+from steelyard.core.types import Request, RequestId, Tensor, TensorRef
+from steelyard.runtime.base import Array, Signature, TensorSpec, Value
 from steelyard.runtime.dtypes import DTYPES, numpy_dtype
 from steelyard.worker.arena import Arena
-from steelyard.worker.messages import Part
-from steelyard.worker.tensors import Gatherer, as_array, free, store
+from steelyard.worker.messages import Block, Feed
+from steelyard.worker.tensors import Gatherer, as_array, free, own_feeds, store
 
 ANY = Signature((), (), batchable=True)
 
@@ -31,40 +32,86 @@ def put(arena: Arena, array: Array, name: str = "x", word: str = "") -> Tensor:
     return tensor
 
 
-def part(tensor: Tensor, row_start: int = 0, rows: int | None = None) -> Part:
-    total = tensor.shape[0]
-    return Part(row_start, total - row_start if rows is None else rows, total, (tensor,))
+def block(tensor: Tensor, start: int = 0, rows: int | None = None, repeats: tuple[int, ...] = ()) -> Block:
+    return Block(tensor, start, tensor.shape[0] - start if rows is None else rows, repeats)
 
 
-def test_one_part_is_a_view_and_not_a_copy(arena: Arena) -> None:
+def gather(arena: Arena, *blocks: Block, counts: tuple[int, ...] | None = None) -> Value:
+    return Gatherer().gather([Feed("x", blocks, counts)], arena.view)["x"]
+
+
+def request(*tensors: Tensor, rows: int = 1) -> Request:
+    return Request(RequestId(0, 1), "svc", rows, "", 0.0, 1.0, tensors=tensors)
+
+
+def test_one_block_is_a_view_and_not_a_copy(arena: Arena) -> None:
     tensor = put(arena, np.arange(12, dtype=np.float32).reshape(4, 3))
-    inputs = Gatherer().gather([part(tensor, 1, 2)], arena.view)
-    assert np.array_equal(inputs["x"], [[3, 4, 5], [6, 7, 8]])
+    x = gather(arena, block(tensor, 1, 2))
+    assert np.array_equal(x, [[3, 4, 5], [6, 7, 8]])
     arena.view(tensor.ref)[12:16] = np.float32(99).tobytes()  # row 1, column 0
-    assert inputs["x"][0, 0] == 99
+    assert x[0][0] == 99
 
 
 def test_a_whole_request_alone_need_not_have_rows(arena: Arena) -> None:
     # A model without batches: one "row", whatever the leading axis is.
     image = put(arena, np.ones((7, 5), np.uint8))
-    inputs = Gatherer().gather([Part(0, 1, 1, (image,))], arena.view)
-    assert inputs["x"].shape == (7, 5)
+    feeds = own_feeds([Slice(RequestId(0, 1), 0, 1)], [request(image)])
+    assert np.asarray(Gatherer().gather(feeds, arena.view)["x"]).shape == (7, 5)
 
 
-def test_parts_are_gathered_in_order_into_one_kept_buffer(arena: Arena) -> None:
+def test_blocks_are_gathered_in_order_into_one_kept_buffer(arena: Arena) -> None:
     a, b = (put(arena, np.full((2, 3), value, np.float32)) for value in (1, 2))
     gatherer = Gatherer()
-    first = gatherer.gather([part(b), part(a, 0, 1)], arena.view)["x"]
-    assert np.array_equal(first[:, 0], [2, 2, 1])
-    second = gatherer.gather([part(a), part(b, 1)], arena.view)["x"]
-    assert np.array_equal(second[:, 0], [1, 1, 2])
-    assert np.shares_memory(first, second)
+    first = gatherer.gather([Feed("x", (block(b), block(a, 0, 1)))], arena.view)["x"]
+    assert [row[0] for row in first] == [2, 2, 1]
+    second = gatherer.gather([Feed("x", (block(a), block(b, 1)))], arena.view)["x"]
+    assert [row[0] for row in second] == [1, 1, 2]
+    assert np.shares_memory(np.asarray(first), np.asarray(second))
+
+
+def test_rows_are_repeated_for_each_item_and_left_out_without_one(arena: Arena) -> None:
+    a, b = (put(arena, np.arange(start, start + 3, dtype=np.int64)) for start in (0, 10))
+    x = gather(arena, block(a, 0, 3, (2, 0, 1)), block(b, 1, 1, (3,)))
+    assert list(x) == [0, 0, 2, 11, 11, 11]
 
 
 def test_bytes_are_decoded_and_gathered(arena: Arena) -> None:
     a = put(arena, np.array([b"one", b""], dtype=np.object_), word="BYTES")
     b = put(arena, np.array([b"\xff\0"], dtype=np.object_), word="BYTES")
-    assert list(Gatherer().gather([part(a), part(b)], arena.view)["x"]) == [b"one", b"", b"\xff\0"]
+    assert list(gather(arena, block(a), block(b), block(a, 0, 1))) == [b"one", b"", b"\xff\0", b"one"]
+
+
+def test_a_ragged_input_is_one_view_a_row(arena: Arena) -> None:
+    tensor = put(arena, np.arange(8, dtype=np.float32).reshape(4, 2))
+    rows = gather(arena, block(tensor, 1, 3), counts=(2, 0, 1))
+    assert [row.tolist() for row in rows] == [[[2, 3], [4, 5]], [], [[6, 7]]]
+    assert rows[1].shape == (0, 2)
+    arena.view(tensor.ref)[8:12] = np.float32(99).tobytes()  # row 1, column 0
+    assert rows[0][0, 0] == 99
+
+
+def test_a_row_of_elements_may_lie_in_several_blocks(arena: Arena) -> None:
+    tensors = [put(arena, np.arange(start, start + size)) for start, size in ((0, 2), (10, 1), (20, 3))]
+    rows = gather(arena, *map(block, tensors), counts=(1, 4, 0, 1))
+    # 0 | 1, 10, 20, 21 | nothing | 22
+    assert [row.tolist() for row in rows] == [[0], [1, 10, 20, 21], [], [22]]
+
+
+def test_rows_of_other_shapes_stand_beside_each_other_in_a_ragged_input(arena: Arena) -> None:
+    images = [put(arena, np.ones(shape, np.uint8)) for shape in ((4, 5, 3), (2, 7, 3))]
+    rows = gather(arena, *map(block, images), counts=(4, 2))
+    assert [row.shape for row in rows] == [(4, 5, 3), (2, 7, 3)]
+
+
+def test_too_few_elements_are_refused(arena: Arena) -> None:
+    with pytest.raises(InputError, match="fewer elements than its rows"):
+        gather(arena, block(put(arena, np.zeros(2))), counts=(1, 2))
+
+
+def test_nothing_at_all_has_a_type_and_a_shape(arena: Arena) -> None:
+    nothing = Tensor("x", "INT64", (0, 4), TensorRef("", 0, 0, 0))
+    rows = gather(arena, Block(nothing, 0, 0), counts=(0, 0))
+    assert [(row.dtype, row.shape) for row in rows] == [(np.int64, (0, 4))] * 2
 
 
 @pytest.mark.parametrize(
@@ -73,15 +120,27 @@ def test_bytes_are_decoded_and_gathered(arena: Arena) -> None:
     ids=["shape", "type"],
 )
 def test_what_does_not_fit_together_is_refused(arena: Arena, mixed: Array) -> None:
-    parts = [part(put(arena, np.zeros((1, 3), np.float32))), part(put(arena, mixed))]
     with pytest.raises(InputError, match="mixes shapes or types of input x"):
-        Gatherer().gather(parts, arena.view)
+        gather(arena, block(put(arena, np.zeros((1, 3), np.float32))), block(put(arena, mixed)))
 
 
 def test_other_names_are_refused(arena: Arena) -> None:
     rows = np.zeros((1, 3), np.float32)
+    requests = [request(put(arena, rows)), request(put(arena, rows, "z"))]
     with pytest.raises(InputError, match="other inputs than x"):
-        Gatherer().gather([part(put(arena, rows)), part(put(arena, rows, "z"))], arena.view)
+        own_feeds([Slice(RequestId(0, 1), 0, 1)] * 2, requests)
+
+
+def test_the_rows_of_a_ragged_output_are_stored_one_behind_the_other(arena: Arena) -> None:
+    rows = [np.full((count, 2), count, np.float32) for count in (2, 0, 1)]
+    (stored,) = store({"y": rows}, ANY, arena)
+    assert (stored.dtype, stored.shape) == ("FP32", (3, 2))
+    assert np.array_equal(as_array(stored, arena.view(stored.ref)), np.concatenate(rows))
+    texts = [np.array([b"a", b"bc"], np.object_), np.array([], np.object_)]
+    signature = Signature((), (TensorSpec("t", "BYTES", (-1,)),), batchable=True)
+    (stored,) = store({"t@read": texts}, signature, arena)  # what was selected of `t` has its type
+    assert (stored.dtype, stored.shape) == ("BYTES", (2,))
+    assert list(as_array(stored, arena.view(stored.ref))) == [b"a", b"bc"]
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from steelyard.core.events import (
     ResizeRefused,
 )
 from steelyard.core.types import Request, TensorRef
+from steelyard.worker.messages import Feed
 
 BackendEvent = ReplicaEvent | NodeJoined | ReplicaThrottled | ResizeRefused | BatchCompleted | BatchFailed
 Sink = Callable[[BackendEvent], None]
@@ -60,8 +61,12 @@ class Backend(Protocol):
         """Drop a resident variant; ends in `VariantUnloaded`."""
         ...
 
-    def run(self, command: RunBatch, requests: Sequence[Request]) -> None:
+    def run(
+        self, command: RunBatch, requests: Sequence[Request], feeds: Sequence[Feed] | None = None
+    ) -> None:
         """Run a batch; `requests[i]` is the request of `command.slices[i]`.
+
+        `feeds` say where the inputs lie; without, they are the requests' own tensors.
 
         Ends in `BatchCompleted`, `BatchFailed`, or `ReplicaGone(expected=False)` if the worker dies under it.
         """

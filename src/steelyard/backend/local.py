@@ -32,6 +32,7 @@ from steelyard.runtime.base import VariantSpec, WidthRule
 from steelyard.worker import messages as m
 from steelyard.worker.arena import Arena, StaleRefError
 from steelyard.worker.doorbell import pair
+from steelyard.worker.tensors import own_feeds
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class LocalBackend:
         sink: takes the events, on the loop.
         loop: the driver's; asyncio's own or uvloop.
         limits: see there.
+        takers: the stages that take items of a stage, by (service, stage), of services with several.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class LocalBackend:
         *,
         loop: asyncio.AbstractEventLoop,
         limits: LocalLimits | None = None,
+        takers: Mapping[StageKey, tuple[m.Taker, ...]] | None = None,
     ) -> None:
         self._core_ids = tuple(core_ids)
         self._stages = dict(stages)
@@ -95,6 +98,7 @@ class LocalBackend:
         self._sink = sink
         self._loop = loop
         self._limits = limits or LocalLimits()
+        self._takers = dict(takers or {})
         self._replicas: dict[int, LocalReplica] = {}
         self._by_arena: dict[str, LocalReplica] = {}
         self._throttled: dict[int, float] = {}
@@ -182,12 +186,19 @@ class LocalBackend:
         if replica is not None:
             replica.unload(command.variant)
 
-    def run(self, command: RunBatch, requests: Sequence[Request]) -> None:
+    def run(
+        self, command: RunBatch, requests: Sequence[Request], feeds: Sequence[m.Feed] | None = None
+    ) -> None:
         """Run a batch; if the worker has just ended, or is stuck, its `ReplicaGone` is the answer."""
         replica = self._replicas.get(command.replica_id)
-        if replica is not None:
-            seconds_max = max(self._limits.batch_s_max, BATCH_FACTOR_MAX * command.expected_s)
-            replica.run(command, requests, seconds_max)
+        if replica is None:
+            return
+        if feeds is None:
+            feeds = own_feeds(command.slices, requests)
+        else:
+            self._lend(replica, feeds)
+        seconds_max = max(self._limits.batch_s_max, BATCH_FACTOR_MAX * command.expected_s)
+        replica.run(command, tuple(feeds), seconds_max)
 
     def release(self, command: ReleaseOutputs) -> None:
         """Let the worker reuse the place of a batch's outputs."""
@@ -248,9 +259,19 @@ class LocalBackend:
         gone = replica.ended(status, reason)  # may still deliver what the worker had finished
         del self._replicas[replica_id], self._by_arena[replica.arena_name]
         self._throttled.pop(replica_id, None)
+        for other in self._replicas.values():
+            other.forget(replica.arena_name)
         if not self._replicas:
             self._empty.set()
         self._sink(gone)
+
+    def _lend(self, replica: LocalReplica, feeds: Sequence[m.Feed]) -> None:
+        """Give a worker the descriptors of the arenas that a batch lies in and that it has not got yet."""
+        needed = {block.tensor.ref.arena for feed in feeds for block in feed.blocks}
+        owners = {name: self._by_arena[name] for name in needed - replica.borrowed if name in self._by_arena}
+        fds = {name: owner.arena_fd for name, owner in owners.items() if owner.arena_fd is not None}
+        if fds:
+            replica.lend(fds)
 
     def _worker_spec(self, command: StartReplica) -> m.WorkerSpec:
         stage = (command.service, command.stage)
@@ -269,6 +290,7 @@ class LocalBackend:
             command.variants,
             found,
             tuple(path or os.getcwd() for path in sys.path),  # noqa: PTH109
+            self._takers.get(stage),
         )
 
     def _why_not(self, command: StartReplica) -> str:

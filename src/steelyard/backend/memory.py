@@ -31,14 +31,14 @@ from steelyard.core.events import (
 )
 from steelyard.core.snapshot import CoreShare
 from steelyard.core.types import Request, Tensor, TensorRef
-from steelyard.runtime.base import Array, Signature
-from steelyard.worker import messages as m
-from steelyard.worker import tensors
+from steelyard.runtime.base import Signature, Value
+from steelyard.worker import items, tensors
 from steelyard.worker.arena import Arena
+from steelyard.worker.messages import Feed, Taker
 
 ServiceTime = Callable[[RunBatch, float], float]
 """(batch, cores) -> seconds."""
-Compute = Callable[[RunBatch, Mapping[str, Array]], Mapping[str, Array]]
+Compute = Callable[[RunBatch, Mapping[str, Value]], Mapping[str, Value]]
 """(batch, inputs) -> outputs; a `SteelyardError` fails the batch."""
 
 _SIGNATURE = Signature((), (), batchable=True)
@@ -67,6 +67,7 @@ class MemoryBackend:
         cold_start_s: seconds from `start` to ready; also what `load` takes.
         compute: what a batch answers, from the inputs in `arena`; None answers without outputs.
         arena: the front end's, needed by `compute`.
+        takers: the stages that take items of a stage, by (service, stage), of services with several.
         loop: its clock is the backend's.
     """
 
@@ -82,6 +83,7 @@ class MemoryBackend:
         cold_start_s: float = 0.1,
         compute: Compute | None = None,
         arena: Arena | None = None,
+        takers: Mapping[tuple[str, str], tuple[Taker, ...]] | None = None,
     ) -> None:
         self._core_ids = tuple(core_ids)
         self._sink = sink
@@ -91,6 +93,7 @@ class MemoryBackend:
         self._compute = compute
         self._front = arena
         self._arena = Arena("memory", 64 << 20) if compute else None
+        self._takers = takers or {}
         self._replicas: dict[int, _Replica] = {}
 
     def node(self) -> NodeJoined:
@@ -137,7 +140,9 @@ class MemoryBackend:
         if command.replica_id in self._replicas:
             self._soon(VariantUnloaded(command.replica_id, command.variant))
 
-    def run(self, command: RunBatch, requests: Sequence[Request]) -> None:
+    def run(
+        self, command: RunBatch, requests: Sequence[Request], feeds: Sequence[Feed] | None = None
+    ) -> None:
         """Done after `service_time_s` on the present cores; a resize counts from the next batch on."""
         replica = self._replicas.get(command.replica_id)
         if replica is None:
@@ -147,7 +152,9 @@ class MemoryBackend:
         replica.batch = command.batch_id
         duration_s = self._service_time_s(command, _cores(replica.shares))
         started_s = self._loop.time()
-        self._later(replica, duration_s, self._finish, replica, command, tuple(requests), started_s)
+        if feeds is None and self._compute is not None:
+            feeds = tensors.own_feeds(command.slices, requests)
+        self._later(replica, duration_s, self._finish, replica, command, feeds or (), started_s)
 
     def release(self, command: ReleaseOutputs) -> None:
         """Free the outputs."""
@@ -193,15 +200,14 @@ class MemoryBackend:
         if replica.shares != asked.shares:
             self._sink(ReplicaResized(asked.replica_id, _cores(replica.shares)))
 
-    def _finish(
-        self, replica: _Replica, command: RunBatch, requests: tuple[Request, ...], started_s: float
-    ) -> None:
+    def _finish(self, replica: _Replica, command: RunBatch, feeds: Sequence[Feed], started_s: float) -> None:
         replica.batch = None
         event: BackendEvent
         try:
-            outputs = replica.outputs[command.batch_id] = self._answer(command, requests)
+            outputs, items = self._answer(replica, command, feeds)
+            replica.outputs[command.batch_id] = outputs
             event = BatchCompleted(
-                command.batch_id, command.replica_id, started_s, self._loop.time(), outputs
+                command.batch_id, command.replica_id, started_s, self._loop.time(), outputs, items
             )
         except SteelyardError as error:
             event = BatchFailed(command.batch_id, command.replica_id, str(error))
@@ -209,15 +215,16 @@ class MemoryBackend:
         if replica.is_stopping:
             self._end(command.replica_id, expected=True, reason="")
 
-    def _answer(self, command: RunBatch, requests: tuple[Request, ...]) -> tuple[Tensor, ...]:
+    def _answer(
+        self, replica: _Replica, command: RunBatch, feeds: Sequence[Feed]
+    ) -> tuple[tuple[Tensor, ...], dict[str, tuple[int, ...]]]:
         if self._compute is None or self._arena is None or self._front is None:
-            return ()
-        parts = [
-            m.Part(part.row_start, part.rows, request.rows, request.tensors)
-            for part, request in zip(command.slices, requests, strict=True)
-        ]
-        inputs = tensors.Gatherer().gather(parts, self._front.view)
-        return tensors.store(self._compute(command, inputs), _SIGNATURE, self._arena)
+            return (), {}
+        arenas = {arena.name: arena for arena in (self._arena, self._front)}
+        inputs = tensors.Gatherer().gather(feeds, lambda ref: arenas[ref.arena].view(ref))
+        takers = self._takers.get((replica.command.service, command.stage))
+        made = items.settle(self._compute(command, inputs), command.rows, _SIGNATURE, takers)
+        return tensors.store(made.outputs, _SIGNATURE, self._arena), made.items
 
     def _end(self, replica_id: int, *, expected: bool, reason: str) -> None:
         replica = self._replicas.pop(replica_id, None)

@@ -8,10 +8,11 @@ within the call: the caller may be in the middle of a decision.
 import asyncio
 import contextlib
 import errno
+import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from math import fsum
 
 from steelyard.backend.base import BackendEvent, Sink
@@ -28,11 +29,11 @@ from steelyard.core.events import (
     VariantUnloaded,
 )
 from steelyard.core.snapshot import CoreShare
-from steelyard.core.types import Request, TensorRef
+from steelyard.core.types import TensorRef
 from steelyard.worker import messages as m
 from steelyard.worker import threads
 from steelyard.worker.arena import ArenaReader
-from steelyard.worker.doorbell import LoopDoorbell
+from steelyard.worker.doorbell import FDS_MAX, LoopDoorbell
 
 Shares = tuple[CoreShare, ...]
 
@@ -47,6 +48,10 @@ class LocalReplica:
         sink: takes the events.
         kill: ends the worker's process.
         loop: the driver's.
+
+    Attributes:
+        arena_fd: of the worker's arena, to lend it; None before it is ready and after its end.
+        borrowed: names of other workers' arenas that the worker may read.
     """
 
     def __init__(
@@ -65,6 +70,8 @@ class LocalReplica:
         self.is_ready = False
         self.is_stopping = False
         self.has_quota = False
+        self.arena_fd: int | None = None
+        self.borrowed: set[str] = set()
         self._command = command
         self._quotas = quotas
         self._sink = sink
@@ -98,16 +105,26 @@ class LocalReplica:
             except OSError as error:
                 self._give_up(f"its CPU quota cannot be set: {error.strerror}")
 
-    def run(self, command: RunBatch, requests: Sequence[Request], seconds_max: float) -> None:
+    def lend(self, arenas: Mapping[str, int]) -> None:
+        """Let the worker read other workers' arenas from now on; their descriptors stay the caller's."""
+        names = tuple(arenas)
+        for start in range(0, len(names), FDS_MAX):
+            some = names[start : start + FDS_MAX]
+            self._doorbell.send(m.Lend(some), fds=[os.dup(arenas[name]) for name in some])
+        self.borrowed.update(names)
+
+    def forget(self, arena: str) -> None:
+        """The owner of an arena has ended: no further batch reads it."""
+        if arena in self.borrowed:
+            self.borrowed.remove(arena)
+            self._doorbell.send_later(m.Forget(arena))
+
+    def run(self, command: RunBatch, feeds: tuple[m.Feed, ...], seconds_max: float) -> None:
         """Send a batch, and with it whatever else waits; a worker that takes longer than given is killed."""
-        parts = tuple(
-            m.Part(part.row_start, part.rows, request.rows, request.tensors)
-            for part, request in zip(command.slices, requests, strict=True)
-        )
         self._overdue[command.batch_id] = (self._loop.time() + seconds_max, seconds_max)
         if self._watch is None:  # one timer serves all batches until it fires
             self._watch = self._loop.call_later(seconds_max, self._look_for_stuck)
-        self._doorbell.send(m.Run(command.batch_id, command.variant, command.rows, parts))
+        self._doorbell.send(m.Run(command.batch_id, command.variant, command.rows, feeds))
 
     def release(self, batch_id: int) -> None:
         """No hurry: it goes with the next batch."""
@@ -188,6 +205,9 @@ class LocalReplica:
             self._quotas.forget(self.replica_id)
         if self._reader is not None:
             self._reader.close()
+        if self.arena_fd is not None:
+            os.close(self.arena_fd)
+            self.arena_fd = None
 
     def _received(self, message: m.FromWorker, fds: list[int]) -> None:
         match message:
@@ -200,6 +220,7 @@ class LocalReplica:
                         message.started_s,
                         message.finished_s,
                         message.outputs,
+                        message.items,
                     )
                 )
             case m.Failed():
@@ -211,11 +232,12 @@ class LocalReplica:
                 self._reason = reason
             case m.Loaded(variant=variant):
                 self._sink(VariantLoaded(self.replica_id, variant))
-            case m.Unloaded(variant=variant):
-                self._sink(VariantUnloaded(self.replica_id, variant))
+            case m.Unloaded(variant=variant, reason=reason):
+                self._sink(VariantUnloaded(self.replica_id, variant, reason))
 
     def _became_ready(self, arena_fd: int) -> None:
-        self._reader = ArenaReader(self.arena_name, arena_fd)
+        self._reader = ArenaReader(self.arena_name, os.dup(arena_fd))
+        self.arena_fd = arena_fd
         if self.is_stopping:
             return
         self._cancel_timer()

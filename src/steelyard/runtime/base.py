@@ -7,9 +7,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.core.errors import ModelError
 from steelyard.core.types import Frozen
 
 Array = NDArray[Any]
+Value = Array | list[Array]
+"""A tensor of a batch: an array whose leading axis is its rows, or *ragged*: one array for each row."""
 Width = Literal["lanes", "threads"]
 
 
@@ -81,8 +84,10 @@ class Runtime(Protocol):
         """How to use more than one core, by rows; without rules, the runtime's default."""
         ...
 
-    def run(self, inputs: Mapping[str, Array], rows: int) -> dict[str, np.ndarray[Any, Any]]:
+    def run(self, inputs: Mapping[str, Value], rows: int) -> Mapping[str, Value]:
         """Run one batch of `rows` rows.
+
+        A runtime whose models take arrays alone makes them of what is ragged with `one_array`.
 
         Raises:
             ModelError: the model raised, or answered with another number of rows.
@@ -92,3 +97,26 @@ class Runtime(Protocol):
     def close(self) -> None:
         """Free threads and memory."""
         ...
+
+
+def one_array(spec: VariantSpec, signature: Signature, name: str, value: Value) -> Array:
+    """An input as one array, for a model that takes nothing else.
+
+    A model without a batch axis takes the array of its one row, with or without a leading axis of 1, as it
+    declares. Rows of equal shape are stacked.
+
+    Raises:
+        ModelError: the rows' shapes differ.
+    """
+    if isinstance(value, list):
+        if signature.batchable and any(array.shape != value[0].shape for array in value):
+            shapes = ", ".join(str(list(array.shape)) for array in value[:4])
+            raise ModelError(f"variant {spec.name}: rows of input {name} have different shapes: {shapes}")
+        value = np.stack(value) if signature.batchable else value[0]
+    if not signature.batchable:
+        ranks = [len(tensor.shape) for tensor in signature.inputs if tensor.name == name]
+        if ranks == [value.ndim - 1] and value.shape[0] == 1:
+            value = value.reshape(value.shape[1:])
+        elif ranks == [value.ndim + 1]:
+            value = value[np.newaxis]
+    return value

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 
 from steelyard.core.errors import ModelError
-from steelyard.runtime.base import Array, Signature, TensorSpec, VariantSpec, WidthRule
+from steelyard.runtime.base import Array, Signature, TensorSpec, Value, VariantSpec, WidthRule, one_array
 from steelyard.runtime.dtypes import oip_from_onnx
 from steelyard.runtime.example import example_inputs
 from steelyard.runtime.sessions import Sessions, one_line
@@ -63,18 +63,21 @@ class OnnxRuntime:
         self._rules = tuple(rules)
         self._want_sessions()
 
-    def run(self, inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Value], rows: int) -> dict[str, Array]:
         """Run one batch; BYTES are object arrays of `bytes`, BF16 is its bits in `uint16`.
+
+        Rows that come as one array each (`base.Value`) are stacked: ONNX models have no ragged inputs.
 
         Raises:
             ModelError: ONNX Runtime refused the inputs, or an output has not `rows` rows.
         """
         lanes = self._lane_count(rows)
+        arrays = {name: one_array(self._spec, self.signature, name, inputs[name]) for name in inputs}
         try:
             if lanes > 1:
-                outputs = self._run_lanes(inputs, slices(rows, lanes))
+                outputs = self._run_lanes(arrays, slices(rows, lanes))
             else:
-                outputs = self._run_one(self._session_for(rows), inputs)
+                outputs = self._run_one(self._session_for(rows), arrays)
         except ModelError:
             raise
         except Exception as error:  # ONNX Runtime's errors have no common base below Exception

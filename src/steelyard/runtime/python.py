@@ -11,6 +11,11 @@ The class, named `module:Class` or `path/to/file.py:Class`:
 
 A plain function `predict(batch)` is taken too. Without a signature the spec's `inputs:` say what clients may
 send.
+
+In a pipeline, an output may have any number of elements for each row (*ragged*): then it is a list with one
+array, or list of arrays, for each row. Where a signature declares the output, arrays with as many dimensions
+as declared are the elements of a row each, and those with one less are rows to be stacked; without one, a
+list of arrays is ragged. A ragged input comes as a list of arrays, one for each row.
 """
 
 import importlib
@@ -25,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.core.errors import ModelError
-from steelyard.runtime.base import Array, Signature, TensorSpec, VariantSpec, WidthRule
+from steelyard.runtime.base import Array, Signature, TensorSpec, Value, VariantSpec, WidthRule, one_array
 from steelyard.runtime.dtypes import numpy_dtype, oip_dtype
 from steelyard.runtime.widths import width_cores
 
@@ -65,7 +70,7 @@ class PythonRuntime:
     def set_widths(self, rules: Sequence[WidthRule]) -> None:
         """Nothing to choose: the class spends its cores as it likes."""
 
-    def run(self, inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Value], rows: int) -> dict[str, Value]:
         """Call `predict`.
 
         Raises:
@@ -74,12 +79,15 @@ class PythonRuntime:
         if self._raised is not None:
             raised, self._raised = self._raised, None
             raise raised
-        answer = self._call("predict", lambda: self._predict(dict(inputs)))
+        batch = dict(inputs)
+        if not self.signature.batchable:
+            batch = {name: one_array(self._spec, self.signature, name, batch[name]) for name in batch}
+        answer = self._call("predict", lambda: self._predict(batch))
         if not isinstance(answer, Mapping):
             raise ModelError(
                 f"variant {self._spec.name}: predict returned {type(answer).__name__}, not a dict of arrays"
             )
-        return {name: self._checked(name, np.asarray(value), rows) for name, value in answer.items()}
+        return {name: self._checked(name, value, rows) for name, value in answer.items()}
 
     def close(self) -> None:
         """Call the class's `close`, if it has one."""
@@ -87,21 +95,29 @@ class PythonRuntime:
         if close is not None:
             self._call("close", close)
 
-    def _checked(self, name: str, array: Array, rows: int) -> Array:
+    def _checked(self, name: str, value: Any, rows: int) -> Value:
         declared = {tensor.name: tensor for tensor in self.signature.outputs}
         if declared and name not in declared:
             raise ModelError(
                 f"variant {self._spec.name}: predict returned {name!r}; "
                 f"its signature has {', '.join(declared)}"
             )
-        dtype = declared[name].dtype if declared else oip_dtype(array.dtype)
+        dtype = declared[name].dtype if declared else ""
+        rank = len(declared[name].shape) if declared else None
+        by_row = self._call(f"output {name}", lambda: _by_row(value, rank))
+        if by_row is not None and self.signature.batchable:
+            if len(by_row) != rows:
+                raise ModelError(
+                    f"variant {self._spec.name}: output {name} is a list of {len(by_row)} for {rows} rows"
+                )
+            dtype = dtype or oip_dtype(next((array for array in by_row if array.size), by_row[0]).dtype)
+            return [_as_dtype(array, dtype) for array in by_row]
+        array = np.asarray(value)
         if self.signature.batchable and array.shape[:1] != (rows,):
             raise ModelError(
                 f"variant {self._spec.name}: output {name} has shape {list(array.shape)} for {rows} rows"
             )
-        if dtype == "BYTES":
-            return _as_bytes(array)
-        return np.ascontiguousarray(array, dtype=numpy_dtype(dtype))
+        return _as_dtype(array, dtype or oip_dtype(array.dtype))
 
     def _call(self, what: str, function: Callable[[], Any]) -> Any:
         try:
@@ -180,6 +196,34 @@ def _tensors(declared: Mapping[str, tuple[str, Sequence[int]]]) -> tuple[TensorS
     for dtype, _ in declared.values():
         numpy_dtype(dtype)
     return tuple(TensorSpec(name, dtype, tuple(shape)) for name, (dtype, shape) in declared.items())
+
+
+def _by_row(value: Any, rank: int | None) -> list[Array] | None:
+    """The elements of each row of a ragged output; None if it is one array, or rows to be stacked to one.
+
+    Args:
+        value: what `predict` returned for the output.
+        rank: dimensions declared for it, the leading axis included; None: not declared.
+
+    Raises:
+        ValueError: elements of one row have different shapes.
+    """
+    if not isinstance(value, list | tuple) or not value or not all(map(_is_row, value)):
+        return None
+    if not any(isinstance(row, np.ndarray) or any(isinstance(e, np.ndarray) for e in row) for row in value):
+        return None
+    arrays = [np.asarray(row) for row in value]
+    ranks = {array.ndim for array in arrays if array.size} or {array.ndim for array in arrays}
+    return None if rank is not None and ranks == {rank - 1} else arrays
+
+
+def _is_row(value: Any) -> bool:
+    """Whether it has elements: a list, or an array that is not a single number."""
+    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
+
+
+def _as_dtype(array: Array, dtype: str) -> Array:
+    return _as_bytes(array) if dtype == "BYTES" else np.ascontiguousarray(array, dtype=numpy_dtype(dtype))
 
 
 def _as_bytes(array: Array) -> Array:

@@ -14,7 +14,7 @@ from math import exp, isfinite
 import numpy as np
 
 from steelyard.core.errors import ModelError
-from steelyard.runtime.base import Array, Signature, TensorSpec, VariantSpec, WidthRule
+from steelyard.runtime.base import Array, Signature, TensorSpec, Value, VariantSpec, WidthRule, one_array
 
 _DEFAULTS: dict[str, float] = {
     "alpha_ms": 0.0,
@@ -39,6 +39,7 @@ class SleepRuntime:
 
     def __init__(self, spec: VariantSpec, cores: float = 1.0) -> None:
         options = _options(spec)
+        self._spec = spec
         self._coefficients_s = [options[key] / 1000 for key in ("alpha_ms", "beta_ms", "gamma_ms", "zeta_ms")]
         self._spread = options["spread"]
         self._rng = np.random.default_rng(int(options["seed"]))
@@ -55,7 +56,7 @@ class SleepRuntime:
     def set_widths(self, rules: Sequence[WidthRule]) -> None:
         """Nothing to choose."""
 
-    def run(self, inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Value], rows: int) -> dict[str, Array]:
         """Sleep for a batch of `rows` rows and answer with the input.
 
         Raises:
@@ -64,7 +65,7 @@ class SleepRuntime:
         if "x" not in inputs:
             raise ModelError(f"the sleep runtime takes an input `x`, not {', '.join(inputs) or 'nothing'}")
         sleep_s(self.service_time_s(rows, self._cores) * exp(self._spread * self._rng.standard_normal()))
-        return {"y": np.asarray(inputs["x"])}
+        return {"y": one_array(self._spec, self.signature, "x", inputs["x"])}
 
     def service_time_s(self, rows: int, cores: float) -> float:
         """Median seconds of a batch; below one core it is that of one core, stretched by the share."""

@@ -28,6 +28,15 @@ def rows_of(rows: int) -> Array:
     return np.arange(2 * rows, dtype=np.float32).reshape(rows, 2) + 1
 
 
+def y_of(runtime: Runtime, x: Array) -> Array:
+    """The only output, `y`, for the rows `x`."""
+    answer = runtime.run({"x": x}, len(x))
+    assert list(answer) == ["y"]
+    y = answer["y"]
+    assert isinstance(y, np.ndarray)
+    return y
+
+
 class RuntimeContract(ABC):
     """The cases; `cores_max` bounds the cores they ask for."""
 
@@ -58,26 +67,25 @@ class RuntimeContract(ABC):
 
     @pytest.mark.parametrize("rows", [1, 2, 5])
     def test_it_answers_as_many_rows_as_it_was_given(self, runtime: Runtime, rows: int) -> None:
-        answer = runtime.run({"x": rows_of(rows)}, rows)
-        assert list(answer) == ["y"]
-        assert answer["y"].shape == (rows, 2)
-        assert answer["y"].dtype == np.float32
+        y = y_of(runtime, rows_of(rows))
+        assert y.shape == (rows, 2)
+        assert y.dtype == np.float32
 
     def test_a_row_does_not_depend_on_its_company(self, runtime: Runtime) -> None:
         x = rows_of(5)
-        together = runtime.run({"x": x}, 5)["y"].copy()
+        together = y_of(runtime, x).copy()
         for index in range(5):
-            alone = runtime.run({"x": x[index : index + 1]}, 1)["y"]
+            alone = y_of(runtime, x[index : index + 1])
             np.testing.assert_allclose(alone[0], together[index], rtol=1e-5)
 
     def test_cores_and_widths_change_the_time_never_the_answer(self, runtime: Runtime) -> None:
         x = rows_of(4)
-        before = runtime.run({"x": x}, 4)["y"].copy()
+        before = y_of(runtime, x).copy()
         for rules in ((), (WidthRule(2, 1, "lanes"),), (WidthRule(2, 3, "lanes"),)):
             runtime.set_widths(rules)
             for cores in (2.0, 1.5, 1.0, 0.5):
                 runtime.set_cores(min(cores, self.cores_max))
-                np.testing.assert_allclose(runtime.run({"x": x}, 4)["y"], before, rtol=1e-5)
+                np.testing.assert_allclose(y_of(runtime, x), before, rtol=1e-5)
 
     def test_it_reads_inputs_it_may_not_write(self, runtime: Runtime) -> None:
         x = rows_of(3)
@@ -90,7 +98,7 @@ class RuntimeContract(ABC):
             runtime.run({"unknown": rows_of(1)}, 1)
         assert str(caught.value)
         assert "\n" not in str(caught.value)
-        assert runtime.run({"x": rows_of(1)}, 1)["y"].shape == (1, 2)  # and nothing else
+        assert y_of(runtime, rows_of(1)).shape == (1, 2)  # and nothing else
 
     def test_what_cannot_be_made_is_an_error_of_one_line(self, variant: VariantSpec) -> None:
         broken = replace(variant, target="/nowhere/at/all", options={"no_such_option": 1})

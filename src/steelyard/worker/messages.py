@@ -2,19 +2,35 @@
 
 Payloads never travel here: tensors are references into arenas, and arenas' file descriptors go along with the
 packet that first needs them. `Fork` carries (the worker's socket, the front end's arena) in this order;
-`Ready` carries the worker's own arena.
+`Ready` carries the worker's own arena, `Lend` other workers' arenas.
 """
 
 from typing import NamedTuple
 
 import msgspec
 
-from steelyard.core.types import Tensor
+from steelyard.core.types import Condition, Tensor
 from steelyard.runtime.base import VariantSpec, WidthRule
 
 
 class Message(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Base of all messages: arrays on the wire, since both ends are always of one version."""
+
+
+class Taker(NamedTuple):
+    """A stage that takes items of the worker's stage: what to count for it, and what to select.
+
+    Attributes:
+        stage: its name: the key of its counts, and the end of the names of selected outputs.
+        each: the output with one element an item; empty: it takes rows, those that `when` selects.
+        when: which items it takes; None: all.
+        outputs: those of the worker's stage that it takes as inputs.
+    """
+
+    stage: str
+    each: str
+    when: Condition | None
+    outputs: tuple[str, ...]
 
 
 class WorkerSpec(Message, frozen=True, tag="worker"):
@@ -32,6 +48,7 @@ class WorkerSpec(Message, frozen=True, tag="worker"):
         resident: names of those to load before `Ready`.
         widths: width rules by variant.
         sys_path: the server's module search path, so that user classes import as they would there.
+        takers: the stages that take items of this one; None: it is the only stage of its service.
     """
 
     replica_id: int
@@ -45,15 +62,34 @@ class WorkerSpec(Message, frozen=True, tag="worker"):
     resident: tuple[str, ...]
     widths: dict[str, tuple[WidthRule, ...]]
     sys_path: tuple[str, ...]
+    takers: tuple[Taker, ...] | None = None
 
 
-class Part(NamedTuple):
-    """Rows `[row_start, row_start + rows)` of a request of `request_rows` rows: its part of a batch."""
+WHOLE = -1
+"""As `Block.rows`: the tensor as it is, whatever its leading axis means."""
 
-    row_start: int
+
+class Block(NamedTuple):
+    """Elements `[start, start + rows)` of a tensor's leading axis, each as often as `repeats` says, or once.
+
+    A tensor of length 0 lies nowhere: it only says of what type and shape nothing is.
+    """
+
+    tensor: Tensor
+    start: int
     rows: int
-    request_rows: int
-    tensors: tuple[Tensor, ...]
+    repeats: tuple[int, ...] = ()
+
+
+class Feed(NamedTuple):
+    """One input of a batch: its blocks, one behind the other.
+
+    `counts` makes it *ragged*: a list of arrays, of so many elements each, one for each row of the batch.
+    """
+
+    name: str
+    blocks: tuple[Block, ...]
+    counts: tuple[int, ...] | None = None
 
 
 class Run(Message, frozen=True, tag="run"):
@@ -62,7 +98,19 @@ class Run(Message, frozen=True, tag="run"):
     batch_id: int
     variant: str
     rows: int
-    parts: tuple[Part, ...]
+    feeds: tuple[Feed, ...]
+
+
+class Lend(Message, frozen=True, tag="lend"):
+    """Arenas of other workers that batches from now on read; their descriptors came along, in this order."""
+
+    arenas: tuple[str, ...]
+
+
+class Forget(Message, frozen=True, tag="forget"):
+    """No further batch reads an arena that was lent: its owner has ended."""
+
+    arena: str
 
 
 class Free(Message, frozen=True, tag="free"):
@@ -93,7 +141,7 @@ class Stop(Message, frozen=True, tag="stop"):
     """Finish the batch at hand and exit."""
 
 
-ToWorker = WorkerSpec | Run | Free | SetCores | Load | Unload | Stop
+ToWorker = WorkerSpec | Run | Lend | Forget | Free | SetCores | Load | Unload | Stop
 
 
 class Ready(Message, frozen=True, tag="ready"):
@@ -107,12 +155,17 @@ class StartFailed(Message, frozen=True, tag="start_failed"):
 
 
 class Done(Message, frozen=True, tag="done"):
-    """A batch is finished; times are `time.monotonic()`, which all processes of a machine share."""
+    """A batch is finished; times are `time.monotonic()`, which all processes of a machine share.
+
+    `items` are counts for each row of the batch: by the stage that takes them, and by `@output` the elements
+    of an output that has no row axis of its own (`steelyard.worker.items`).
+    """
 
     batch_id: int
     started_s: float
     finished_s: float
     outputs: tuple[Tensor, ...]
+    items: dict[str, tuple[int, ...]] = {}
 
 
 class Failed(Message, frozen=True, tag="failed"):

@@ -11,18 +11,16 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from steelyard.core.errors import ModelError, SteelyardError
 from steelyard.core.types import Tensor, TensorRef
 from steelyard.runtime import registry
-from steelyard.runtime.base import Array, Runtime, VariantSpec
+from steelyard.runtime.base import Runtime, VariantSpec
 from steelyard.runtime.example import example_inputs
+from steelyard.worker import items, tensors, threads
 from steelyard.worker import messages as m
-from steelyard.worker import tensors, threads
 from steelyard.worker.arena import Arena, ArenaReader, StaleRefError
 from steelyard.worker.doorbell import Doorbell, PeerLostError
 
@@ -41,7 +39,7 @@ def main(sock: socket.socket, front_fd: int) -> int:
     """
     doorbell: Doorbell[m.ToWorker] = Doorbell(sock, m.ToWorker)
     try:
-        received, _ = doorbell.receive()
+        received, fds = doorbell.receive()
         spec = received[0]
         assert isinstance(spec, m.WorkerSpec)
         try:
@@ -49,7 +47,7 @@ def main(sock: socket.socket, front_fd: int) -> int:
         except (Exception, SystemExit) as error:  # user classes may raise anything while they load
             doorbell.send(m.StartFailed(one_line(error)))
             return 1
-        worker.serve(received[1:])
+        worker.serve(received[1:], fds)
         worker.close()
     except PeerLostError:
         return 0  # the server has gone or given up on this replica
@@ -70,8 +68,8 @@ class Worker:
         self._spec = spec
         self._specs = {variant.name: variant for variant in spec.specs}
         self._doorbell = doorbell
-        self._front = front
         self._arena = arena
+        self._arenas = {front.name: front}  # of others, to read
         self._cores = spec.cores
         self._resident: dict[str, Runtime] = {}
         self._outputs: dict[int, tuple[Tensor, ...]] = {}
@@ -94,14 +92,14 @@ class Worker:
         self._resident[name] = runtime
         runtime.set_cores(self._cores)  # they may have changed since, if this is the loading thread
 
-    def serve(self, received: Sequence[m.ToWorker] = ()) -> None:
-        """Take orders until `Stop`, first those received already.
+    def serve(self, received: Sequence[m.ToWorker] = (), fds: Sequence[int] = ()) -> None:
+        """Take orders until `Stop`, first those received already, with the descriptors that came along.
 
         Raises:
             PeerLostError: the server has gone.
         """
-        while all(self.handle(message) for message in received):
-            received, _ = self._doorbell.receive()
+        while all(self.handle(message, fds) for message in received):
+            received, fds = self._doorbell.receive()
 
     def close(self) -> None:
         """Let every variant clean up behind itself; the server waits for it, but not long."""
@@ -111,11 +109,15 @@ class Worker:
             except (Exception, SystemExit) as error:
                 _complain(f"a variant did not close: {one_line(error)}")
 
-    def handle(self, message: m.ToWorker) -> bool:
-        """Carry out one order; False for `Stop`."""
+    def handle(self, message: m.ToWorker, fds: Sequence[int] = ()) -> bool:
+        """Carry out one order; False for `Stop`. `fds` are those of the arenas that a `Lend` names."""
         match message:
             case m.Run():
                 self._doorbell.send(self._run(message))
+            case m.Lend(arenas=names):
+                self._arenas |= {name: ArenaReader(name, fd) for name, fd in zip(names, fds, strict=True)}
+            case m.Forget(arena=name):
+                self._arenas.pop(name).close()
             case m.Free(batch_id=batch_id):
                 tensors.free(self._outputs.pop(batch_id, ()), self._arena)
             case m.SetCores(cores=cores):
@@ -138,21 +140,20 @@ class Worker:
         try:
             if runtime is None:
                 raise ModelError(f"variant {run.variant} is not resident; {', '.join(self._resident)} are")
-            inputs = self._gatherer.gather(run.parts, self._view)
+            inputs = self._gatherer.gather(run.feeds, self._view)
             outputs = runtime.run(inputs, run.rows)
-            _check(outputs, runtime, run)
-            stored = tensors.store(outputs, runtime.signature, self._arena)
+            made = items.settle(outputs, run.rows, runtime.signature, self._spec.takers)
+            stored = tensors.store(made.outputs, runtime.signature, self._arena)
         except (Exception, SystemExit) as error:  # whatever a model raises fails its batch, not the worker
             return m.Failed(run.batch_id, one_line(error))
         self._outputs[run.batch_id] = stored
-        return m.Done(run.batch_id, started_s, time.monotonic(), stored)
+        return m.Done(run.batch_id, started_s, time.monotonic(), stored, made.items)
 
     def _view(self, ref: TensorRef) -> memoryview:
-        if ref.arena == self._arena.name:
-            return self._arena.view(ref)
-        if ref.arena == self._front.name:
-            return self._front.view(ref)
-        raise StaleRefError(f"{ref} lies in an arena this worker does not know")
+        arena = self._arenas.get(ref.arena)
+        if arena is None:
+            raise StaleRefError(f"{ref} lies in an arena this worker does not know")
+        return arena.view(ref)
 
     def _load(self, variant: str) -> None:
         """In a thread of its own, at the niceness of a start, so that batches go on meanwhile."""
@@ -245,17 +246,3 @@ def _timed_run(runtime: Runtime, spec: VariantSpec, rows: int) -> float:
 
 def _complain(text: str) -> None:
     print(f"steelyard: worker {os.getpid()}: {text}", file=sys.stderr, flush=True)  # noqa: T201
-
-
-def _check(outputs: Mapping[str, Array], runtime: Runtime, run: m.Run) -> None:
-    """The runtime's promise, checked once for all runtimes, plug-ins included.
-
-    Raises:
-        ModelError: something is not an array, or has another number of rows.
-    """
-    for name, output in outputs.items():
-        if not isinstance(output, np.ndarray):
-            raise ModelError(f"output {name} of variant {run.variant} is {type(output).__name__}, no array")
-        if runtime.signature.batchable and output.shape[:1] != (run.rows,):
-            shape = list(output.shape)
-            raise ModelError(f"output {name} of variant {run.variant} is {shape} for {run.rows} rows")

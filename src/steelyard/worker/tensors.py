@@ -1,7 +1,8 @@
 """References to arrays and back: views where one block of rows lies, one copy where several are gathered.
 
-A batch of one part is a read-only view of the request in its arena: no copy. More parts are gathered by one
+An input of one block is a read-only view of it in its owner's arena: no copy. More blocks are gathered by one
 copy into a buffer that is kept from batch to batch, so a class that wants to keep its inputs must copy them.
+Of a ragged input each row is a view, unless its elements lie in several blocks.
 `BYTES` lie in the Open Inference Protocol's raw encoding: each element a little-endian 32-bit length and its
 bytes; they are decoded here and nowhere else in a worker.
 """
@@ -13,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.core.commands import Slice
 from steelyard.core.errors import InputError, ModelError
-from steelyard.core.types import Tensor, TensorRef
-from steelyard.runtime.base import Array, Signature
+from steelyard.core.types import Request, Tensor, TensorRef
+from steelyard.runtime.base import Array, Signature, Value
 from steelyard.runtime.dtypes import numpy_dtype, oip_dtype
 from steelyard.worker.arena import Arena
-from steelyard.worker.messages import Part
+from steelyard.worker.messages import WHOLE, Block, Feed
 
 _LENGTH = struct.Struct("<I")
 View = Callable[[TensorRef], memoryview]
@@ -40,28 +42,59 @@ def as_array(tensor: Tensor, view: memoryview) -> Array:
     return np.ndarray(tensor.shape, dtype, buffer=view)
 
 
+def own_feeds(slices: Sequence[Slice], requests: Sequence[Request]) -> tuple[Feed, ...]:
+    """The requests' own tensors as the inputs of a batch; `requests[i]` is that of `slices[i]`.
+
+    A whole request is taken as it is: its leading axis need not be rows (a model without batches).
+
+    Raises:
+        InputError: the requests do not agree in the names of their tensors.
+    """
+    if len(slices) == 1:
+        return tuple(
+            [
+                Feed(tensor.name, (own_block(tensor, slices[0], requests[0]),))
+                for tensor in requests[0].tensors
+            ]
+        )
+    names = [tensor.name for tensor in requests[0].tensors]
+    if any([tensor.name for tensor in request.tensors] != names for request in requests):
+        raise InputError(f"a batch mixes requests with other inputs than {', '.join(names)}")
+    taken = list(zip(slices, requests, strict=True))
+    return tuple(
+        [
+            Feed(name, tuple([own_block(request.tensors[i], part, request) for part, request in taken]))
+            for i, name in enumerate(names)
+        ]
+    )
+
+
+def own_block(tensor: Tensor, part: Slice, request: Request) -> Block:
+    """A slice's part of one of its request's tensors."""
+    return Block(tensor, part.row_start, WHOLE if part.rows == request.rows else part.rows)
+
+
 class Gatherer:
-    """Makes one array an input of a batch's parts; keeps one buffer an input."""
+    """Makes an array, or a list of arrays, of each input of a batch; keeps one buffer an input."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Array] = {}
 
-    def gather(self, parts: Sequence[Part], view: View) -> dict[str, Array]:
-        """The batch's inputs by name, rows in the order of the parts.
-
-        A whole request alone is taken as it is: its leading axis need not be rows (a model without batches).
+    def gather(self, feeds: Sequence[Feed], view: View) -> dict[str, Value]:
+        """The batch's inputs by name.
 
         Raises:
-            InputError: the parts do not agree in names, types or shapes of a row.
-            StaleRefError: a request was freed meanwhile.
+            InputError: the blocks of an input do not agree in type or shape of a row, or are too few.
+            StaleRefError: what a block lies in was freed meanwhile.
         """
-        if len(parts) == 1:
-            return {tensor.name: _rows(parts[0], tensor, view) for tensor in parts[0].tensors}
-        names = [tensor.name for tensor in parts[0].tensors]
-        if any([tensor.name for tensor in part.tensors] != names for part in parts):
-            raise InputError(f"a batch mixes requests with other inputs than {', '.join(names)}")
-        blocks = ([_rows(part, part.tensors[i], view) for part in parts] for i in range(len(names)))
-        return {name: self._concatenate(name, rows) for name, rows in zip(names, blocks, strict=True)}
+        decoded: dict[TensorRef, Array] = {}
+        return {feed.name: self._gather(feed, view, decoded) for feed in feeds}
+
+    def _gather(self, feed: Feed, view: View, decoded: dict[TensorRef, Array]) -> Value:
+        blocks = [_elements(block, view, decoded) for block in feed.blocks]
+        if feed.counts is not None:
+            return _by_row(feed.name, blocks, feed.counts)
+        return blocks[0] if len(blocks) == 1 else self._concatenate(feed.name, blocks)
 
     def _concatenate(self, name: str, blocks: list[Array]) -> Array:
         first = blocks[0]
@@ -78,8 +111,44 @@ class Gatherer:
         return np.concatenate(blocks, out=gathered)
 
 
-def store(outputs: Mapping[str, Array], signature: Signature, arena: Arena) -> tuple[Tensor, ...]:
+def _elements(block: Block, view: View, decoded: dict[TensorRef, Array]) -> Array:
+    """A block's elements; `decoded` keeps BYTES, since several blocks may lie in one tensor."""
+    tensor, start, rows, repeats = block
+    if not tensor.ref.length:
+        array: Array = np.empty(tensor.shape, numpy_dtype(tensor.dtype))
+    elif tensor.dtype != "BYTES":
+        array = as_array(tensor, view(tensor.ref))
+    else:
+        known = decoded.get(tensor.ref)
+        array = decoded[tensor.ref] = as_array(tensor, view(tensor.ref)) if known is None else known
+    if rows != WHOLE and rows != array.shape[0]:
+        array = array[start : start + rows]
+    return np.repeat(array, repeats, axis=0) if repeats else array
+
+
+def _by_row(name: str, blocks: list[Array], counts: Sequence[int]) -> list[Array]:
+    """The blocks' elements, so many for each row; a row that begins in one block may end in another."""
+    rows: list[Array] = []
+    index = start = 0
+    for count in counts:
+        while index + 1 < len(blocks) and start == len(blocks[index]):
+            index, start = index + 1, 0
+        row = blocks[index][start : start + count]
+        start += count
+        while len(row) < count:
+            index, start = index + 1, count - len(row)
+            if index == len(blocks):
+                raise InputError(f"input {name} has fewer elements than its rows should")
+            row = np.concatenate((row, blocks[index][:start]))
+        rows.append(row)
+    return rows
+
+
+def store(outputs: Mapping[str, Value], signature: Signature, arena: Arena) -> tuple[Tensor, ...]:
     """Copy a batch's outputs into the arena: all of them, or none if one does not fit.
+
+    The rows of a ragged output lie one behind the other. What was selected of an output, `output@stage`, has
+    the output's type.
 
     Raises:
         ModelError: the arena is full, or an output has a type the protocol does not know.
@@ -87,8 +156,10 @@ def store(outputs: Mapping[str, Array], signature: Signature, arena: Arena) -> t
     words = {tensor.name: tensor.dtype for tensor in signature.outputs}
     stored: list[Tensor] = []
     try:
-        for name, array in outputs.items():
-            stored.append(_store_one(name, words.get(name) or oip_dtype(array.dtype), array, arena))
+        for name, output in outputs.items():
+            pieces = output if isinstance(output, list) else [output]
+            word = words.get(name) or words.get(name.rpartition("@")[0]) or oip_dtype(pieces[0].dtype)
+            stored.append(_store_one(name, word, pieces, arena))
     except ModelError:
         free(stored, arena)
         raise
@@ -101,9 +172,9 @@ def free(tensors: Iterable[Tensor], arena: Arena) -> None:
         arena.free(tensor.ref)
 
 
-def _store_one(name: str, word: str, array: Array, arena: Arena) -> Tensor:
-    payload = _encode_bytes(array) if word == "BYTES" else None
-    length = array.nbytes if payload is None else len(payload)
+def _store_one(name: str, word: str, pieces: list[Array], arena: Arena) -> Tensor:
+    payload = b"".join(map(_encode_bytes, pieces)) if word == "BYTES" else None
+    length = sum(piece.nbytes for piece in pieces) if payload is None else len(payload)
     ref = arena.alloc(length)
     if ref is None:
         raise ModelError(
@@ -111,18 +182,15 @@ def _store_one(name: str, word: str, array: Array, arena: Arena) -> Tensor:
             f"{arena.bytes_max} bytes in use"
         )
     view = arena.view(ref)
-    if payload is None:
-        np.copyto(np.ndarray(array.shape, array.dtype, buffer=view), array)
-    else:
+    first = pieces[0]
+    shape = first.shape if len(pieces) == 1 else (sum(len(piece) for piece in pieces), *first.shape[1:])
+    if payload is not None:
         view[:] = payload
-    return Tensor(name, word, tuple(array.shape), ref)
-
-
-def _rows(part: Part, tensor: Tensor, view: View) -> Array:
-    array = as_array(tensor, view(tensor.ref))
-    if part.row_start == 0 and part.rows == part.request_rows:
-        return array
-    return array[part.row_start : part.row_start + part.rows]
+    elif len(pieces) == 1:
+        np.copyto(np.ndarray(shape, first.dtype, buffer=view), first)
+    else:
+        np.concatenate(pieces, out=np.ndarray(shape, first.dtype, buffer=view))
+    return Tensor(name, word, tuple(shape), ref)
 
 
 def _encode_bytes(array: Array) -> bytes:
