@@ -47,7 +47,7 @@ def refusal(loaded: LoadedSpec, *, cores: int = 4, profiles: Path | None = None)
 
 def test_stages_come_in_topological_order_with_what_they_wait_for() -> None:
     pipeline = (
-        "{d: {model: m, inputs: {x: b.y, z: c.y}}, c: {model: m, each: a.items, when: 'b.ok > 0.5'}, "
+        "{d: {model: m, inputs: {x: b.y, z: c.y}}, c: {model: m, each: a.items, when: 'a.ok > 0.5', after: [b]}, "
         "b: {model: m, inputs: {x: a.y}}, a: {model: m}}"
     )
     found = made(spec(pipeline=pipeline, service=", items: {a.items: 3}"))

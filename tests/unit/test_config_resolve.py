@@ -241,33 +241,6 @@ def test_an_unknown_runtime_names_the_nearest(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("service", "message"),
-    [
-        (
-            "pipeline: {a: {model: m}, b: {model: m, after: [a]}}",
-            "serve runs pipelines of one stage so far, this one has 2",
-        ),
-        (
-            "pipeline: {a: {model: m, when: 'request.x > 1'}}",
-            "pipeline.a.when: needs a pipeline of more than one stage",
-        ),
-        (
-            "pipeline: {a: {model: m, inputs: {x: request.image}}}",
-            "want request.x: serve does not rename tensors so far",
-        ),
-        (
-            "pipeline: {a: {model: m}}, outputs: {z: a.y}",
-            "outputs.z: want a.z: serve does not rename tensors so far",
-        ),
-    ],
-)
-def test_what_serve_does_not_do_yet_is_refused(folder: Path, service: str, message: str) -> None:
-    models = "models: {m: {variants: {v: {onnx: v.onnx}}}}\n"
-    text = f"{models}services: {{s: {{slo: {{latency: 1s}}, {service}}}}}\n"
-    assert message in refusal(read_spec(text, "spec.yaml", folder))
-
-
-@pytest.mark.parametrize(
     ("top", "message"),
     [
         ("cluster: {backend: ray}", "cluster.backend: serve runs on local so far, not on ray"),

@@ -59,8 +59,8 @@ def measure(
             for spec in stage.specs:
                 if spec.name in stage.declared:
                     continue
-                rows_max, buckets = spec.batch_rows_max or 1, deployed.served.buckets
-                subject = Subject(stage.model, spec, stage.signature, rows_max, buckets)
+                rows_max = spec.batch_rows_max or 1
+                subject = Subject(stage.model, spec, stage.signature, rows_max, stage.buckets)
                 profile = _measure_one(subject, deployed.served, store, core_ids, form)
                 found.append(Measured(service, stage_name, subject, profile))
     return tuple(found)

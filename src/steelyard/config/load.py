@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from steelyard.config.items import check_items
 from steelyard.config.latency import declared_latency
 from steelyard.config.pipeline import check_references
 from steelyard.config.problems import first_problem
@@ -71,6 +72,8 @@ def read_spec(text: str, label: str, folder: Path) -> LoadedSpec:
     except ValidationError as error:
         raise first_problem(error, source) from None
     check_references(spec, source)
+    for name, service in spec.services.items():
+        check_items(service, source, ("services", name))
     for model_name, model in spec.models.items():
         for variant_name, variant in model.variants.items():
             at = ("models", model_name, "variants", variant_name)

@@ -7,14 +7,16 @@ A reference is `stage.output` or `request.input`; a stage depends on every stage
 import re
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
+from typing import cast
 
 from steelyard.config.schema import ServiceSpec, Spec, StageSpec
 from steelyard.config.source import Path, Source, nearest
 from steelyard.config.units import shown
+from steelyard.core.types import Comparison, Condition
 
 REQUEST = "request"
 _REFERENCE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]*)\.(\S+)")
-_CONDITION = re.compile(r"(\S+)\s*(?:<=|>=|==|!=|<|>)\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_CONDITION = re.compile(r"(\S+?)\s*(<=|>=|==|!=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
 
 
 def check_references(spec: Spec, source: Source) -> None:
@@ -59,12 +61,21 @@ def tensor_of(reference: str) -> tuple[str, str]:
     return stage, tensor
 
 
+def condition_of(text: str) -> Condition:
+    """A condition that has been checked."""
+    found = _CONDITION.fullmatch(text)
+    assert found is not None, f"checked when the spec was read: {text}"
+    reference, comparison, value = found.groups()
+    return Condition(*tensor_of(reference), cast(Comparison, comparison), float(value))
+
+
 def upstream(stage: StageSpec) -> list[str]:
     """The stages that a stage waits for."""
-    references = [*stage.inputs.values(), *([stage.each] if stage.each else [])]
+    stages = [tensor_of(reference)[0] for reference in stage.inputs.values()]
+    if stage.each:
+        stages.append(tensor_of(stage.each)[0])
     if stage.when:
-        references.append(stage.when)
-    stages = [tensor_of(reference)[0] for reference in references]
+        stages.append(condition_of(stage.when).stage)
     return [name for name in dict.fromkeys([*stages, *stage.after]) if name != REQUEST]
 
 

@@ -6,19 +6,15 @@ that of its table or profile. Nodes have whole cores: whether a machine enforces
 before a server runs there.
 """
 
-from collections.abc import Mapping
 from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from steelyard.config.fan_out import fan_outs
 from steelyard.config.latency import check_positive, declared_latency
 from steelyard.config.load import LoadedSpec
-from steelyard.config.pipeline import stage_order, upstream
-from steelyard.config.schema import ServiceSpec
-from steelyard.config.source import Path as SpecPath
+from steelyard.config.pipeline import stage_order
 from steelyard.config.stages import (
     BATCH_ROWS_DEFAULT,
     CORES_DEFAULT,
@@ -27,12 +23,13 @@ from steelyard.config.stages import (
     candidates,
     check_minima,
     latency_classes,
+    linked_stages,
     profiled_variant,
     promised_service,
     variant_spec,
 )
 from steelyard.core.errors import ProfileError
-from steelyard.core.types import Service, ServiceTimes, Stage, Variant
+from steelyard.core.types import Service, ServiceTimes, Variant
 from steelyard.profile.tables import StageTimes, service_times
 from steelyard.profile.types import Constants, DeclaredLatency, Profile
 from steelyard.profiler.store import ProfileStore, default_directory
@@ -98,8 +95,10 @@ def blueprint(loaded: LoadedSpec, *, cores_available: int, profiles: Path | None
     times: list[StageTimes] = []
     constants: list[Constants] = []
     for name, spec in loaded.spec.services.items():
-        known = {stage: sources.of_stage(name, stage) for stage in spec.pipeline}
-        service = promised_service(loaded, name, _stages(loaded, name, spec, known))
+        order = stage_order(spec, loaded.source, ("services", name))
+        known = {stage: sources.of_stage(name, stage) for stage in order}
+        variants = {stage: tuple(k.variant for k in listed) for stage, listed in known.items()}
+        service = promised_service(loaded, name, linked_stages(loaded, name, variants))
         profiled = [k.profile for variants in known.values() for k in variants if k.profile is not None]
         constants += [profile.constants for profile in profiled]
         replies_s = (profile.constants.reply_s for profile in profiled)
@@ -213,23 +212,6 @@ def _nodes(loaded: LoadedSpec, cores_available: int) -> tuple[SimulatedNode, ...
     if cluster.nodes is None:
         return (SimulatedNode(NODE, cluster.cores or cores_available),)
     return tuple(SimulatedNode(node.name, node.cores) for node in cluster.nodes)
-
-
-def _stages(
-    loaded: LoadedSpec, name: str, service: ServiceSpec, known: Mapping[str, list[_Known]]
-) -> list[Stage]:
-    path: SpecPath = ("services", name)
-    order = stage_order(service, loaded.source, path)
-    rows = fan_outs(service, order, loaded.source, path)
-    return [
-        Stage(
-            name=stage,
-            variants=tuple(k.variant for k in known[stage]),
-            after=tuple(upstream(service.pipeline[stage])),
-            fan_out=rows[stage],
-        )
-        for stage in order
-    ]
 
 
 def _times(service: str, stage: str, known: list[_Known]) -> StageTimes:

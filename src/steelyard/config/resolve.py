@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
+from steelyard.config.client import client_outputs, client_signature, request_buckets
 from steelyard.config.latency import declared_latency
 from steelyard.config.load import LoadedSpec
-from steelyard.config.pipeline import tensor_of
+from steelyard.config.pipeline import stage_order, tensor_of
 from steelyard.config.policy import asked_policy
-from steelyard.config.schema import ServiceSpec, StageSpec
-from steelyard.config.signatures import Member, Members, agreed, client_signature, shape_buckets
+from steelyard.config.signatures import Member, Members, agreed, shape_buckets
 from steelyard.config.source import Path as SpecPath
 from steelyard.config.stages import (
     BATCH_ROWS_DEFAULT,
@@ -23,16 +23,20 @@ from steelyard.config.stages import (
     candidates,
     check_minima,
     latency_classes,
+    linked_stages,
     promised_service,
     variant_spec,
 )
-from steelyard.core.types import Stage
+from steelyard.config.wiring import Answerer, Wires
+from steelyard.core.types import Input, Stage
 from steelyard.profile.types import DeclaredLatency
 from steelyard.runtime.base import Signature, VariantSpec
 from steelyard.runtime.inspect import inspect
 from steelyard.serve.base import DeployedService, DeployedStage, Deployment, ServedService
 
 Ask = Callable[[Sequence[VariantSpec]], list[Signature | str]]
+ITEMS_GUESS = 1.0
+"""Items a row that are planned where the spec does not say how many there are."""
 
 
 def resolve(
@@ -58,8 +62,7 @@ def resolve(
     spec, source = loaded.spec, loaded.source
     _check_cluster(loaded, cores_available)
     cores = cores or spec.cluster.cores
-    entries = {name: _only_stage(loaded, name, service) for name, service in spec.services.items()}
-    members = _members(loaded, entries, ask, cores_max=min(cores or cores_available, CORES_DEFAULT))
+    members = _members(loaded, ask, cores_max=min(cores or cores_available, CORES_DEFAULT))
     check_minima(loaded, cores or cores_available)
     services = {name: _service(loaded, name, members[name]) for name in spec.services}
     chosen = asked_policy(loaded, policy, {name: made.served.service for name, made in services.items()})
@@ -81,46 +84,28 @@ def _check_cluster(loaded: LoadedSpec, cores_available: int) -> None:
         raise source.error(("cluster", "cores"), message)
 
 
-def _only_stage(loaded: LoadedSpec, name: str, service: ServiceSpec) -> tuple[str, StageSpec]:
-    """The single stage of a service that can be served today."""
-    path: SpecPath = ("services", name, "pipeline")
-    if len(service.pipeline) > 1:
-        message = f"serve runs pipelines of one stage so far, this one has {len(service.pipeline)}"
-        raise loaded.source.error(path, message)
-    stage_name, stage = next(iter(service.pipeline.items()))
-    for key in ("each", "when", "after", "fan_out"):
-        if getattr(stage, key):
-            raise loaded.source.error((*path, stage_name, key), "needs a pipeline of more than one stage")
-    for tensor, reference in stage.inputs.items():
-        if tensor_of(reference)[1] != tensor:
-            message = f"want request.{tensor}: serve does not rename tensors so far, got {reference}"
-            raise loaded.source.error((*path, stage_name, "inputs", tensor), message)
-    for tensor, reference in service.outputs.items():
-        if tensor_of(reference) != (stage_name, tensor):
-            message = f"want {stage_name}.{tensor}: serve does not rename tensors so far, got {reference}"
-            raise loaded.source.error(("services", name, "outputs", tensor), message)
-    return stage_name, stage
-
-
-def _members(
-    loaded: LoadedSpec, stages: Mapping[str, tuple[str, StageSpec]], ask: Ask, *, cores_max: int
-) -> dict[str, Members]:
-    """Each service's variants with what their models say, every model loaded once."""
-    found = {name: candidates(loaded, name, *stage) for name, stage in stages.items()}
+def _members(loaded: LoadedSpec, ask: Ask, *, cores_max: int) -> dict[str, dict[str, Members]]:
+    """By service and stage, the variants with what their models say, every model loaded once."""
+    found = {
+        (name, stage_name): candidates(loaded, name, stage_name, service.pipeline[stage_name])
+        for name, service in loaded.spec.services.items()
+        for stage_name in stage_order(service, loaded.source, ("services", name))
+    }
     specs: dict[SpecPath, VariantSpec] = {
         candidate.path: variant_spec(loaded, candidate, cores_max=cores_max)
         for listed in found.values()
         for candidate in listed
     }
     answers = dict(zip(specs, ask(list(specs.values())), strict=True))
-    members: dict[str, Members] = {name: [] for name in found}
-    for name, listed in found.items():
+    members: dict[str, dict[str, Members]] = {}
+    for (name, stage_name), listed in found.items():
+        of_stage = members.setdefault(name, {}).setdefault(stage_name, [])
         for path, _, entry in listed:
             answer = answers[path]
             if isinstance(answer, str):
                 raise loaded.source.error(path, answer)
             spec = _bounded(loaded, path, specs[path], answer)
-            members[name].append(Member(path, entry, spec, answer))
+            of_stage.append(Member(path, entry, spec, answer))
     return members
 
 
@@ -133,31 +118,79 @@ def _bounded(loaded: LoadedSpec, path: SpecPath, spec: VariantSpec, signature: S
     return replace(spec, batch_rows_max=rows_max)
 
 
-def _service(loaded: LoadedSpec, name: str, members: Members) -> DeployedService:
-    service = loaded.spec.services[name]
-    stage_name, stage = next(iter(service.pipeline.items()))
-    signature = agreed(members, loaded.source)
-    variants = (
-        bounded_variant(
-            Candidate(path, spec.name, entry),
-            batch_rows_max=spec.batch_rows_max or 1,
-            cores_max=spec.cores_max,
-        )
-        for path, entry, spec, _ in members
-    )
+def _service(loaded: LoadedSpec, name: str, members: Mapping[str, Members]) -> DeployedService:
+    service, source, path = loaded.spec.services[name], loaded.source, ("services", name)
+    signatures = {stage: agreed(found, source) for stage, found in members.items()}
+    answerers = {stage: Answerer(found[0].spec.kind, signatures[stage]) for stage, found in members.items()}
+    _check_makers(loaded, name, members)
+    wires = Wires(service, answerers, source, path)
+    inputs = {stage: wires.inputs(stage) for stage in members}
+    buckets = {stage: shape_buckets(found, signatures[stage], source) for stage, found in members.items()}
+    outputs = client_outputs(service, wires, source, path)
+    stages = _stages(loaded, name, members, inputs)
+    answers = tuple(stage for stage in members if stage in {each for each, _ in outputs.values()})
     served = ServedService(
-        service=promised_service(loaded, name, [Stage(stage_name, tuple(variants))]),
-        signature=client_signature(service, signature, loaded.source, ("services", name)),
-        buckets=shape_buckets(members, signature, loaded.source),
+        service=replace(
+            promised_service(loaded, name, stages), answers=() if answers == (stages[-1].name,) else answers
+        ),
+        signature=client_signature(service, wires, inputs, outputs, source, path),
+        buckets=request_buckets(inputs, buckets, source, path),
         classes=latency_classes(loaded, name),
     )
-    deployed = DeployedStage(
-        model=stage.model or stage_name,
-        specs=tuple(spec for _, _, spec, _ in members),
-        signature=signature,
-        declared=_declared(loaded, members),
-    )
-    return DeployedService(served=served, stages={stage_name: deployed})
+    deployed = {
+        stage: DeployedStage(
+            model=service.pipeline[stage].model or stage,
+            specs=tuple(spec for _, _, spec, _ in found),
+            signature=signatures[stage],
+            declared=_declared(loaded, found),
+            buckets=buckets[stage],
+        )
+        for stage, found in members.items()
+    }
+    return DeployedService(served=served, stages=deployed, outputs=outputs)
+
+
+def _check_makers(loaded: LoadedSpec, name: str, members: Mapping[str, Members]) -> None:
+    """Whoever makes items can tell them apart by row.
+
+    Raises:
+        SpecError: a count without items, or items of a model that runs several rows a batch.
+    """
+    pipeline = loaded.spec.services[name].pipeline
+    for stage, spec in pipeline.items():
+        at = ("services", name, "pipeline", stage)
+        if spec.fan_out is not None and spec.each is None:
+            message = "goes with each: without, nobody knows what the rows are"
+            raise loaded.source.error((*at, "fan_out"), message)
+        if spec.each is None:
+            continue
+        maker = tensor_of(spec.each)[0]
+        if any(m.spec.kind == "onnx" and m.signature.batchable for m in members[maker]):
+            message = (
+                f"{pipeline[maker].model} runs several rows a batch, so nobody can tell whose items are "
+                "whose: want a model of one row, or a Python stage"
+            )
+            raise loaded.source.error((*at, "each"), message)
+
+
+def _stages(
+    loaded: LoadedSpec, name: str, members: Mapping[str, Members], inputs: Mapping[str, tuple[Input, ...]]
+) -> list[Stage]:
+    """The core's stages; of a single one that takes the request as it is, no input is named."""
+    variants = {
+        stage: tuple(
+            bounded_variant(
+                Candidate(at, spec.name, entry),
+                batch_rows_max=spec.batch_rows_max or 1,
+                cores_max=spec.cores_max,
+            )
+            for at, entry, spec, _ in found
+        )
+        for stage, found in members.items()
+    }
+    stages = linked_stages(loaded, name, variants, inputs=inputs, guess=ITEMS_GUESS)
+    is_plain = all(wire == Input(wire.name, "", wire.name) for wire in stages[0].inputs)
+    return [replace(stages[0], inputs=())] if len(stages) == 1 and is_plain else stages
 
 
 def _declared(loaded: LoadedSpec, members: Members) -> dict[str, DeclaredLatency]:

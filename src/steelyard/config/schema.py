@@ -186,6 +186,7 @@ class VariantEntry(SpecModel):
     session_options: dict[str, str] = {}
     memory: Size | None = None
     cold_start: DurationOrZero | None = None
+    load: DurationOrZero | None = None
     resize: DurationOrZero | None = None
     latency: LatencySpec | None = None
 
@@ -227,7 +228,10 @@ class InputSpec(SpecModel):
 
 
 class StageSpec(SpecModel):
-    """One stage of a pipeline: a model, or a Python function or class as glue."""
+    """One stage of a pipeline: a model, or a Python function or class as glue.
+
+    Glue is a worker of its own, so it may say what a variant says; a model's variants say it themselves.
+    """
 
     model: str | None = None
     python: str | None = None
@@ -236,11 +240,31 @@ class StageSpec(SpecModel):
     when: str | None = None
     after: tuple[str, ...] = ()
     fan_out: Positive | None = None
+    options: dict[str, Any] = {}
+    batch_max: Count | None = None
+    cores_max: Count | None = None
+    example: dict[str, ExampleSpec] = {}
+    memory: Size | None = None
+    cold_start: DurationOrZero | None = None
+    resize: DurationOrZero | None = None
+    latency: LatencySpec | None = None
 
     @model_validator(mode="after")
     def _one_answerer(self) -> Self:
         exactly_one(self, "model", "python")
+        for key in sorted(self._of_glue() if self.model is not None else ()):
+            raise unwanted(f"goes with python; say it of the variants of {self.model}", key)
         return self
+
+    @property
+    def entry(self) -> VariantEntry:
+        """Of glue: the one variant that it is."""
+        given = {key: getattr(self, key) for key in self._of_glue()}
+        return VariantEntry.model_construct({"python", *given}, python=self.python, **given)
+
+    def _of_glue(self) -> set[str]:
+        """Which keys of a variant are given."""
+        return self.model_fields_set & VariantEntry.model_fields.keys() - {"python"}
 
 
 def _mean_by_variant(value: object) -> object:
@@ -252,9 +276,9 @@ def _fixed_items(value: object) -> object:
 
 
 class ItemsSpec(SpecModel):
-    """Items per upstream row, to plan without traffic; `mean` by upstream variant, or under "" for all."""
+    """Items a row, to plan without traffic; `mean` by variant of what comes before, or under "" for all."""
 
-    mean: Annotated[dict[str, NotNegative], BeforeValidator(_mean_by_variant)]
+    mean: Annotated[dict[str, NotNegative], Field(min_length=1), BeforeValidator(_mean_by_variant)]
     distribution: Literal["fixed", "poisson", "geometric"] = "poisson"
 
 

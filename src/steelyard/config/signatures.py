@@ -1,8 +1,8 @@
-"""What a service takes and gives: a stage's variants must agree, and the spec may narrow what is sent."""
+"""What a stage takes and gives: its variants must agree."""
 
 from typing import NamedTuple
 
-from steelyard.config.schema import ServiceSpec, VariantEntry
+from steelyard.config.schema import VariantEntry
 from steelyard.config.source import Path, Source, nearest
 from steelyard.core.errors import ModelError
 from steelyard.runtime.base import Signature, TensorSpec, VariantSpec
@@ -40,40 +40,6 @@ def agreed(members: Members, source: Source) -> Signature:
         outputs=tuple(outputs),
         batchable=all(member.signature.batchable for member in members),
         platform=first.signature.platform,
-    )
-
-
-def client_signature(service: ServiceSpec, signature: Signature, source: Source, path: Path) -> Signature:
-    """What clients see: the stage's signature, with the inputs that the spec declares in its place.
-
-    Raises:
-        SpecError: a declared input is not the model's, or contradicts its dtype or shape.
-    """
-    if not service.inputs:
-        if not signature.inputs:
-            raise source.error(
-                path, "the model does not say what it takes: give inputs: {name: {dtype, shape}}"
-            )
-        return signature
-    takes = {tensor.name: tensor for tensor in signature.inputs}
-    for name, declared in service.inputs.items():
-        at = (*path, "inputs", name)
-        if takes and name not in takes:
-            raise source.error(at, f"not an input of the model{nearest(name, tuple(takes))}")
-        model = takes.get(name)
-        if model is not None and declared.dtype != model.dtype:
-            raise source.error((*at, "dtype"), f"want {model.dtype} as the model has, got {declared.dtype}")
-        if model is not None and not _fits(declared.shape, model.shape):
-            message = f"want a shape that fits the model's {list(model.shape)}, got {list(declared.shape)}"
-            raise source.error((*at, "shape"), message)
-    missing = [name for name in takes if name not in service.inputs]
-    if missing:
-        raise source.error((*path, "inputs"), f"the model also takes {', '.join(missing)}")
-    return Signature(
-        inputs=tuple(TensorSpec(name, given.dtype, given.shape) for name, given in service.inputs.items()),
-        outputs=signature.outputs,
-        batchable=signature.batchable,
-        platform=signature.platform,
     )
 
 
@@ -143,9 +109,3 @@ def _merged(
         shape = tuple(a if a == b else -1 for a, b in zip(tensor.shape, other.shape, strict=True))
         merged.append(TensorSpec(tensor.name, tensor.dtype, shape))
     return merged
-
-
-def _fits(declared: tuple[int, ...], model: tuple[int, ...]) -> bool:
-    return len(declared) == len(model) and all(
-        have in (-1, want) or want == -1 for want, have in zip(declared, model, strict=True)
-    )

@@ -1,16 +1,18 @@
 """What serving and planning both read off a spec: variants, their bounds, what a service promises."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
+from steelyard.config.items import planned_rows, taken_items
 from steelyard.config.load import LoadedSpec
+from steelyard.config.pipeline import upstream
 from steelyard.config.schema import StageSpec, VariantEntry
 from steelyard.config.source import Path as SpecPath
 from steelyard.config.source import nearest
-from steelyard.core.types import Service, Stage, Variant
+from steelyard.core.types import Input, Service, Stage, Variant
 from steelyard.profile.types import Profile
 from steelyard.runtime.base import VariantSpec
 from steelyard.runtime.registry import names as runtime_names
@@ -34,8 +36,7 @@ class Candidate(NamedTuple):
 def candidates(loaded: LoadedSpec, service: str, stage_name: str, stage: StageSpec) -> list[Candidate]:
     """A stage's variants: its model's, or for Python glue the one that it is."""
     if stage.model is None:
-        path: SpecPath = ("services", service, "pipeline", stage_name, "python")
-        return [Candidate(path, stage_name, VariantEntry(python=stage.python))]
+        return [Candidate(("services", service, "pipeline", stage_name), stage_name, stage.entry)]
     model = loaded.spec.models[stage.model]
     return [
         Candidate(("models", stage.model, "variants", name), name, entry)
@@ -96,6 +97,48 @@ def profiled_variant(variant: Variant, entry: VariantEntry | None, profile: Prof
     return variant
 
 
+def linked_stages(
+    loaded: LoadedSpec,
+    name: str,
+    variants: Mapping[str, tuple[Variant, ...]],
+    *,
+    inputs: Mapping[str, tuple[Input, ...]] | None = None,
+    guess: float | None = None,
+) -> list[Stage]:
+    """A service's stages as machines know them.
+
+    Args:
+        loaded: the checked spec.
+        name: the service's.
+        variants: of each stage, in topological order.
+        inputs: where each stage's come from; None where no tensor moves.
+        guess: as `planned_rows` takes it.
+
+    Raises:
+        SpecError: it is not known how many rows a stage is given.
+    """
+    service = loaded.spec.services[name]
+    names = {stage: tuple(variant.name for variant in listed) for stage, listed in variants.items()}
+    rows = planned_rows(service, names, loaded.source, ("services", name), guess=guess)
+    made = []
+    for stage, listed in variants.items():
+        taken = taken_items(service, stage)
+        made.append(
+            Stage(
+                name=stage,
+                variants=listed,
+                after=tuple(upstream(service.pipeline[stage])),
+                fan_out=rows[stage].fan_out,
+                items_of=taken.of if taken else "",
+                each=taken.each if taken else "",
+                when=taken.when if taken else None,
+                items=rows[stage].items,
+                inputs=inputs[stage] if inputs else (),
+            )
+        )
+    return made
+
+
 def promised_service(loaded: LoadedSpec, name: str, stages: Sequence[Stage]) -> Service:
     """What the spec promises for a service of these stages, which are in topological order."""
     service = loaded.spec.services[name]
@@ -142,15 +185,13 @@ def _target(loaded: LoadedSpec, path: SpecPath, entry: VariantEntry) -> str:
     target = entry.python or entry.target
     file_name, colon, attribute = target.rpartition(":")
     if entry.kind == "python" and not (colon and file_name and attribute):
-        where = (*path, "python") if entry.python and path[-1] != "python" else path
+        where = (*path, "python") if entry.python else path
         raise loaded.source.error(where, f"want module:Class or file.py:Class, got {target or 'nothing'}")
     if not file_name.endswith(".py"):
         return target
     file = loaded.folder / file_name
     if not file.is_file():
-        raise loaded.source.error(
-            (*path, "python") if path[-1] != "python" else path, f"no such file: {file}"
-        )
+        raise loaded.source.error((*path, "python" if entry.python else "target"), f"no such file: {file}")
     return f"{Path(file).resolve()}:{attribute}"
 
 

@@ -33,19 +33,36 @@ class ServedService(Frozen, frozen=True):
 
 
 class DeployedStage(Frozen, frozen=True):
-    """What it takes to make a stage's replicas: its variants' specs in the spec file's order."""
+    """What it takes to make a stage's replicas.
+
+    Attributes:
+        model: its name in the spec file; the stage's, of Python glue.
+        specs: of its variants, in the spec file's order.
+        signature: that the variants share; without inputs and outputs where a Python class states none.
+        declared: latencies by variant that the spec states.
+        buckets: as those of `ServedService`, by the model's own inputs.
+    """
 
     model: str
     specs: tuple[VariantSpec, ...]
     signature: Signature
     declared: dict[str, DeclaredLatency] = {}
+    buckets: dict[str, tuple[int, tuple[int, ...]]] = {}
 
 
 class DeployedService(Frozen, frozen=True):
-    """A service ready to be served: limits and SLO, what its clients see, and its stages."""
+    """A service ready to be served.
+
+    Attributes:
+        served: limits and SLO, and what its clients see.
+        stages: in topological order.
+        outputs: where what clients get comes from, (stage, tensor) by the client's name for it; empty: all
+            outputs of the last stage, under their own names.
+    """
 
     served: ServedService
     stages: dict[str, DeployedStage]
+    outputs: dict[str, tuple[str, str]] = {}
 
 
 class Deployment(Frozen, frozen=True):
