@@ -54,9 +54,8 @@ DropRule = Callable[[StageState, list[Entry], Replica, float], Choice]
 
 def _take_any(stage: StageState, bucket: list[Entry], replica: Replica, now_s: float) -> Choice:
     """`none`: as many of the first pieces as fit by rows."""
-    del now_s
-    variant = stage.mix.ranked(replica.variants)[0]
-    rows_max = stage.estimator.rows_max(variant, stage.plan.batch_rows_max)
+    variant = stage.choice.ranked(bucket, replica, now_s)[0]
+    rows_max = stage.estimator.batch_rows_max(variant)
     pieces: list[Piece] = []
     rows = 0
     is_full = False
@@ -86,7 +85,7 @@ def _take_young(stage: StageState, bucket: list[Entry], replica: Replica, now_s:
 def _take_feasible(stage: StageState, bucket: list[Entry], replica: Replica, now_s: float) -> Choice:
     """`infeasible`: the variant most in arrears that can finish the most urgent piece, or any of them."""
     fallback: Assembly | None = None
-    for variant in stage.mix.ranked(replica.variants):
+    for variant in stage.choice.ranked(bucket, replica, now_s):
         assembly = _fill(stage, bucket, replica, variant, now_s)
         if assembly is not None and assembly.pieces[0] is bucket[0][2]:
             return assembly
@@ -129,7 +128,7 @@ def _fill(
 ) -> Assembly | None:
     """The longest run of pieces from the first one that can be finished in time, all of it in time."""
     estimator, cores, floor = stage.estimator, replica.cores, stage.rows_floor
-    rows_max = rows_best = estimator.rows_max(variant, stage.plan.batch_rows_max)
+    rows_max = rows_best = estimator.batch_rows_max(variant)
     shape = bucket[0][2].open.request.bucket
     if stage.prefers_best:
         rows_best = estimator.sizes(variant, shape, cores, rows_max)[-1]
@@ -200,7 +199,7 @@ def _skipped_for_window(stage: StageState, bucket: list[Entry], head: Assembly, 
     if start + len(head.pieces) == len(bucket):
         return []  # nobody behind the head's batch: nothing to gain
     shape = head.pieces[0].bucket
-    rows_max = estimator.rows_max(variant, stage.plan.batch_rows_max)
+    rows_max = estimator.batch_rows_max(variant)
     best_rate = head.rows / head.service_s * BETTER
     best_index = index = start
     for size in estimator.sizes(variant, shape, cores, rows_max):

@@ -14,6 +14,9 @@ from steelyard.core.lifecycle import Replica, ReplicaPool
 from steelyard.core.mix import VariantMix
 from steelyard.core.queue import Entry
 
+FASTEST = 1 << 30
+"""A place behind all variants of a mix: each replica is counted with its fastest."""
+
 ROUNDS_MAX = 64
 """Rounds of batches that the overload check looks through one by one; longer queues in larger steps."""
 
@@ -92,14 +95,13 @@ class Capacity:
         self._times_version = -1
         self._figures_of: dict[tuple[int, int], Figures] = {}
         self._least_s_of: dict[tuple[int, int], float] = {}
+        self._fastest_of: dict[tuple[int, int, float], str] = {}
         self._mix = VariantMix(())
-        self._rows_max = 1
         self._cores_grantable = 0.0
 
-    def adopt(self, mix: VariantMix, rows_max: int) -> None:
-        """Another plan holds."""
+    def adopt(self, mix: VariantMix) -> None:
+        """Another plan holds; the estimator knows its limits of rows already."""
         self._mix = mix
-        self._rows_max = rows_max
         self._pool_version = -1
 
     def grant(self, cores: float) -> None:
@@ -122,6 +124,7 @@ class Capacity:
         self._times_version = self._residuals.version
         self._figures_of.clear()
         self._least_s_of.clear()
+        self._fastest_of.clear()
 
     def _derive(self) -> None:
         """Who is possible, and of which kinds they are."""
@@ -233,10 +236,10 @@ class Capacity:
         rate = 0.0
         best_s_least = own_s_least = float("inf")
         for variant in kind.variants:
-            best, best_s = self._best(variant, bucket, kind.cores_shared)
+            best, best_s = self.best(variant, bucket, kind.cores_shared)
             rate = max(rate, best / best_s)
             best_s_least = min(best_s_least, best_s)
-            own = min(rows, self._estimator.rows_max(variant, self._rows_max))
+            own = min(rows, self._estimator.batch_rows_max(variant))
             own_s_least = min(own_s_least, self._estimator.service_s(variant, bucket, own, kind.cores_alone))
         return rate, best_s_least, own_s_least
 
@@ -245,8 +248,8 @@ class Capacity:
         total = 0.0
         for entry in self.possible():
             kind = self._kinds[entry.kind]
-            best, best_s = self._best(kind.variants[0], bucket, kind.cores_shared)
-            total += best / best_s
+            variant = self._variant(entry.kind, bucket, kind.cores_shared, self._place)
+            total += self.rate_of(variant, bucket, kind.cores_shared)
         return total
 
     def is_overloaded(
@@ -258,12 +261,14 @@ class Capacity:
         replica: Replica,
         busy_s: float,
         now_s: float,
+        place: int = FASTEST,
+        room: float = 1.0,
     ) -> bool:
         """Whether somebody behind the first `served` of the queue would be late if those were served first.
 
         The rest is dealt out in its order, a best batch at a time, to the replica that is free first;
         `replica` is busy with the first ones for `busy_s`. What counts is the first, most urgent piece of
-        each batch.
+        each batch. Where shares decide which variant runs, replicas are counted with the first of theirs.
 
         Args:
             entries: the queue.
@@ -272,8 +277,11 @@ class Capacity:
             replica: serves them.
             busy_s: how long that takes.
             now_s: now.
+            place: where any variant may run, each replica is counted with its first at this place of the mix
+                or behind it, else its fastest.
+            room: share of the time until it is due within which each must be done.
         """
-        servers = self._servers(entries[0][2].bucket, replica, busy_s, now_s)
+        servers = self._servers(entries[0][2].bucket, replica, busy_s, now_s, place)
         index, count = served, len(entries)
         mean_rows = rows / count
         rounds = (count - served) * mean_rows / max(sum(best for _, _, best, _ in servers), 1)
@@ -283,29 +291,56 @@ class Capacity:
             step = max(int(best / mean_rows), 1)
             last = min(index + (batches - 1) * step, count - 1)
             finish_s = free_s + batches * service_s
-            if finish_s > entries[last][2].due_s:
+            if finish_s - now_s > room * (entries[last][2].due_s - now_s):
                 return True
             heapreplace(servers, (finish_s, order, best, service_s))
             index += batches * step
         return False
 
     def _servers(
-        self, bucket: int, replica: Replica, busy_s: float, now_s: float
+        self, bucket: int, replica: Replica, busy_s: float, now_s: float, place: int
     ) -> list[tuple[float, int, int, float]]:
         """A heap of (free at, order, best rows, seconds for them), over present and starting replicas."""
+        if place > self._place:
+            place = self._place
         servers = []
         for order, entry in enumerate(self.possible()):
             cores = entry.replica.cores
             if cores <= 0:
                 continue
-            best, best_s = self._best(self._kinds[entry.kind].variants[0], bucket, cores)
+            best, best_s = self.best(self._variant(entry.kind, bucket, cores, place), bucket, cores)
             free_s = now_s + busy_s if entry.replica is replica else entry.free_s(now_s)
             servers.append((free_s, order, best, best_s))
         heapify(servers)
         return servers
 
-    def _best(self, variant: str, bucket: int, cores: float) -> tuple[int, float]:
+    @property
+    def _place(self) -> int:
+        """Where shares decide which variant runs, the first counts; where any may, the fastest."""
+        return FASTEST if self._mix.is_whole else 0
+
+    def _variant(self, kind: int, bucket: int, cores: float, place: int) -> str:
+        """The variant that a replica is counted with: its first at `place` or behind, else its fastest."""
+        variants = self._kinds[kind].variants
+        if place == 0 or len(variants) == 1:
+            return variants[0]
+        if place < FASTEST:
+            for variant in variants:
+                if self._mix.place(variant) >= place:
+                    return variant
+        fastest = self._fastest_of.get((kind, bucket, cores))
+        if fastest is None:
+            fastest = max(variants, key=lambda variant: self.rate_of(variant, bucket, cores))
+            self._fastest_of[kind, bucket, cores] = fastest
+        return fastest
+
+    def rate_of(self, variant: str, bucket: int, cores: float) -> float:
+        """Rows a second of one replica at the best batch size of a variant."""
+        best, best_s = self.best(variant, bucket, cores)
+        return best / best_s
+
+    def best(self, variant: str, bucket: int, cores: float) -> tuple[int, float]:
         """The batch size of most rows a second, and how long it takes."""
-        rows_max = self._estimator.rows_max(variant, self._rows_max)
+        rows_max = self._estimator.batch_rows_max(variant)
         best = self._estimator.sizes(variant, bucket, cores, rows_max)[-1]
         return best, self._estimator.service_s(variant, bucket, best, cores)

@@ -91,6 +91,7 @@ class Dispatcher:
             piece.open.readers += 1
         stage.pool.assign(replica, batch)
         stage.mix.serve(assembly.variant, assembly.rows)
+        stage.choice.took(assembly.variant)
         stage.batches[batch_id] = batch
         self._router.took(replica)
         return batch

@@ -42,7 +42,20 @@ class Estimator:
         self._cores_max = {variant.name: variant.cores_max for variant in stage.variants}
         self._points: dict[tuple[str, int, int, float], _Point] = {}
         self._sizes: dict[tuple[str, int, float, int], tuple[int, ...]] = {}
+        self._batch_rows_max = dict(self._rows_max)
+        self._batch_rows_max_else = 1
         self.residuals = Residuals()
+
+    def adopt(self, batch_rows_max: int, by_variant: dict[str, int]) -> None:
+        """Another plan's limits of rows hold, of all variants but those that have their own."""
+        self._batch_rows_max = {
+            name: min(own, by_variant.get(name, batch_rows_max)) for name, own in self._rows_max.items()
+        }
+        self._batch_rows_max_else = batch_rows_max
+
+    def batch_rows_max(self, variant: str) -> int:
+        """Rows that one batch may have now: the plan's limit or the model's own, whichever is less."""
+        return self._batch_rows_max.get(variant, self._batch_rows_max_else)
 
     def service_s(self, variant: str, bucket: int, rows: int, cores: float) -> float:
         """Seconds that a batch is expected to take; at least `SERVICE_S_MIN` before the correction."""
@@ -83,7 +96,7 @@ class Estimator:
         return sizes
 
     def rows_max(self, variant: str, planned: int) -> int:
-        """Rows one batch may have: the plan's limit or the model's own, whichever is less."""
+        """The lesser of `planned` rows and the model's own limit."""
         own = self._rows_max.get(variant)
         return planned if own is None or planned < own else own
 

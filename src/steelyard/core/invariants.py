@@ -46,7 +46,7 @@ def _queue_is_whole(stage: StageState) -> None:
     for piece in stage.queue:
         assert piece.is_queued, f"piece {piece.sequence} is in the queue and does not know"
         assert not piece.open.is_ended, f"{piece.open.request.id} has ended and waits"
-        assert 1 <= piece.rows <= stage.plan.batch_rows_max, f"a piece of {piece.rows} rows waits"
+        assert 1 <= piece.rows <= stage.piece_rows_max, f"a piece of {piece.rows} rows waits"
 
 
 def _replicas_run_one_batch(stage: StageState) -> None:

@@ -12,11 +12,25 @@ CREDIT_MAX_ROWS = 64.0
 
 
 class VariantMix:
-    """Shares of one stage and what has been served of them; ties go to the earlier entry."""
+    """Shares of one stage and what has been served of them; ties go to the earlier entry.
 
-    def __init__(self, shares: Sequence[VariantShare]) -> None:
-        self.shares = tuple(share for share in shares if share.share > 0)
+    Args:
+        shares: in the plan's order.
+        is_whole: variants without a share count as well, in their place (`choice: fit` asks for no shares).
+
+    Attributes:
+        shares: those that count.
+    """
+
+    def __init__(self, shares: Sequence[VariantShare], *, is_whole: bool = False) -> None:
+        self.shares = tuple(share for share in shares if share.share > 0 or is_whole)
+        self.is_whole = is_whole
+        self._places = {share.variant: place for place, share in enumerate(self.shares)}
         self._credit_rows = {share.variant: 0.0 for share in self.shares}
+
+    def place(self, variant: str) -> int:
+        """Where a variant stands in the plan's order; one that is not in it stands behind all."""
+        return self._places.get(variant, len(self.shares))
 
     def ranked(self, resident: tuple[str, ...]) -> tuple[str, ...]:
         """Resident variants of the mix, the most lagging first; without any, whatever is resident."""

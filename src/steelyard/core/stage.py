@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from steelyard.core.capacity import Capacity
+from steelyard.core.choice import Choice, make_choice
 from steelyard.core.estimate import Estimator
 from steelyard.core.inputs import spans_of
 from steelyard.core.lifecycle import ReplicaPool
@@ -34,6 +35,7 @@ class StageState:
         fan_out: rows that it is given for each row of a request.
         remaining: how long what is behind it takes at least.
         plan: its rules and limits; replicas come and go by their own events.
+        choice: which variant runs a batch.
         batches: in flight, by id.
         piece_rows_max: rows a piece may have: every variant of the mix can run it.
         is_draining: the service is stopping: hold nothing back any more.
@@ -65,6 +67,7 @@ class StageState:
         self.rows_floor = 0
         self.prefers_best = False
         self.mix = VariantMix(())
+        self.choice = Choice(self)
         self._sequence = 0
         self.piece_rows_max = 1
         self.adopt(plan or default_plan(stage))
@@ -72,11 +75,14 @@ class StageState:
     def adopt(self, plan: StagePlan) -> None:
         """Work by another plan; what waits is queued again by its order and limits."""
         self.plan = plan
-        if plan.mix != self.mix.shares:
-            self.mix = VariantMix(plan.mix)
-        limits = (self.estimator.rows_max(share.variant, plan.batch_rows_max) for share in plan.mix)
+        self.choice = make_choice(self, self.choice)
+        is_whole = plan.rules.choice == "fit"
+        if plan.mix != self.mix.shares or is_whole != self.mix.is_whole:
+            self.mix = VariantMix(plan.mix, is_whole=is_whole)
+        self.estimator.adopt(plan.batch_rows_max, plan.rows_max)
+        limits = (self.estimator.batch_rows_max(share.variant) for share in plan.mix)
         self.piece_rows_max = min(limits, default=plan.batch_rows_max)
-        self.capacity.adopt(self.mix, plan.batch_rows_max)
+        self.capacity.adopt(self.mix)
         self.prefers_best = plan.rules.forming == "hold" and plan.rules.drop == "early"
         self.rows_floor = plan.batch_rows_max if plan.rules.forming == "full" and not self.is_draining else 0
         self.requeue()

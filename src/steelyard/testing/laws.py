@@ -190,7 +190,8 @@ class ServiceLaws:
         assert not replica.is_draining, f"batch {batch.batch_id} runs on a draining replica"
         assert replica.batch_id is None, f"batch {batch.batch_id} runs on a busy replica"
         assert batch.rows == sum(part.rows for part in batch.slices), "rows of a batch do not add up"
-        assert 1 <= batch.rows <= plan.batch_rows_max, f"a batch of {batch.rows} rows"
+        rows_max = plan.rows_max.get(batch.variant, plan.batch_rows_max)
+        assert 1 <= batch.rows <= rows_max, f"a batch of {batch.rows} rows"
         requests = [self.requests[part.request_id] for part in batch.slices]
         assert len({request.batch_key for request in requests}) == 1, "a batch mixes keys"
         for request in requests:
