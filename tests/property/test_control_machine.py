@@ -13,11 +13,13 @@ from steelyard.control.reconcile import LOADING_CORES
 from steelyard.core.commands import (
     Command,
     DrainReplica,
+    LoadVariant,
     RecordDecision,
     ResizeReplica,
     Solve,
     StartReplica,
     StopReplica,
+    UnloadVariant,
     WakeAt,
 )
 from steelyard.core.events import (
@@ -29,6 +31,8 @@ from steelyard.core.events import (
     ResizeRefused,
     Solved,
     SolveFailed,
+    VariantLoaded,
+    VariantUnloaded,
     WindowReported,
     Woken,
 )
@@ -54,6 +58,8 @@ SERVICES = ("a", "b")
 CORES = 3
 """Of the node `local`; `far`, where there is one, has two, and never parts of them."""
 FAR_CORES = 2
+MEMORY = 6
+"""Of the node `local`, where it is known: x and y take 1 each."""
 
 
 class Obedient:
@@ -75,20 +81,24 @@ class Obedient:
 
 
 def service(name: str) -> Service:
-    variants = (Variant("x", cores_max=CORES, cold_start_s=0.3), Variant("y", cores_max=CORES))
+    variants = (
+        Variant("x", cores_max=CORES, cold_start_s=0.3, memory_bytes=1),
+        Variant("y", cores_max=CORES, load_s=0.1, memory_bytes=1),
+        Variant("z", cores_max=CORES, cold_start_s=0.1, load_s=0.2),  # sooner by a cold start
+    )
     return Service(name, 0.1, (Stage("s", variants),))
 
 
-def stage_plan(placed: list[tuple[float, str]], variant: str) -> StagePlan:
-    replicas = tuple(ReplicaPlan(cores, (variant,), node) for cores, node in placed)
-    return StagePlan(replicas, (VariantShare(variant, 1.0),))
+def stage_plan(placed: list[tuple[float, str]], variants: tuple[str, ...]) -> StagePlan:
+    replicas = tuple(ReplicaPlan(cores, variants, node) for cores, node in placed)
+    return StagePlan(replicas, (VariantShare(variants[0], 1.0),))
 
 
 class ControlMachineRules(RuleBasedStateMachine):
     """The backend and the services are played by the rules: they answer late, refuse and lose replicas."""
 
-    @initialize(fractional=st.booleans(), far=st.booleans())
-    def join(self, fractional: bool, far: bool) -> None:
+    @initialize(fractional=st.booleans(), far=st.booleans(), memory=st.sampled_from([0, 0, MEMORY]))
+    def join(self, fractional: bool, far: bool, memory: int) -> None:
         self.fractional = fractional
         self.policy = Obedient()
         self.machine = ControlMachine({n: service(n) for n in SERVICES}, self.policy)
@@ -101,8 +111,12 @@ class ControlMachineRules(RuleBasedStateMachine):
         self.nodes = ["local", "far"] if far else ["local"]
         self.node_of: dict[int, str] = {}
         self.leaving: set[int] = set()
+        self.loading: set[tuple[int, str]] = set()
+        self.unloading: set[tuple[int, str]] = set()
+        self.resident: dict[int, set[str]] = {}
+        self.memory = memory
         self.wake_s: float | None = None
-        self.tell(NodeJoined("local", tuple(range(CORES)), fractional))
+        self.tell(NodeJoined("local", tuple(range(CORES)), fractional, memory_bytes=memory))
         if far:
             self.tell(NodeJoined("far", tuple(range(FAR_CORES))))
 
@@ -125,10 +139,22 @@ class ControlMachineRules(RuleBasedStateMachine):
                 self.starting.add(command.replica_id)
                 self.held[command.replica_id] = command.shares
                 self.node_of[command.replica_id] = command.node
+                self.resident[command.replica_id] = set(command.variants)
             case ResizeReplica():
                 assert command.replica_id not in self.starting, "a starting replica was resized"
                 assert command.replica_id not in self.resizing, "two resizes of one replica at a time"
                 self.resizing[command.replica_id] = command.shares
+            case LoadVariant(replica_id=replica_id, variant=variant):
+                assert replica_id not in self.starting, "a starting replica was told to load"
+                assert variant not in self.resident[replica_id], "resident already"
+                assert (replica_id, variant) not in self.loading, "two loads of one variant at a time"
+                self.loading.add((replica_id, variant))
+            case UnloadVariant(replica_id=replica_id, variant=variant):
+                assert variant in self.resident[replica_id], "not resident"
+                assert (replica_id, variant) not in self.unloading, "unloaded twice"
+                gone = {other for who, other in self.unloading if who == replica_id}
+                assert self.resident[replica_id] - gone - {variant}, "nothing is left"
+                self.unloading.add((replica_id, variant))
             case DrainReplica() | StopReplica():
                 assert command.replica_id not in self.leaving, "given up twice"
                 self.leaving.add(command.replica_id)
@@ -152,11 +178,11 @@ class ControlMachineRules(RuleBasedStateMachine):
 
     @rule(
         data=st.data(),
-        variant=st.sampled_from(["x", "x", "x", "x", "y"]),
+        variants=st.sampled_from([("x",)] * 4 + [("y",), ("x", "y"), ("y", "x"), ("z",)]),
         fits=st.sampled_from([True, True, True, True, False]),
         fails=st.sampled_from([False] * 9 + [True]),
     )
-    def solve(self, data: st.DataObject, variant: str, fits: bool, fails: bool) -> None:
+    def solve(self, data: st.DataObject, variants: tuple[str, ...], fits: bool, fails: bool) -> None:
         while self.open_solve is None:
             self.now_s += 0.5
             self.tell(Woken())
@@ -167,13 +193,17 @@ class ControlMachineRules(RuleBasedStateMachine):
         sizes = st.sampled_from([0.25, 0.5, 1.0, 1.5, 2.0] if self.fractional else [1.0, 2.0, 3.0])
         left = {"local": float(CORES), "far": float(FAR_CORES)} if fits else {"local": 100.0, "far": 100.0}
         plans = {}
+        room = MEMORY
         for name in data.draw(st.permutations(SERVICES)):
             placed = []
             for size, node in data.draw(st.lists(st.tuples(sizes, st.sampled_from(self.nodes)), max_size=4)):
+                room -= (node == "local") * len(variants)
+                if room < 0 and self.memory and fits:
+                    continue
                 if size <= left[node] and (node == "local" or size == int(size)):
                     placed.append((size, node))
                     left[node] -= size
-            plans[name] = ServicePlan(name, {"s": stage_plan(placed, variant)})
+            plans[name] = ServicePlan(name, {"s": stage_plan(placed, variants)})
         self.tell(Solved(solve_id, Decision(Plan(plans), self.now_s + 0.3, "drawn"), 0.0))
 
     @rule(data=st.data())
@@ -186,7 +216,9 @@ class ControlMachineRules(RuleBasedStateMachine):
                 GrantStart,
                 st.sampled_from(SERVICES),
                 st.just("s"),
-                st.builds(ReplicaPlan, cores, st.just(("x",)), st.sampled_from(self.nodes)),
+                st.builds(
+                    ReplicaPlan, cores, st.sampled_from([("x",), ("x", "y")]), st.sampled_from(self.nodes)
+                ),
             ),
             st.builds(GrantCancel, ids),
         )
@@ -215,6 +247,29 @@ class ControlMachineRules(RuleBasedStateMachine):
             self.held[replica_id] = shares
             self.tell(ReplicaResized(replica_id, sum(share.fraction for share in shares)))
 
+    @precondition(lambda self: bool(self.loading))
+    @rule(data=st.data(), fails=st.sampled_from([False, False, True]))
+    def answer_load(self, data: st.DataObject, fails: bool) -> None:
+        self.load(*data.draw(st.sampled_from(sorted(self.loading))), fails=fails)
+
+    @precondition(lambda self: bool(self.unloading))
+    @rule(data=st.data())
+    def answer_unload(self, data: st.DataObject) -> None:
+        self.unload(*data.draw(st.sampled_from(sorted(self.unloading))))
+
+    def load(self, replica_id: int, variant: str, *, fails: bool = False) -> None:
+        self.loading.discard((replica_id, variant))
+        if fails:
+            self.tell(VariantUnloaded(replica_id, variant, "drawn"))
+            return
+        self.resident[replica_id].add(variant)
+        self.tell(VariantLoaded(replica_id, variant))
+
+    def unload(self, replica_id: int, variant: str) -> None:
+        self.unloading.discard((replica_id, variant))
+        self.resident[replica_id].discard(variant)
+        self.tell(VariantUnloaded(replica_id, variant))
+
     @precondition(lambda self: bool(self.leaving))
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
@@ -231,6 +286,9 @@ class ControlMachineRules(RuleBasedStateMachine):
         self.leaving.discard(replica_id)
         self.resizing.pop(replica_id, None)
         self.held.pop(replica_id, None)
+        self.resident.pop(replica_id, None)
+        self.loading = {each for each in self.loading if each[0] != replica_id}
+        self.unloading = {each for each in self.unloading if each[0] != replica_id}
         self.tell(ReplicaGone(replica_id, expected, "drawn"))
 
     @invariant()
@@ -239,6 +297,16 @@ class ControlMachineRules(RuleBasedStateMachine):
         if not hasattr(self, "machine"):
             return
         assert all(total <= 2.0 + 1e-9 for total in self.used().values()), self.used()
+
+    @invariant()
+    def memory_is_held_once(self) -> None:
+        """From the backend's side, too: loads come after unloads where both do not fit."""
+        if not hasattr(self, "machine") or not self.memory:
+            return
+        local = {replica_id for replica_id, node in self.node_of.items() if node == "local"}
+        names = [name for replica_id in local for name in self.resident.get(replica_id, ())]
+        names += [name for replica_id, name in self.loading if replica_id in local]
+        assert sum(name != "z" for name in names) <= self.memory, names
 
     def used(self) -> dict[tuple[str, int], float]:
         """What is held of each core, by node and id."""
@@ -258,6 +326,12 @@ class ControlMachineRules(RuleBasedStateMachine):
             for replica_id in sorted(self.leaving):
                 busy = True
                 self.end(replica_id, expected=True)
+            for load in sorted(self.loading):
+                busy = True
+                self.load(*load)
+            for unload in sorted(self.unloading):
+                busy = True
+                self.unload(*unload)
             for replica_id in sorted(self.resizing):
                 busy = True
                 shares = self.held[replica_id] = self.resizing.pop(replica_id)
@@ -285,8 +359,8 @@ class ControlMachineRules(RuleBasedStateMachine):
     def settled(self) -> bool:
         for name, plan in self.machine.desired.items():
             live = [r for r in self.machine.replicas.values() if r.service == name]
-            wanted = Counter((r.node, r.cores, r.variants) for r in plan.stages["s"].replicas)
-            there = Counter((r.node, r.cores, r.variants) for r in live)
+            wanted = Counter((r.node, r.cores, frozenset(r.variants)) for r in plan.stages["s"].replicas)
+            there = Counter((r.node, r.cores, frozenset(r.variants)) for r in live)
             if there - wanted or not all(self.cannot_load(node, cores) for node, cores, _ in wanted - there):
                 return False
         return all(total <= 1.0 + 1e-9 for total in self.used().values())

@@ -4,6 +4,7 @@ from steelyard.control.desired import Desired, quantised
 from steelyard.control.fleet import Fleet, Replica
 from steelyard.control.grants import Granting
 from steelyard.control.ledger import Ledger
+from steelyard.control.memory import Memory
 from steelyard.core.plan import (
     Grant,
     GrantCancel,
@@ -42,7 +43,7 @@ class Desk:
         ledger.join("n", range(4), fractional=True)
         ledger.join("m", range(2), fractional=False)
         self.desired = Desired(plans)
-        self.working = Granting(self.desired, Fleet(replicas), services, ledger)
+        self.working = Granting(self.desired, Fleet(replicas), services, ledger, Memory({}))
 
     def take(self, *grants: Grant) -> list[str | None]:
         return [self.working.take(grant) for grant in grants]

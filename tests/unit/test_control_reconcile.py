@@ -1,11 +1,13 @@
 from typing import NamedTuple
 
-from steelyard.control.fleet import Fleet, Replica, match
+from steelyard.control.fleet import Fleet, Replica, StageKey, match
 from steelyard.control.ledger import Ledger
 from steelyard.control.reconcile import Outcome, reconcile
+from steelyard.control.variants import StageVariants
 from steelyard.core.commands import ControlCommand, DrainReplica, ResizeReplica, StartReplica, StopReplica
 from steelyard.core.plan import ReplicaPlan, ServicePlan, StagePlan, VariantShare
 from steelyard.core.snapshot import CoreShare, ReplicaState
+from steelyard.core.types import Variant
 
 
 def replica(
@@ -41,12 +43,13 @@ def run(
     *,
     cores: int = 4,
     blocked: tuple[tuple[str, str], ...] = (),
+    stages: dict[StageKey, StageVariants] | None = None,
 ) -> Ran:
     ledger = Ledger()
     ledger.join("n", range(cores), fractional=False)
     for one in replicas:
         assert ledger.allocate(one.replica_id, "n", one.cores_requested) is not None
-    fleet = Fleet(replicas)
+    fleet = Fleet(replicas, stages)
     outcome = reconcile(
         {p.service: p for p in plans},
         fleet,
@@ -101,10 +104,11 @@ def test_old_replicas_carry_the_load_until_the_new_ones_are_ready() -> None:
     assert sorted(c.shares[0].core_id for c in outcome.commands if isinstance(c, StartReplica)) == [1, 2, 3]
 
 
-def test_a_replaced_variant_is_drained_only_when_its_successor_is_ready() -> None:
-    first = run([plan(2.0, variant="w")], [replica(1, 2.0)])
+def test_a_replica_that_is_not_changed_in_place_is_drained_only_when_its_successor_is_ready() -> None:
+    slow = {("a", "s"): StageVariants([Variant("v"), Variant("w", cold_start_s=1.0, load_s=3.0)])}
+    first = run([plan(2.0, variant="w")], [replica(1, 2.0)], stages=slow)
     assert [type(c) for c in first.commands] == [StartReplica]
-    second = run([plan(2.0, variant="w")], [replica(1, 2.0), replica(100, 2.0, variants=("w",))])
+    second = run([plan(2.0, variant="w")], [replica(1, 2.0), replica(100, 2.0, variants=("w",))], stages=slow)
     assert second.commands == (DrainReplica(1, "a", "test"),)
 
 

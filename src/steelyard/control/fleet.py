@@ -1,19 +1,22 @@
 """What the control plane knows of each replica, and which wanted replica each of them stands for.
 
 Three amounts of cores are kept apart: `cores_desired` (the plan's), `cores_requested` (asked of the
-backend) and `cores` (observed). A replica stands for a wanted one if it is of the same stage, node and
-resident variants: its cores do not matter, because they change in place.
+backend) and `cores` (observed). A replica stands for a wanted one if it is of the same stage and node: its
+cores do not matter, because they change in place. Those with the very variants that are wanted come first;
+then those that can be given them in place (`variants`), most variants in common first.
 
 Which replica stands for which wanted one is decided when the stage's plan changes, or when a replica comes,
 goes or changes its state; it holds until the next time. A resize does not change it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from operator import attrgetter
 from typing import NamedTuple
 
 import msgspec
 
+from steelyard.control.variants import StageVariants
 from steelyard.core.plan import ReplicaPlan
 from steelyard.core.snapshot import CoreShare, ReplicaState
 from steelyard.core.types import Frozen
@@ -34,6 +37,8 @@ class Replica(Frozen, frozen=True):
         pending: shares asked for by a resize that the backend has not confirmed; None when there is none.
         refusals: resizes refused in a row.
         retry_at_s: no resize is asked for before this time.
+        loading: variants asked for that are not resident yet.
+        unloading: resident variants that were asked to go.
     """
 
     replica_id: int
@@ -51,6 +56,15 @@ class Replica(Frozen, frozen=True):
     pending: tuple[CoreShare, ...] | None = None
     refusals: int = 0
     retry_at_s: float = 0.0
+    loading: tuple[str, ...] = ()
+    unloading: tuple[str, ...] = ()
+
+    @property
+    def coming(self) -> tuple[str, ...]:
+        """Variants that are resident when everything asked for is done."""
+        if not self.loading and not self.unloading:
+            return self.variants
+        return tuple(v for v in (*self.variants, *self.loading) if v not in self.unloading)
 
 
 class Matching(NamedTuple):
@@ -70,12 +84,19 @@ class Matching(NamedTuple):
 class Fleet:
     """The replicas of a cluster; they are told apart by ids that grow with time, and iterated in that order.
 
+    Args:
+        replicas: to begin with.
+        stages: what is known of each stage's variants.
+
     Attributes:
         version: changes with every replica's change.
         wanting: ids of replicas that are to have more cores than have been asked for.
     """
 
-    def __init__(self, replicas: Iterable[Replica] = ()) -> None:
+    def __init__(
+        self, replicas: Iterable[Replica] = (), stages: Mapping[StageKey, StageVariants] | None = None
+    ) -> None:
+        self._stages = {} if stages is None else stages
         self._by_id: dict[int, Replica] = {}
         self._ids: dict[StageKey, list[int]] = {}
         self._matchings: dict[StageKey, tuple[tuple[ReplicaPlan, ...], Matching]] = {}
@@ -94,6 +115,11 @@ class Fleet:
     def get(self, replica_id: int) -> Replica | None:
         """A replica, or None if it is gone or never was."""
         return self._by_id.get(replica_id)
+
+    def device(self, replica: Replica) -> str:
+        """The kind of device that a replica is on."""
+        stage = self._stages.get((replica.service, replica.stage))
+        return stage.device(replica.variants) if stage is not None else "cpu"
 
     def put(self, replica: Replica) -> None:
         """Add a replica, or replace what is known of it."""
@@ -134,37 +160,52 @@ class Fleet:
         if known is not None and known[0] is wanted:
             return known[1]
         live = [self._by_id[replica_id] for replica_id in self._ids.get(key, ())]
-        matching = match(wanted, [replica for replica in live if replica.state != "draining"])
+        stage = self._stages.get(key, StageVariants(()))
+        matching = match(
+            wanted, [replica for replica in live if replica.state != "draining"], stage.changes_in_place
+        )
         self._matchings[key] = (wanted, matching)
         return matching
 
 
-def match(wanted: Sequence[ReplicaPlan], live: Sequence[Replica]) -> Matching:
+MayBecome = Callable[[Sequence[str], Sequence[str]], bool]
+"""Whether a replica with the first variants can be given the second ones in place."""
+
+
+def match(
+    wanted: Sequence[ReplicaPlan], live: Sequence[Replica], may_become: MayBecome | None = None
+) -> Matching:
     """Pair wanted replicas with live ones, which come by age, oldest first.
 
     Kept rather than given up: ready before starting, larger before smaller, older before younger. Ready ones
     stand for the largest wanted ones, because they get their cores at once, and starting ones for the next;
-    within both, equal cores are paired first, so that the fewest are resized.
+    within both, equal cores are paired first, so that the fewest are resized. One that is still starting is
+    given other variants only if it will have one of those wanted.
+
+    Args:
+        wanted: by the plan.
+        live: that are not on their way out.
+        may_become: whether variants can be changed in place; None: they cannot.
     """
     cores = [plan.cores for plan in wanted]
     places_by = _by_kind(wanted)
-    live_by = _by_kind(live)
+    live_by = {kind: [live[index] for index in indices] for kind, indices in _by_kind(live).items()}
     kept: dict[int, int] = {}
-    missing: list[int] = []
-    surplus: list[Replica] = []
+    for places in places_by.values():
+        places.sort(key=cores.__getitem__, reverse=True)  # equals stay in order
     for kind, places in places_by.items():
-        there = [live[index] for index in live_by.pop(kind, ())]
-        ready = sorted((r for r in there if r.state != "starting"), key=_REQUESTED, reverse=True)
-        starting = sorted((r for r in there if r.state == "starting"), key=_REQUESTED, reverse=True)
-        places.sort(key=cores.__getitem__, reverse=True)  # equals stay in order, here and above
-        first, last = min(len(ready), len(places)), min(len(there), len(places))
-        _pair(kept, cores, places[:first], ready[:first])
-        _pair(kept, cores, places[first:last], starting[: last - first])
-        missing += places[last:]
-        surplus += ready[first:]
-        surplus += starting[last - first :]
-    for left in live_by.values():
-        surplus += [live[index] for index in left]
+        if kind in live_by:
+            places_by[kind], live_by[kind] = _cover(kept, cores, places, live_by[kind])
+    if may_become is not None:
+        for one, other in _alike(places_by, live_by, may_become):
+            there = live_by[other]
+            if not set(one[1]).intersection(other[1]):
+                there = [replica for replica in there if replica.state != "starting"]
+            places_by[one], left = _cover(kept, cores, places_by[one], there)
+            given = {replica.replica_id for replica in there} - {replica.replica_id for replica in left}
+            live_by[other] = [replica for replica in live_by[other] if replica.replica_id not in given]
+    missing = [place for places in places_by.values() for place in places]
+    surplus = [replica for left in live_by.values() for replica in left]
     surplus.sort(key=lambda r: (r.state != "starting", r.cores_requested, -r.replica_id))
     return Matching(
         dict(sorted(kept.items())),
@@ -173,11 +214,28 @@ def match(wanted: Sequence[ReplicaPlan], live: Sequence[Replica]) -> Matching:
     )
 
 
+def _alike(
+    places_by: Mapping[Kind, Sequence[int]], live_by: Mapping[Kind, Sequence[Replica]], may_become: MayBecome
+) -> list[tuple[Kind, Kind]]:
+    """Kinds of which wanted and live ones are left that can be made alike: most in common, least to load."""
+    pairs = [
+        (one, other)
+        for (one, places), (other, there) in product(places_by.items(), live_by.items())
+        if places and there and one[0] == other[0] and may_become(other[1], one[1])
+    ]
+
+    def unlike(pair: tuple[Kind, Kind]) -> tuple[int, int]:
+        one, other = set(pair[0][1]), set(pair[1][1])
+        return -len(one & other), len(one - other)
+
+    return sorted(pairs, key=unlike)
+
+
 def _by_kind(ones: Sequence[Replica | ReplicaPlan]) -> dict[Kind, list[int]]:
     """Indices by node and resident variants; most stages have one kind."""
     indices: dict[Kind, list[int]] = {}
     for index, one in enumerate(ones):
-        variants = one.variants
+        variants = one.coming if isinstance(one, Replica) else one.variants
         kind = (one.node, variants if len(variants) == 1 else tuple(sorted(variants)))
         known = indices.get(kind)
         if known is None:
@@ -185,6 +243,18 @@ def _by_kind(ones: Sequence[Replica | ReplicaPlan]) -> dict[Kind, list[int]]:
         else:
             known.append(index)
     return indices
+
+
+def _cover(
+    kept: dict[int, int], cores: Sequence[float], places: list[int], there: Sequence[Replica]
+) -> tuple[list[int], list[Replica]]:
+    """Let replicas stand for places, which come largest first; what is left of both."""
+    ready = sorted((r for r in there if r.state != "starting"), key=_REQUESTED, reverse=True)
+    starting = sorted((r for r in there if r.state == "starting"), key=_REQUESTED, reverse=True)
+    first, last = min(len(ready), len(places)), min(len(there), len(places))
+    _pair(kept, cores, places[:first], ready[:first])
+    _pair(kept, cores, places[first:last], starting[: last - first])
+    return places[last:], [*ready[first:], *starting[last - first :]]
 
 
 def _pair(

@@ -12,6 +12,7 @@ import msgspec
 from steelyard.control.desired import Desired, devices_wanted
 from steelyard.control.fleet import Fleet, StageKey
 from steelyard.control.ledger import CPU, Ledger, quantise, units_of
+from steelyard.control.memory import Memory
 from steelyard.control.validate import (
     device_objection,
     node_objection,
@@ -30,15 +31,22 @@ class Granting:
         fleet: the replicas that grants name.
         services: by name.
         ledger: the nodes and their cores.
+        memory: the nodes' memory.
     """
 
     def __init__(
-        self, desired: Desired, fleet: Fleet, services: Mapping[str, Service], ledger: Ledger
+        self,
+        desired: Desired,
+        fleet: Fleet,
+        services: Mapping[str, Service],
+        ledger: Ledger,
+        memory: Memory,
     ) -> None:
         self._desired = desired
         self._fleet = fleet
         self._services = services
         self._ledger = ledger
+        self._memory = memory
         self._replicas: dict[StageKey, list[ReplicaPlan | None]] = {}
         self._places: dict[StageKey, Mapping[int, int]] = {}
         self._more_of_service: dict[str, int] = {}
@@ -116,6 +124,7 @@ class Granting:
             service_objection(self._services[service], of_service)
             or node_objection(after.node, on_node, self._ledger)
             or (self._device_objection(after) if before is None else None)
+            or (self._memory_objection(key, after) if before is None else None)
         )
 
     def _device_objection(self, replica: ReplicaPlan) -> str | None:
@@ -126,6 +135,17 @@ class Granting:
         plans = {**self._desired.plans, **{plan.service: plan for plan in self.plans()}}
         count = devices_wanted(plans.values()).get(key, 0) + 1
         return device_objection(*key, count, self._ledger)
+
+    def _memory_objection(self, key: StageKey, replica: ReplicaPlan) -> str | None:
+        """Why the variants of one replica more do not fit beside those granted so far."""
+        if not self._memory.capacity(replica.node) or not self._memory.of(key, replica.variants):
+            return None
+        plans = {**self._desired.plans, **{plan.service: plan for plan in self.plans()}}
+        service, stage = key
+        plan = plans[service].stages[stage]
+        with_it = msgspec.structs.replace(plan, replicas=(*plan.replicas, replica))
+        plans[service] = ServicePlan(service, {**plans[service].stages, stage: with_it})
+        return self._memory.objection(plans.values())
 
     def _settled(self, key: StageKey, before: ReplicaPlan | None, after: ReplicaPlan) -> ReplicaPlan:
         """Count a replica that nothing speaks against; its plan as the ledger counts cores."""

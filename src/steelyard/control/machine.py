@@ -20,19 +20,17 @@ from steelyard.control.desired import Desired, quantised, rules_of, units_by_nod
 from steelyard.control.fleet import Fleet, Replica
 from steelyard.control.grants import Granting
 from steelyard.control.ledger import Ledger, units_of
+from steelyard.control.memory import Memory
+from steelyard.control.news import News, ReplicaNews
 from steelyard.control.reconcile import reconcile
 from steelyard.control.starts import Starts
 from steelyard.control.validate import plan_objection
+from steelyard.control.variants import StageVariants
 from steelyard.control.view import Picture
 from steelyard.core.commands import Command, OfferCapacity, Publish, RecordDecision, Solve, WakeAt
 from steelyard.core.events import (
     ControlEvent,
     NodeJoined,
-    ReplicaGone,
-    ReplicaReady,
-    ReplicaResized,
-    ReplicaThrottled,
-    ResizeRefused,
     Solved,
     SolveFailed,
     WindowReported,
@@ -45,9 +43,6 @@ from steelyard.policies.base import Policy
 
 SOLVE_S_MAX = 10.0
 """Seconds after which an open `Solve` is given up."""
-RESIZE_RETRY_S = 0.5
-"""Seconds before a refused resize is asked for again; doubled with each refusal in a row, up to the next."""
-RESIZE_RETRY_S_MAX = 16.0
 
 
 class ControlMachine:
@@ -76,12 +71,21 @@ class ControlMachine:
         self._window_s = window_s
         self._solve_s_max = solve_s_max
         self._now_s = float("-inf")
+        stages = {
+            (service.name, stage.name): StageVariants(stage.variants)
+            for service in self._services.values()
+            for stage in service.stages
+        }
         self._ledger = Ledger()
-        self._fleet = Fleet()
+        self._memory = Memory(stages)
+        self._fleet = Fleet(stages=stages)
         self._desired = Desired()
-        self._picture = Picture(self._services, self._desired, self._fleet, self._ledger, window_s=window_s)
+        self._picture = Picture(
+            self._services, self._desired, self._fleet, self._ledger, self._memory, window_s=window_s
+        )
         self._next_id = 1
         self._starts = Starts(self._services)
+        self._news = News(self._fleet, self._ledger, self._starts)
         self._reported: set[str] = set()
         self._published: dict[str, ServicePlan] = {}
         self._offered: dict[str, float] = {}
@@ -94,20 +98,15 @@ class ControlMachine:
         self._last_record: tuple[str, str, bool] | None = None
         self._dirty = False
         self._at_rest = False
-        self._retry_s = float("inf")  # of the next refused resize or failed start
-        self._refused: set[int] = set()
+        self._retry_s = float("inf")  # of the next refused resize, failed start or failed load
         self._cause = ""
         self._handlers: dict[type, Callable[[Any], list[Command]]] = {
             NodeJoined: self._on_node_joined,
             WindowReported: self._on_window,
             Solved: self._on_solved,
             SolveFailed: self._on_solve_failed,
-            ReplicaReady: self._on_ready,
-            ReplicaResized: self._on_resized,
-            ReplicaGone: self._on_gone,
-            ReplicaThrottled: self._on_throttled,
-            ResizeRefused: self._on_refused,
             Woken: self._on_woken,
+            **dict.fromkeys(self._news.kinds, self._on_replica),
         }
 
     @property
@@ -150,11 +149,13 @@ class ControlMachine:
             assert units_of(held) >= units_of(replica.cores_requested), f"{replica} holds {held} cores"
             assert replica.pending is None or replica.state in ("ready", "parked", "draining"), replica
         assert plan_objection(self._desired.plans, {}, self._services, self._ledger) is None
+        assert self._memory.objection(self._desired.plans.values()) is None
 
     # Events
 
     def _on_node_joined(self, event: NodeJoined) -> list[Command]:
         self._ledger.join(event.node, event.core_ids, fractional=event.fractional, devices=event.devices)
+        self._memory.join(event.node, event.memory_bytes)
         self._next_solve_s = self._now_s
         self._dirty = True
         return []
@@ -186,70 +187,12 @@ class ControlMachine:
         self._next_solve_s = self._now_s + 1.0
         return self._record("discarded", None, f"the policy failed: {event.message}")
 
-    def _on_ready(self, event: ReplicaReady) -> list[Command]:
-        replica = self._fleet.get(event.replica_id)
-        if replica is None or replica.state != "starting":
-            return []
-        self._starts.succeeded(replica, event.cold_start_s)
-        state = "parked" if event.cores == 0 else "ready"
-        self._fleet.change(event.replica_id, state=state, cores=event.cores, expected_ready_s=None)
-        self._dirty = True
-        return []
-
-    def _on_resized(self, event: ReplicaResized) -> list[Command]:
-        replica = self._fleet.get(event.replica_id)
-        if replica is None:
-            return []
-        if replica.pending is not None:
-            self._ledger.hold(event.replica_id, replica.pending)
-        state = replica.state
-        if state in ("ready", "parked"):
-            state = "parked" if event.cores == 0 else "ready"
-        self._fleet.change(event.replica_id, state=state, cores=event.cores, pending=None, refusals=0)
-        self._refused.discard(event.replica_id)
-        self._dirty |= state != replica.state or replica.pending is None or not self._at_rest
-        return []
-
-    def _on_refused(self, event: ResizeRefused) -> list[Command]:
-        replica = self._fleet.get(event.replica_id)
-        if replica is None:
-            return []
-        self._ledger.hold(event.replica_id, event.shares)
-        cores = self._ledger.cores(event.replica_id)
-        delay_s = min(RESIZE_RETRY_S * 2**replica.refusals, RESIZE_RETRY_S_MAX)
-        self._fleet.change(
-            event.replica_id,
-            cores=cores,
-            cores_requested=cores,
-            pending=None,
-            refusals=replica.refusals + 1,
-            retry_at_s=self._now_s + delay_s,
-        )
-        self._refused.add(event.replica_id)
-        self._dirty = True
-        return self._record("react", None, f"replica {event.replica_id} was not resized: {event.reason}")
-
-    def _on_gone(self, event: ReplicaGone) -> list[Command]:
-        replica = self._fleet.pop(event.replica_id)
-        if replica is None:
-            return []
-        self._ledger.release(event.replica_id)
-        self._refused.discard(event.replica_id)
-        self._dirty |= replica.state != "draining" or not self._at_rest
-        if event.expected or replica.state == "draining":
-            return []
-        name = f"replica {event.replica_id} of {replica.service}.{replica.stage}"
-        if replica.state == "starting":
-            delay_s = self._starts.failed(replica, now_s=self._now_s)
-            why = f"{name} did not start: {event.reason}; next try in {delay_s:g} s"
-            return self._record("react", None, why)
-        self._cause = f"replica {event.replica_id} lost"
-        return self._record("react", None, f"{name} was lost: {event.reason}; it is replaced")
-
-    def _on_throttled(self, event: ReplicaThrottled) -> list[Command]:
-        if self._fleet.get(event.replica_id):
-            self._fleet.change(event.replica_id, throttled_ratio=event.throttled_ratio)
-        return []
+    def _on_replica(self, event: ReplicaNews) -> list[Command]:
+        came = self._news.take(event, is_at_rest=self._at_rest, now_s=self._now_s)
+        self._dirty |= came.is_change
+        if came.cause:
+            self._cause = came.cause
+        return self._record("react", None, came.text) if came.text else []
 
     def _on_woken(self, event: Woken) -> list[Command]:  # noqa: ARG002
         self._wake_s = None
@@ -269,7 +212,7 @@ class ControlMachine:
         return self._apply(grants) if grants is not None and grants.grants else []
 
     def _apply(self, grants: Grants) -> list[Command]:
-        working = Granting(self._desired, self._fleet, self._services, self._ledger)
+        working = Granting(self._desired, self._fleet, self._services, self._ledger, self._memory)
         dropped = [why for why in map(working.take, grants.grants) if why is not None]
         plans = working.plans()
         for plan in plans:
@@ -288,7 +231,10 @@ class ControlMachine:
             return self._record("decide", decision, decision.reason, changed=False)
         present = self._desired.plans
         wanted = {n: plan for n, plan in decision.plan.services.items() if present.get(n) != plan}
-        objection = plan_objection(wanted, present, self._services, self._ledger) if wanted else None
+        objection = None
+        if wanted:
+            objection = plan_objection(wanted, present, self._services, self._ledger)
+            objection = objection or self._memory.objection({**present, **wanted}.values())
         if objection:
             return self._record("discarded", decision, objection)
         plans = [quantised(plan) for plan in wanted.values()]
@@ -335,12 +281,12 @@ class ControlMachine:
             next_id=self._next_id,
             cold_start_s=self._starts.cold_start_s,
             blocked=self._starts.blocked(now_s=self._now_s),
+            memory=self._memory,
+            unloadable=self._starts.unloadable(now_s=self._now_s),
             cause=self._cause,
         )
         self._next_id, self._at_rest = outcome.next_id, outcome.at_rest
-        start_s = self._starts.next_retry_s(now_s=self._now_s)
-        resizes_s = (self._fleet[replica_id].retry_at_s for replica_id in self._refused)
-        self._retry_s = min([start_s, *(at_s for at_s in resizes_s if at_s > self._now_s)])
+        self._retry_s = self._news.next_retry_s(now_s=self._now_s)
         return [*self._publications(outcome.holding), *outcome.commands]
 
     def _publications(self, holding: frozenset[str]) -> list[Command]:

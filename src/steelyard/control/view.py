@@ -11,6 +11,7 @@ from math import floor
 from steelyard.control.desired import Desired
 from steelyard.control.fleet import Fleet, Replica
 from steelyard.control.ledger import UNITS, Ledger, units_of
+from steelyard.control.memory import Memory
 from steelyard.core.snapshot import (
     ClusterSnapshot,
     NodeView,
@@ -66,19 +67,28 @@ class Picture:
 
     Args:
         services: their names, in the order in which they are shown.
-        desired: what is wanted; looked at, as are the next two.
+        desired: what is wanted; looked at, as are the next three.
         fleet: the replicas.
         ledger: the nodes.
+        memory: theirs.
         window_s: length of a sensing window, seconds.
     """
 
     def __init__(
-        self, services: Iterable[str], desired: Desired, fleet: Fleet, ledger: Ledger, *, window_s: float
+        self,
+        services: Iterable[str],
+        desired: Desired,
+        fleet: Fleet,
+        ledger: Ledger,
+        memory: Memory,
+        *,
+        window_s: float,
     ) -> None:
         self.sensed = {name: Sensed() for name in services}
         self._desired = desired
         self._fleet = fleet
         self._ledger = ledger
+        self._memory = memory
         self._window_s = window_s
         self._version = -1
         self._by_id: dict[int, tuple[Replica, ReplicaView]] = {}
@@ -103,6 +113,7 @@ class Picture:
                     free[name],
                     self._ledger.fractional(name),
                     self._ledger.devices(name),
+                    self._memory.capacity(name),
                 )
                 for name in self._ledger.nodes
             )
@@ -165,4 +176,5 @@ def _view(replica: Replica) -> ReplicaView:
         replica.started_s,
         replica.expected_ready_s,
         replica.throttled_ratio,
+        replica.loading,
     )

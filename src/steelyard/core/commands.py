@@ -11,7 +11,7 @@ from steelyard.core.snapshot import ClusterSnapshot, CoreShare, ServiceWindow
 from steelyard.core.types import Frozen, RequestId, Tensor
 
 RejectReason = Literal["deadline", "queue_full", "draining", "bounds"]
-ShedReason = Literal["deadline", "age", "early"]
+ShedReason = Literal["deadline", "age", "early", "queue_full"]
 FailReason = Literal["model_error", "worker_lost"]
 
 
@@ -194,6 +194,7 @@ class LoadVariant(Frozen, frozen=True, tag="load_variant"):
 
     replica_id: int
     variant: str
+    cause: str = ""
 
 
 class UnloadVariant(Frozen, frozen=True, tag="unload_variant"):
@@ -201,6 +202,7 @@ class UnloadVariant(Frozen, frozen=True, tag="unload_variant"):
 
     replica_id: int
     variant: str
+    cause: str = ""
 
 
 class Publish(Frozen, frozen=True, tag="publish"):

@@ -99,10 +99,11 @@ class VariantLoaded(Frozen, frozen=True, tag="variant_loaded"):
 
 
 class VariantUnloaded(Frozen, frozen=True, tag="variant_unloaded"):
-    """A variant is no longer resident in a replica."""
+    """A variant is not resident in a replica: unloaded as asked, or it did not load, and `reason` says why."""
 
     replica_id: int
     variant: str
+    reason: str = ""
 
 
 class PlanPublished(Frozen, frozen=True, tag="plan_published"):
@@ -151,12 +152,16 @@ class SolveFailed(Frozen, frozen=True, tag="solve_failed"):
 
 
 class NodeJoined(Frozen, frozen=True, tag="node_joined"):
-    """A node offers its cores, by id, and devices, by kind; `fractional` if it enforces parts of a core."""
+    """A node offers its cores, by id, and devices, by kind; `fractional` if it enforces parts of a core.
+
+    `memory_bytes` is what replicas may take; 0 where nobody knows.
+    """
 
     node: str
     core_ids: tuple[int, ...]
     fractional: bool = False
     devices: dict[str, int] = {}
+    memory_bytes: int = 0
 
 
 class ReplicaThrottled(Frozen, frozen=True, tag="replica_throttled"):
@@ -205,6 +210,8 @@ ControlEvent = (
     | ReplicaReady
     | ReplicaResized
     | ReplicaGone
+    | VariantLoaded
+    | VariantUnloaded
     | Woken
 )
 Event = ServiceEvent | ControlEvent

@@ -76,6 +76,7 @@ class ReplicaView(Frozen, frozen=True):
         cores_requested: asked of the backend.
         expected_ready_s: for a starting replica, absolute.
         throttled_ratio: share of its quota periods that were throttled in the last window; 0 without a quota.
+        loading: variants that were asked for and are not resident yet.
     """
 
     replica_id: int
@@ -90,12 +91,14 @@ class ReplicaView(Frozen, frozen=True):
     started_s: float
     expected_ready_s: float | None = None
     throttled_ratio: float = 0.0
+    loading: tuple[str, ...] = ()
 
 
 class NodeView(Frozen, frozen=True):
     """One node: `cores_free` are promised to nobody; `fractional` if it enforces parts of a core.
 
-    `devices` are those it has, by kind (a replica on one takes all of it, and its cores beside).
+    `devices` are those it has, by kind (a replica on one takes all of it, and its cores beside);
+    `memory_bytes` is what its replicas may take together, 0 where nobody knows.
     """
 
     name: str
@@ -103,6 +106,7 @@ class NodeView(Frozen, frozen=True):
     cores_free: float
     fractional: bool = False
     devices: dict[str, int] = {}
+    memory_bytes: int = 0
 
 
 class ServiceView(Frozen, frozen=True):

@@ -44,7 +44,10 @@ from steelyard.core.events import (
 from steelyard.core.snapshot import CoreShare
 from steelyard.serve.service_driver import MachinePump, ServiceDriver
 
-_TO_CONTROL = (NodeJoined, ReplicaReady, ReplicaResized, ReplicaGone, ReplicaThrottled, ResizeRefused)
+_TO_CONTROL = (
+    NodeJoined, ReplicaReady, ReplicaResized, ReplicaGone, ReplicaThrottled, ResizeRefused, VariantLoaded,
+    VariantUnloaded,
+)  # fmt: skip
 _TO_SERVICE = (
     BatchCompleted, BatchFailed, ReplicaReady, ReplicaResized, ReplicaGone, VariantLoaded, VariantUnloaded,
 )  # fmt: skip
@@ -194,6 +197,10 @@ class ControlDriver:
         self._backend.load(command)
 
     def _unload(self, command: UnloadVariant) -> None:
+        """The service first: no batch of the variant may be on its way when it goes."""
+        service = self._service_of.get(command.replica_id)
+        if service is not None:
+            self._services[service].handle(VariantUnloaded(command.replica_id, command.variant))
         self._backend.unload(command)
 
     def _publish(self, command: Publish) -> None:

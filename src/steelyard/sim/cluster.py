@@ -241,6 +241,11 @@ class Cluster:
         if not replica.is_busy:
             self._end(replica, expected=True)
 
+    def service_of(self, replica_id: int) -> str | None:
+        """Whose replica it is; None if it is gone."""
+        replica = self._replicas.get(replica_id)
+        return replica.service if replica is not None else None
+
     def load(self, command: LoadVariant) -> None:
         """Resident after the variant's time to load, which is its cold start where nobody has said."""
         replica = self._replicas.get(command.replica_id)

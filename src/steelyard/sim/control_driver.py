@@ -38,6 +38,8 @@ from steelyard.core.events import (
     ReplicaResized,
     ReplicaStarted,
     Solved,
+    VariantLoaded,
+    VariantUnloaded,
     WindowReported,
     Woken,
 )
@@ -98,7 +100,7 @@ class ControlDriver:
             DrainReplica: self._drain,
             StopReplica: cluster.stop,
             LoadVariant: cluster.load,
-            UnloadVariant: cluster.unload,
+            UnloadVariant: self._unload,
             Publish: self._publish,
             OfferCapacity: self._offer,
             Solve: self._solve,
@@ -152,6 +154,13 @@ class ControlDriver:
     def _drain(self, command: DrainReplica) -> None:
         self._services[command.service].tell(ReplicaDraining(command.replica_id))
 
+    def _unload(self, command: UnloadVariant) -> None:
+        """The service first: no batch of the variant may be on its way when it goes."""
+        service = self._cluster.service_of(command.replica_id)
+        if service is not None:
+            self._services[service].tell(VariantUnloaded(command.replica_id, command.variant))
+        self._cluster.unload(command)
+
     def _publish(self, command: Publish) -> None:
         self._services[command.plan.service].tell(PlanPublished(command.plan))
 
@@ -182,7 +191,7 @@ class ControlDriver:
             self.tell(_WOKEN)
 
 
-_TO_CONTROL = (ReplicaReady, ReplicaResized, ReplicaGone)
+_TO_CONTROL = (ReplicaReady, ReplicaResized, ReplicaGone, VariantLoaded, VariantUnloaded)
 
 
 class Listening:

@@ -107,7 +107,10 @@ class Simulation:
         """
         began_s = perf_counter()
         scenario = self._scenario
-        nodes = [NodeJoined(n.name, tuple(range(n.cores)), n.fractional, n.devices) for n in scenario.nodes]
+        nodes = [
+            NodeJoined(n.name, tuple(range(n.cores)), n.fractional, n.devices, n.memory_bytes)
+            for n in scenario.nodes
+        ]
         if scenario.cold:
             for node in nodes:
                 self._control.tell(node)

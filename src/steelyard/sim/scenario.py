@@ -15,12 +15,16 @@ WINDOW_S = 0.1
 
 
 class SimulatedNode(Frozen, frozen=True):
-    """A node of the simulated cluster; `devices` by kind; `fractional` if it enforces parts of a core."""
+    """A node of the simulated cluster; `devices` by kind; `fractional` if it enforces parts of a core.
+
+    `memory_bytes` is what its replicas may take together; 0: as much as they like.
+    """
 
     name: str
     cores: int
     fractional: bool = False
     devices: dict[str, int] = {}
+    memory_bytes: int = 0
 
 
 class Failure(Frozen, frozen=True):
