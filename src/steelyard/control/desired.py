@@ -16,7 +16,7 @@ class Desired:
     """Plans by service.
 
     Attributes:
-        plans: by service; cores as the ledger counts them. Changed by `put` alone.
+        plans: by service; cores as the ledger counts them. Changed by the methods below alone.
         version: changes with every plan.
     """
 
@@ -32,6 +32,19 @@ class Desired:
         self.plans[plan.service] = plan
         self._units[plan.service] = units_by_node(plan)
         self.version += 1
+
+    def empty(self, service: str) -> None:
+        """Let a service have no replica; without a plan, it has none."""
+        plan = self.plans.get(service)
+        if plan is not None:
+            stages = {name: msgspec.structs.replace(s, replicas=()) for name, s in plan.stages.items()}
+            self.put(ServicePlan(service, stages))
+
+    def drop(self, service: str) -> None:
+        """Forget a service's plan, as before its first one."""
+        if self.plans.pop(service, None) is not None:
+            del self._units[service]
+            self.version += 1
 
     def may_grow_on(self, service: str, node: str) -> bool:
         """Whether a service wants replicas on a node, so that cores could go to them; without a plan, yes."""

@@ -31,6 +31,8 @@ from steelyard.core.commands import Command, OfferCapacity, Publish, RecordDecis
 from steelyard.core.events import (
     ControlEvent,
     NodeJoined,
+    ServiceLoaded,
+    ServiceUnloaded,
     Solved,
     SolveFailed,
     WindowReported,
@@ -102,6 +104,8 @@ class ControlMachine:
         self._cause = ""
         self._handlers: dict[type, Callable[[Any], list[Command]]] = {
             NodeJoined: self._on_node_joined,
+            ServiceUnloaded: self._on_unloaded,
+            ServiceLoaded: self._on_loaded,
             WindowReported: self._on_window,
             Solved: self._on_solved,
             SolveFailed: self._on_solve_failed,
@@ -159,6 +163,27 @@ class ControlMachine:
         self._next_solve_s = self._now_s
         self._dirty = True
         return []
+
+    def _on_unloaded(self, event: ServiceUnloaded) -> list[Command]:
+        """Replicas that are there are drained by the next pass; the policy plans without the service."""
+        self._picture.hidden.add(event.service)
+        self._granted.discard(event.service)
+        self._desired.empty(event.service)
+        self._ask_again()
+        return []
+
+    def _on_loaded(self, event: ServiceLoaded) -> list[Command]:
+        self._picture.hidden.discard(event.service)
+        self._desired.drop(event.service)
+        self._ask_again()
+        return []
+
+    def _ask_again(self) -> None:
+        """What the policy is, or was, asked concerns other services than there are: it is asked anew."""
+        self._solve_asked_s = None
+        self._next_solve_s = self._now_s
+        self._cause = "the services have changed"
+        self._dirty = True
 
     def _on_window(self, event: WindowReported) -> list[Command]:
         service = event.window.service
@@ -230,7 +255,9 @@ class ControlMachine:
         if decision.plan is None:
             return self._record("decide", decision, decision.reason, changed=False)
         present = self._desired.plans
-        wanted = {n: plan for n, plan in decision.plan.services.items() if present.get(n) != plan}
+        given = decision.plan.services.items()
+        hidden = self._picture.hidden
+        wanted = {n: plan for n, plan in given if present.get(n) != plan and n not in hidden}
         objection = None
         if wanted:
             objection = plan_objection(wanted, present, self._services, self._ledger)
@@ -310,6 +337,8 @@ class ControlMachine:
 
     def _solve_if_due(self) -> list[Command]:
         if self._solve_asked_s is not None or self._now_s < self._next_solve_s or not self._ledger.nodes:
+            return []
+        if len(self._picture.hidden) == len(self._services):
             return []
         self._solve_id += 1
         self._solve_asked_s = self._now_s

@@ -85,6 +85,8 @@ class Picture:
         window_s: float,
     ) -> None:
         self.sensed = {name: Sensed() for name in services}
+        self.hidden: set[str] = set()
+        """Services that are not to be planned for."""
         self._desired = desired
         self._fleet = fleet
         self._ledger = ledger
@@ -129,6 +131,7 @@ class Picture:
             [
                 ServiceView(name, seen.windows, seen.rows_by_second, plans.get(name), self._by_service[name])
                 for name, seen in self.sensed.items()
+                if name not in self.hidden
             ]
         )
         return ClusterSnapshot(now_s, self._window_s, self.nodes, services)

@@ -130,6 +130,22 @@ class ServiceDraining(Frozen, frozen=True, tag="service_draining"):
     """The server is stopping: admit nothing more, finish what is queued."""
 
 
+class ServiceResumed(Frozen, frozen=True, tag="service_resumed"):
+    """A service that was draining, or drained, is served again."""
+
+
+class ServiceUnloaded(Frozen, frozen=True, tag="service_unloaded"):
+    """A drained service is to give up its replicas, and to be planned for no more."""
+
+    service: str
+
+
+class ServiceLoaded(Frozen, frozen=True, tag="service_loaded"):
+    """A service that was unloaded is to be planned for again."""
+
+    service: str
+
+
 class WindowReported(Frozen, frozen=True, tag="window_reported"):
     """A service's sensing window reached the control plane."""
 
@@ -199,9 +215,12 @@ ServiceEvent = (
     | WindowClosed
     | Woken
     | ServiceDraining
+    | ServiceResumed
 )
 ControlEvent = (
     WindowReported
+    | ServiceUnloaded
+    | ServiceLoaded
     | Solved
     | SolveFailed
     | NodeJoined

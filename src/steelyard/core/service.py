@@ -48,6 +48,7 @@ from steelyard.core.events import (
     RequestCancelled,
     ServiceDraining,
     ServiceEvent,
+    ServiceResumed,
     VariantLoaded,
     VariantUnloaded,
     WindowClosed,
@@ -116,6 +117,7 @@ class ServiceMachine:
             WindowClosed: self._on_window_closed,
             Woken: self._on_woken,
             ServiceDraining: self._on_draining,
+            ServiceResumed: self._on_resumed,
         }
 
     def handle(self, event: ServiceEvent, *, now_s: float) -> list[Command]:
@@ -373,3 +375,9 @@ class ServiceMachine:
         self._is_draining = True
         for stage in self.stages.values():
             stage.drain()
+
+    def _on_resumed(self, event: ServiceResumed) -> None:
+        del event
+        self._is_draining = self._is_drained = False
+        for stage in self.stages.values():
+            stage.resume()

@@ -38,7 +38,7 @@ class StageState:
         choice: which variant runs a batch.
         batches: in flight, by id.
         piece_rows_max: rows a piece may have: every variant of the mix can run it.
-        is_draining: the service is stopping: hold nothing back any more.
+        is_draining: the service is stopping, until it is resumed: hold nothing back any more.
         rows_floor: rows that each batch has at least, where only full batches run; a deadline must allow so
             many. Pieces that run alone are exempt.
         prefers_best: batches stop at the size of most rows a second, if that is less than the plan's limit.
@@ -98,6 +98,11 @@ class StageState:
         """The service is stopping."""
         self.is_draining = True
         self.rows_floor = 0
+
+    def resume(self) -> None:
+        """The service is served again."""
+        self.is_draining = False
+        self.adopt(self.plan)
 
     def due_s(self, due_s: float, bucket: int) -> float:
         """By when a request that is due at `due_s` must be done here."""

@@ -66,7 +66,10 @@ class PerService:
         reasons: list[str] = []
         runners_up: list[str] = []
         next_at_s = float("inf")
+        seen = {view.service for view in snapshot.services}
         for name, policy in self._policies.items():
+            if name not in seen:  # unloaded
+                continue
             decision = policy.decide(self._share_of(snapshot, name))
             next_at_s = min(next_at_s, decision.next_at_s)
             if decision.plan is not None:
@@ -77,7 +80,7 @@ class PerService:
         return Decision(Plan(plans) if plans else None, next_at_s, "; ".join(reasons), "; ".join(runners_up))
 
     def _share_of(self, snapshot: ClusterSnapshot, name: str) -> ClusterSnapshot:
-        weights = {service.name: service.weight for service in self._services.values()}
+        weights = {view.service: self._services[view.service].weight for view in snapshot.services}
         view = next(v for v in snapshot.services if v.service == name)
         nodes = []
         for node in snapshot.nodes:
