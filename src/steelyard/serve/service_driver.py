@@ -124,10 +124,12 @@ class ServiceDriver:
     Args:
         pump: feeds the machine.
         backend: runs batches and ends replicas.
+        wirings: by stage, where its inputs come from; a stage without takes the request's own tensors.
         free: gives a request's place in the arena back.
         report: takes the sensing windows.
         on_end: told of every request that ends, with its `End`, for metrics.
         on_drained: called once, when a draining service has answered its last request.
+        on_batch: told of every batch that starts, for metrics.
     """
 
     def __init__(
@@ -139,13 +141,17 @@ class ServiceDriver:
         report: Callable[[WindowReported], None],
         on_end: Callable[[Request, End], None],
         on_drained: Callable[[], None],
+        on_batch: Callable[[RunBatch], None] = lambda _: None,
+        wirings: Mapping[str, Wiring] | None = None,
     ) -> None:
         self._pump = pump
         self._backend = backend
+        self._wirings = wirings or {}
         self._free = free
         self._report = report
         self._on_end = on_end
         self._on_drained = on_drained
+        self._on_batch = on_batch
         self._open: dict[RequestId, tuple[Request, OnEnd]] = {}
         self._running: set[int] = set()
         pump.actions |= {
@@ -184,7 +190,18 @@ class ServiceDriver:
 
     def _run_batch(self, command: RunBatch) -> None:
         self._running.add(command.replica_id)
-        self._backend.run(command, [self._open[part.request_id][0] for part in command.slices])
+        self._on_batch(command)
+        requests = [self._open[part.request_id][0] for part in command.slices]
+        wiring = self._wirings.get(command.stage)
+        if wiring is None:
+            self._backend.run(command, requests)
+            return
+        try:
+            feeds = wiring.feeds(command.slices, requests)
+        except ModelError as error:
+            self.handle(BatchFailed(command.batch_id, command.replica_id, str(error)))
+            return
+        self._backend.run(command, requests, feeds)
 
     def _end(self, command: End) -> None:
         request, on_end = self._open[command.request_id]
