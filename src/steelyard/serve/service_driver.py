@@ -6,7 +6,7 @@ come in as functions, so the same driver runs on a wall clock and on a virtual o
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from steelyard.backend.base import Backend
@@ -25,6 +25,7 @@ from steelyard.core.commands import (
     StopReplica,
     WakeAt,
 )
+from steelyard.core.errors import ModelError
 from steelyard.core.events import (
     BatchCompleted,
     BatchFailed,
@@ -38,6 +39,7 @@ from steelyard.core.events import (
 )
 from steelyard.core.types import Request, RequestId
 from steelyard.serve.base import End, OnEnd
+from steelyard.serve.wiring import Wiring
 
 
 class Timer(Protocol):
