@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from steelyard.core.commands import Complete, Discard, Fail, Reject, Shed
+from steelyard.core.commands import Complete, Discard, Fail, Reject, RunBatch, Shed
 from steelyard.core.types import Request, RequestId
 from steelyard.metrics import names
 from steelyard.metrics.app import PagesApp
@@ -16,8 +17,8 @@ from steelyard.testing.http import ask_app
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 ID = RequestId(0, 1)
 ENDS = (
-    Complete(ID, "small", queue_s=0.002, service_s=0.04, late=False, answers={}),
-    Complete(ID, "small", queue_s=0.2, service_s=0.04, late=True, answers={}),
+    Complete(ID, "small", queue_s=0.002, service_s=0.04, late=False, answers={}, accuracy=0.97),
+    Complete(ID, "small", queue_s=0.2, service_s=0.04, late=True, answers={}, accuracy=0.91),
     Shed(ID, "early"),
     Reject(ID, "queue_full", 0.5),
     Fail(ID, "worker_lost", "gone"),
@@ -135,3 +136,23 @@ def test_cpu_and_memory_of_the_process_are_there_unless_not_wanted() -> None:
     with_process = Exporter({}, version="1", now_s=0.0)
     assert b"process_cpu_seconds_total" in with_process.render(now_s=1.0)
     assert b"process_" not in exporter().render(now_s=110.0)
+
+
+def test_accuracy_is_a_histogram_of_completed_requests() -> None:
+    made = exporter()
+    # 0.97 and 0.91; others were not answered
+    assert value(made, "steelyard_accuracy_count", service="ocr") == 2
+    assert value(made, "steelyard_accuracy_sum", service="ocr") == pytest.approx(1.88)
+    assert value(made, "steelyard_accuracy_bucket", service="ocr", le="0.925") == 1
+    assert made.services["ocr"].summary.accuracy.mean == pytest.approx(0.94)
+    assert made.services["ocr"].summary.view(now_s=110.0).accuracy == pytest.approx(0.94)
+
+
+def test_a_switch_is_a_batch_on_another_variant_than_the_one_before_on_its_replica() -> None:
+    made = exporter()
+    for replica_id, variant in ((1, "base"), (2, "tiny"), (1, "base"), (1, "tiny"), (1, "base"), (2, "tiny")):
+        made.observe_batch("ocr", RunBatch(1, replica_id, "read", variant, 1, (), 0.01))
+    assert value(made, "steelyard_switches_total", service="ocr") == 2
+    made.set_replica("ocr", 1, "gone", 0.0, now_s=110.0)
+    made.observe_batch("ocr", RunBatch(1, 1, "read", "tiny", 1, (), 0.01))  # of another replica
+    assert value(made, "steelyard_switches_total", service="ocr") == 2

@@ -144,3 +144,14 @@ def test_fixed_buckets_include_their_upper_bound() -> None:
         histogram.add(value_s)
     assert histogram.counts == [2, 2, 1]
     assert histogram.sum_s == pytest.approx(8.65)
+
+
+def test_the_mean_accuracy_is_known_only_if_every_answer_s_is() -> None:
+    summary = ServiceSummary(window_s=2.0, slice_s=1.0)
+    assert summary.accuracy.mean is None
+    summary.observe("completed", now_s=0.5, latency_s=0.1, accuracy=None)
+    summary.observe("completed", now_s=2.5, latency_s=0.1, accuracy=0.9)
+    summary.observe("completed", now_s=2.5, latency_s=0.1, accuracy=0.8)
+    summary.observe("shed", now_s=2.6)
+    assert summary.accuracy.mean is None  # of the first nobody knows
+    assert summary.view(now_s=2.7).accuracy == pytest.approx(0.85)  # the first is older than the window

@@ -67,7 +67,7 @@ def record(
         latency_ms=load.latency_ms,
         cold_starts=last.cold_starts - first.cold_starts,
         resizes=last.resizes - first.resizes,
-        switches=0,
+        switches=last.switches - first.switches,
         wall_s=load.seconds,
         requests_per_wall_s=load.offered / load.seconds,
     )

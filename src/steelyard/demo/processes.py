@@ -49,6 +49,7 @@ class ServiceStatus(msgspec.Struct, frozen=True):
     p50_ms: float | None
     p99_ms: float | None
     rate_rps: float
+    switches: int = 0
 
 
 class Status(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from steelyard.core.commands import Complete, Discard, Fail, Reject, Shed
+from steelyard.core.commands import Complete, Discard, Fail, Reject, RunBatch, Shed
 from steelyard.core.types import Request
 from steelyard.metrics import names
 from steelyard.metrics.summary import OUTCOMES, CoreSeconds, FixedHistogram, Outcome, ServiceSummary
@@ -35,6 +35,7 @@ class ServiceMetrics:
         replicas: id -> (state, cores) of those that are not gone.
         cold_starts: replicas that were started.
         resizes: changes of a live replica's cores.
+        switches: batches on another variant than the batch before them on the same replica.
     """
 
     def __init__(self, slo_s: float, *, now_s: float) -> None:
@@ -50,6 +51,10 @@ class ServiceMetrics:
         self.latency = FixedHistogram()
         self.queueing = FixedHistogram()
         self.service_time = FixedHistogram()
+        self.accuracy = FixedHistogram(names.BUCKETS_ACCURACY)
+        self.switches = 0
+        self.variants: dict[int, str] = {}
+        """Of the latest batch of each replica that is not gone."""
 
 
 class Exporter:
@@ -79,8 +84,15 @@ class Exporter:
         if isinstance(end, Complete):
             latency_s = now_s - request.arrived_s
             metrics.summary.observe(
-                "completed", now_s=now_s, latency_s=latency_s, late=end.late, rows=request.rows
+                "completed",
+                now_s=now_s,
+                latency_s=latency_s,
+                late=end.late,
+                rows=request.rows,
+                accuracy=end.accuracy,
             )
+            if end.accuracy is not None:
+                metrics.accuracy.add(end.accuracy)
             metrics.latency.add(latency_s)
             metrics.queueing.add(end.queue_s)
             metrics.service_time.add(end.service_s)
@@ -91,6 +103,13 @@ class Exporter:
         if not isinstance(end, Discard):
             metrics.refused[outcome, end.reason] += 1
 
+    def observe_batch(self, service: str, batch: RunBatch) -> None:
+        """A batch starts on a replica."""
+        metrics = self.services[service]
+        before = metrics.variants.get(batch.replica_id, batch.variant)
+        metrics.switches += before != batch.variant
+        metrics.variants[batch.replica_id] = batch.variant
+
     def observe_http(self, service: str, status: int) -> None:
         """Count the status of an inference request over HTTP."""
         self.services[service].http[status] += 1
@@ -100,6 +119,7 @@ class Exporter:
         metrics = self.services[service]
         if state == "gone":
             metrics.replicas.pop(replica_id, None)
+            metrics.variants.pop(replica_id, None)
         else:
             before = metrics.replicas.get(replica_id)
             metrics.cold_starts += before is None
@@ -178,6 +198,8 @@ def _samples(
         names.CORE_SECONDS: [((), metrics.core_seconds.total(now_s=now_s))],
         names.COLD_STARTS: [((), metrics.cold_starts)],
         names.RESIZES: [((), metrics.resizes)],
+        names.SWITCHES: [((), metrics.switches)],
+        names.ACCURACY: [((), metrics.accuracy)],
     }
     return table.get(metric, [])
 

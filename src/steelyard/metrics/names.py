@@ -120,6 +120,20 @@ RESIZES = Metric(
     ("service",),
     "Changes of a live replica's cores in place, parking and waking included.",
 )
+SWITCHES = Metric(
+    "steelyard_switches_total",
+    "counter",
+    "batches",
+    ("service",),
+    "Batches on another variant than the batch before them on the same replica.",
+)
+ACCURACY = Metric(
+    "steelyard_accuracy",
+    "histogram",
+    "1",
+    ("service",),
+    "Estimated accuracy of completed requests, where it is known, by the variants that answered.",
+)
 BUILD = Metric("steelyard_build_info", "gauge", "1", ("version",), "Always 1; the version is the label.")
 
 METRICS = (
@@ -139,8 +153,13 @@ METRICS = (
     CORE_SECONDS,
     COLD_STARTS,
     RESIZES,
+    SWITCHES,
+    ACCURACY,
     BUILD,
 )
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the histograms' buckets, seconds; the live view has finer quantiles of its own."""
+
+BUCKETS_ACCURACY = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99, 1.0)
+"""The same for accuracies."""

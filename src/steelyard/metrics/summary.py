@@ -118,9 +118,44 @@ class FixedHistogram:
         self.sum_s = 0.0
 
     def add(self, value_s: float) -> None:
-        """Count one value, seconds."""
+        """Count one value, in the unit of the bounds: seconds, unless they are others."""
         self.counts[bisect_left(self.bounds_s, value_s)] += 1
         self.sum_s += value_s
+
+
+class AccuracyMean:
+    """The mean estimated accuracy of completed requests; known only if every one's is.
+
+    Attributes:
+        known: requests whose accuracy is known.
+        unknown: the others.
+        total: sum of those that are known.
+    """
+
+    __slots__ = ("known", "total", "unknown")
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self.known = self.unknown = 0
+
+    def add(self, accuracy: float | None) -> None:
+        """Count one completed request; None if nobody knows its accuracy."""
+        if accuracy is None:
+            self.unknown += 1
+        else:
+            self.total += accuracy
+            self.known += 1
+
+    def merge(self, other: "AccuracyMean") -> None:
+        """Add what another has counted."""
+        self.total += other.total
+        self.known += other.known
+        self.unknown += other.unknown
+
+    @property
+    def mean(self) -> float | None:
+        """In [0, 1]; None without requests, or if one of them is not known."""
+        return self.total / self.known if self.known and not self.unknown else None
 
 
 RATE_SPAN_S_MIN = 1.0
@@ -128,7 +163,10 @@ RATE_SPAN_S_MIN = 1.0
 
 
 class View(Frozen, frozen=True):
-    """The last seconds of a service; latencies of completed requests, None where none completed."""
+    """The last seconds of a service; latencies of completed requests, None where none completed.
+
+    `accuracy` is the mean of what was estimated for them, None also where one is not known.
+    """
 
     span_s: float
     count: int
@@ -140,16 +178,18 @@ class View(Frozen, frozen=True):
     p90_s: float | None
     p99_s: float | None
     max_s: float | None
+    accuracy: float | None = None
 
 
 class _Slice:
     """What ended in one slice of the sliding window."""
 
-    __slots__ = ("counts", "index", "latency")
+    __slots__ = ("accuracy", "counts", "index", "latency")
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.counts = Counts()
+        self.accuracy = AccuracyMean()
         self.latency = LatencyHistogram()
 
 
@@ -167,6 +207,7 @@ class ServiceSummary:
     def __init__(self, *, window_s: float = 10.0, slice_s: float = 1.0) -> None:
         assert 0 < slice_s <= window_s
         self.counts = Counts()
+        self.accuracy = AccuracyMean()
         self.latency = LatencyHistogram()
         self._slice_s = slice_s
         self._slices: deque[_Slice] = deque(maxlen=round(window_s / slice_s))
@@ -180,11 +221,15 @@ class ServiceSummary:
         latency_s: float | None = None,
         late: bool = False,
         rows: int = 1,
+        accuracy: float | None = None,
     ) -> None:
-        """Count a request's end; `latency_s` of completed requests only. Times never go back."""
+        """Count a request's end; `latency_s` and `accuracy` of completed ones only. Times never go back."""
         current = self._slice(now_s)
         self.counts.add(outcome, late=late, rows=rows)
         current.counts.add(outcome, late=late, rows=rows)
+        if outcome == "completed":
+            self.accuracy.add(accuracy)
+            current.accuracy.add(accuracy)
         if latency_s is not None:
             self.latency.add(latency_s)
             current.latency.add(latency_s)
@@ -192,7 +237,7 @@ class ServiceSummary:
     def view(self, *, now_s: float) -> View:
         """The sliding window as it is at `now_s`."""
         self._slice(now_s)
-        total, latency = Counts(), LatencyHistogram()
+        total, latency, accuracy = Counts(), LatencyHistogram(), AccuracyMean()
         completed_in_time = 0
         for piece in self._slices:
             for outcome in OUTCOMES:
@@ -200,6 +245,7 @@ class ServiceSummary:
             total.late += piece.counts.late
             completed_in_time += piece.counts.completed - piece.counts.late
             latency.merge(piece.latency)
+            accuracy.merge(piece.accuracy)
         assert self._started_s is not None
         oldest_s = max(self._slices[0].index * self._slice_s, self._started_s)
         span_s = max(now_s - oldest_s, 0.0)
@@ -215,6 +261,7 @@ class ServiceSummary:
             p90_s=latency.quantile_s(0.9),
             p99_s=latency.quantile_s(0.99),
             max_s=latency.max_s if latency.count else None,
+            accuracy=accuracy.mean,
         )
 
     def _slice(self, now_s: float) -> _Slice:

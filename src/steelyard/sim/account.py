@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from steelyard.core.commands import Command, Complete, Discard, Fail, Reject, Shed
 from steelyard.core.tally import Counts
-from steelyard.metrics.summary import CoreSeconds
+from steelyard.metrics.summary import AccuracyMean, CoreSeconds
 from steelyard.sim.kernel import Kernel
 
 OPEN, COMPLETED, LATE, SHED, REJECTED, FAILED, CANCELLED = range(7)
@@ -62,6 +62,7 @@ class Account:
 
     Attributes:
         by_variant: completed requests by the variant that answered.
+        accuracy: estimated for completed requests.
     """
 
     def __init__(self, kernel: Kernel) -> None:
@@ -71,6 +72,7 @@ class Account:
         self._codes = bytearray()
         self._expected = 0
         self.by_variant: dict[str, int] = {}
+        self.accuracy = AccuracyMean()
         self.actions: dict[type[Command], Callable[[Any], None]] = {
             Complete: self._complete,
             **dict.fromkeys(_CODES, self._end),
@@ -108,6 +110,7 @@ class Account:
         codes[number] = LATE if command.late else COMPLETED
         self._ended_s[number] = self._kernel.now_s
         by_variant[variant] = by_variant.get(variant, 0) + 1
+        self.accuracy.add(command.accuracy)
 
     def _end(self, command: Shed | Reject | Fail | Discard) -> None:
         number = command.request_id[1]
