@@ -116,28 +116,6 @@ def test_the_version_and_a_name_with_a_slash_are_part_of_the_path() -> None:
     intake.close()
 
 
-def test_pages(intake: ComputingIntake) -> None:
-    app = make_app(intake)
-    server = ask_app(app, "GET", "/v2").json()
-    assert (server["name"], server["extensions"]) == ("steelyard", ["binary_tensor_data"])
-    assert ask_app(app, "GET", "/v2/health/live").json() == {"live": True}
-    assert ask_app(app, "GET", "/v2/health/ready").json() == {"ready": True, "live": True}
-    assert ask_app(app, "GET", "/v2/models").json() == {"models": list(SERVICES)}
-    for path in ("/v2/models/page", "/v2/models/page/versions/1"):
-        assert ask_app(app, "GET", path).json() == {
-            "name": "page",
-            "versions": ["1"],
-            "platform": "onnxruntime_onnx",
-            "inputs": [{"name": "p", "datatype": "UINT8", "shape": [-1, 3, -1]}],
-            "outputs": [{"name": "n", "datatype": "INT64", "shape": [-1, 1]}],
-        }
-    intake.ready = False
-    ready = ask_app(app, "GET", "/v2/health/ready")
-    assert (ready.status, ready.json()) == (503, {"ready": False, "live": True})
-    ready = ask_app(app, "GET", "/v2/models/page/ready")
-    assert (ready.status, ready.json()) == (503, {"name": "page", "ready": False})
-
-
 @pytest.mark.parametrize("chunk_bytes", [1, 7, 1 << 20])
 def test_mixed_json_and_binary_tensors_in_any_chunks(intake: ComputingIntake, chunk_bytes: int) -> None:
     a = np.array([[1, 2, 3], [4, 5, -(2**63)]], dtype=np.int64)

@@ -103,7 +103,7 @@ BAD_JSON = [
     ),
     (
         {"inputs": [x(parameters={"shared_memory_region": "r"})]},
-        "input 'x' is in shared memory, which is not served: send its data",
+        "input 'x' is in shared memory and has data, too",
     ),
     (
         {"inputs": [x()], "outputs": [{"name": "q"}]},
@@ -115,7 +115,7 @@ BAD_JSON = [
     ),
     (
         {"inputs": [x()], "outputs": [{"name": "y", "parameters": {"classification": 3}}]},
-        "output 'y': classification and shared memory are not served",
+        "output 'y': classification is not served",
     ),
     (
         {"inputs": [x()], "parameters": {"max_latency_ms": 0}},

@@ -67,23 +67,17 @@ def ask(
         ("DELETE", "/v2/models/mlp", 405, "'/v2/models/mlp' takes GET, not DELETE"),
         ("POST", "/v2/health/live", 405, "'/v2/health/live' takes GET, not POST"),
         (
-            "GET",
-            "/v2/models/mlp/config",
-            501,
-            "'/v2/models/mlp/config' is a part of the protocol that this server does not serve yet",
-        ),
-        (
-            "GET",
-            "/v2/models/stats",
-            501,
-            "'/v2/models/stats' is a part of the protocol that this server does not serve yet",
-        ),
-        (
             "POST",
-            "/v2/repository/index",
+            "/v2/models/mlp/generate",
             501,
-            "'/v2/repository/index' is a part of the protocol that this server does not serve yet",
+            "'/v2/models/mlp/generate' is a part of the protocol that this server does not serve",
         ),
+        ("POST", "/v2/models/mlp/config", 405, "'/v2/models/mlp/config' takes GET, not POST"),
+        ("DELETE", "/v2/logging", 405, "'/v2/logging' takes GET or POST, not DELETE"),
+        ("GET", "/v2/repository/index", 405, "'/v2/repository/index' takes POST, not GET"),
+        ("POST", "/v2/repository/models/mpl/load", 404, "unknown model 'mpl'; known models: 'mlp', 'a/b'"),
+        ("POST", "/v2/repository/models/mlp/l", 404, "there is nothing at '/v2/repository/models/mlp/l'"),
+        ("GET", "/v2/systemsharedmemory/region", 404, "there is nothing at '/v2/systemsharedmemory/region'"),
     ],
 )  # fmt: skip
 def test_wrong_places(method: str, path: str, status: int, line: str) -> None:

@@ -13,6 +13,7 @@ from steelyard.core.types import Request, Service
 from steelyard.metrics.app import PagesApp
 from steelyard.metrics.exporter import CONTENT_TYPE, Exporter, ServiceMetrics
 from steelyard.serve.base import End
+from steelyard.serve.statistics import ServiceStatistics
 
 STATUS_PATH = "/v2/steelyard/status"
 
@@ -23,6 +24,7 @@ class Account:
     Attributes:
         app: the ASGI application of the metrics port.
         queue_rows: by service, told by each sensing window.
+        statistics: of the protocol, by service.
     """
 
     def __init__(self, services: Mapping[str, Service], *, clock: Callable[[], float]) -> None:
@@ -31,6 +33,7 @@ class Account:
         slo_s = {name: service.slo_s for name, service in services.items()}
         self._exporter = Exporter(slo_s, version=__version__, now_s=self._started_s)
         self.queue_rows = dict.fromkeys(services, 0)
+        self.statistics = {name: ServiceStatistics() for name in services}
         self.app = PagesApp(
             {
                 "/metrics": (CONTENT_TYPE, lambda: self._exporter.render(now_s=self._clock())),
@@ -40,7 +43,10 @@ class Account:
 
     def on_end(self, request: Request, end: End) -> None:
         """A request has ended."""
-        self._exporter.observe_end(request.service, request, end, now_s=self._clock())
+        now_s = self._clock()
+        self._exporter.observe_end(request.service, request, end, now_s=now_s)
+        latency_s = now_s - request.arrived_s
+        self.statistics[request.service].observe(end, rows=request.rows, latency_s=latency_s, now_s=now_s)
 
     def on_status(self, service: str, status: int) -> None:
         """An HTTP answer was sent."""

@@ -7,6 +7,8 @@ from steelyard.core.commands import Complete, Discard, Fail, Reject, Shed
 from steelyard.core.types import Frozen, Request, RequestId, Service, TensorRef
 from steelyard.profile.types import DeclaredLatency
 from steelyard.runtime.base import Signature, VariantSpec
+from steelyard.serve.repository import Repository
+from steelyard.serve.statistics import ServiceStatistics
 from steelyard.worker.arena import Arena
 
 End = Complete | Reject | Shed | Fail | Discard
@@ -89,6 +91,7 @@ class Intake(Protocol):
     front_end: int
     arena: Arena
     services: Mapping[str, ServedService]
+    repository: Repository
 
     def now_s(self) -> float:
         """The monotonic clock that deadlines are on."""
@@ -96,6 +99,10 @@ class Intake(Protocol):
 
     def is_ready(self, service: str) -> bool:
         """Whether each stage of the service has a ready replica, and the server is not stopping."""
+        ...
+
+    def statistics(self, service: str) -> ServiceStatistics:
+        """What became of the service's requests so far; to look at."""
         ...
 
     def submit(self, request: Request, on_end: OnEnd) -> None:

@@ -6,7 +6,9 @@ from steelyard.backend.base import Backend
 from steelyard.core.service import ServiceMachine
 from steelyard.core.types import Request, RequestId, TensorRef
 from steelyard.serve.base import OnEnd, ServedService
+from steelyard.serve.repository import Repository
 from steelyard.serve.service_driver import ServiceDriver
+from steelyard.serve.statistics import ServiceStatistics
 from steelyard.worker.arena import Arena
 
 
@@ -21,17 +23,21 @@ class LiveIntake:
         drivers: Mapping[str, ServiceDriver],
         backend: Backend,
         clock: Callable[[], float],
+        repository: Repository,
+        statistics: Mapping[str, ServiceStatistics],
         *,
         front_end: int = 0,
     ) -> None:
         self.front_end = front_end
         self.arena = arena
         self.services = services
+        self.repository = repository
         self.stopping = False
         self._machines = machines
         self._drivers = drivers
         self._backend = backend
         self._clock = clock
+        self._statistics = statistics
 
     def now_s(self) -> float:
         """The monotonic clock that deadlines are on."""
@@ -40,6 +46,10 @@ class LiveIntake:
     def is_ready(self, service: str) -> bool:
         """Whether each stage has a ready replica, and the server is not stopping."""
         return not self.stopping and self._machines[service].is_ready
+
+    def statistics(self, service: str) -> ServiceStatistics:
+        """What became of the service's requests so far."""
+        return self._statistics[service]
 
     def submit(self, request: Request, on_end: OnEnd) -> None:
         """Hand a request to its service."""

@@ -26,7 +26,13 @@ from steelyard.backend.local import LocalBackend
 from steelyard.control.machine import ControlMachine
 from steelyard.core.commands import RecordDecision
 from steelyard.core.errors import SteelyardError
-from steelyard.core.events import ServiceDraining, WindowReported
+from steelyard.core.events import (
+    ServiceDraining,
+    ServiceLoaded,
+    ServiceResumed,
+    ServiceUnloaded,
+    WindowReported,
+)
 from steelyard.core.service import ServiceMachine
 from steelyard.core.types import Request, Service
 from steelyard.journal.records import CONTROL, VERSION, Header, machine_name
@@ -40,6 +46,7 @@ from steelyard.serve.edge.listen import HttpListener, serve_http
 from steelyard.serve.edge.logs import EventLog
 from steelyard.serve.edge.malloc import keep_large_blocks
 from steelyard.serve.intake import LiveIntake
+from steelyard.serve.loading import LiveRepository, Switch
 from steelyard.serve.planner import PlannerProcess, PlannerTask, make_task_policy
 from steelyard.serve.recorder import JournalFile, Recorder
 from steelyard.serve.service_driver import MachinePump, ServiceDriver
@@ -148,7 +155,11 @@ class Server:
                 )
             )
             served = {name: deployed.served for name, deployed in self._deployment.services.items()}
-            intake = LiveIntake(arena, served, machines, drivers, backend, time.monotonic)
+            repository = self._repository(machines, drivers, control[0])
+            stack.callback(repository.stop)
+            intake = LiveIntake(
+                arena, served, machines, drivers, backend, time.monotonic, repository, account.statistics
+            )
             await self._listen(intake, account)
             return await self._serve(intake, backend, drivers, control[0])
 
@@ -216,6 +227,7 @@ class Server:
 
         def report(event: WindowReported) -> None:
             account.queue_rows[name] = sum(stage.queue_rows for stage in event.window.stages)
+            account.statistics[name].observe_batches(event.window.busy)
             control[0].handle(event)
 
         return ServiceDriver(
@@ -226,6 +238,25 @@ class Server:
             on_end=account.on_end,
             on_drained=self._drained[name].set,
         )
+
+    def _repository(
+        self,
+        machines: Mapping[str, ServiceMachine],
+        drivers: Mapping[str, ServiceDriver],
+        control: ControlDriver,
+    ) -> LiveRepository:
+        def switch(name: str) -> Switch:
+            return Switch(
+                drain=lambda: drivers[name].handle(ServiceDraining()),
+                resume=lambda: drivers[name].handle(ServiceResumed()),
+                drained=self._drained[name],
+                give_up=lambda: control.handle(ServiceUnloaded(name)),
+                plan=lambda: control.handle(ServiceLoaded(name)),
+                is_ready=lambda: machines[name].is_ready,
+            )
+
+        switches = ((name, switch(name)) for name in self._services)
+        return LiveRepository(switches, wait_s_max=self._settings.drain_s_max)
 
     def _open_journals(self) -> Recorder:
         times: dict[str, dict[str, Any]] = {}

@@ -41,6 +41,7 @@ async def call_app(
     headers: Mapping[str, str] | None = None,
     *,
     disconnect_after: int | None = None,
+    client: str = "127.0.0.1",
 ) -> HttpAnswer | None:
     """Call an ASGI application without a server.
 
@@ -51,6 +52,7 @@ async def call_app(
         chunks: the body, as it comes in.
         headers: names in any case.
         disconnect_after: the client leaves after this many chunks; None: when it has its answer.
+        client: the client's address; the server's is 127.0.0.1.
 
     Returns:
         The answer, or None if there was none.
@@ -76,7 +78,8 @@ async def call_app(
             answered.set()
 
     raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
-    await app({"type": "http", "method": method, "path": path, "headers": raw}, receive, send)
+    ends = {"client": (client, 40000), "server": ("127.0.0.1", 8080)}
+    await app({"type": "http", "method": method, "path": path, "headers": raw, **ends}, receive, send)
     if not sent:
         return None
     start, *rest = sent
@@ -95,10 +98,12 @@ def ask_app(
     path: str,
     body: Any = b"",
     headers: Mapping[str, str] | None = None,
+    *,
+    client: str = "127.0.0.1",
 ) -> HttpAnswer:
     """Call an application once, on a loop of its own; a body that is not bytes is sent as JSON."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    answer = asyncio.run(call_app(app, method, path, [data], headers))
+    answer = asyncio.run(call_app(app, method, path, [data], headers, client=client))
     assert answer is not None, "the application did not answer"
     return answer
 

@@ -4,7 +4,7 @@ For tests and benchmarks of the edge. Inputs and outputs go through real arenas,
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +16,8 @@ from steelyard.core.types import Request, RequestId, Service, Stage, Tensor, Ten
 from steelyard.runtime.base import Signature, TensorSpec
 from steelyard.serve.base import End, OnEnd, ServedService
 from steelyard.serve.edge.tensors import KINDS, UINT32_BYTES, bytes_offsets, pack_bytes
+from steelyard.serve.repository import Repository, RepositoryEntry
+from steelyard.serve.statistics import ServiceStatistics
 from steelyard.worker.arena import Arena
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -46,6 +48,33 @@ def served(
     )
 
 
+class ListedRepository:
+    """A repository whose services are loaded and unloaded by a word; see `steelyard.serve.repository`."""
+
+    def __init__(self, services: Iterable[str]) -> None:
+        self.states = dict.fromkeys(services, True)
+        """Whether each service is loaded."""
+
+    def index(self) -> list[RepositoryEntry]:
+        """Every service."""
+        return [
+            RepositoryEntry(name, "READY") if loaded else RepositoryEntry(name, "UNAVAILABLE", "unloaded")
+            for name, loaded in self.states.items()
+        ]
+
+    def is_open(self, service: str) -> bool:
+        """Whether it is loaded."""
+        return self.states[service]
+
+    async def load(self, service: str) -> None:
+        """At once."""
+        self.states[service] = True
+
+    async def unload(self, service: str) -> None:
+        """At once."""
+        self.states[service] = False
+
+
 class ComputingIntake:
     """Answers each request with `model` of its inputs; see `steelyard.serve.base.Intake`.
 
@@ -69,6 +98,7 @@ class ComputingIntake:
         held: bool = False,
     ) -> None:
         self.services = services
+        self.repository: Repository = ListedRepository(services)
         self.arena = Arena("front-end", arena_bytes)
         self.ready = True
         self.held = held
@@ -76,6 +106,7 @@ class ComputingIntake:
         self.cancelled: list[RequestId] = []
         self.requests: list[Request] = []
         """The last hundred requests, newest last."""
+        self._statistics = {name: ServiceStatistics() for name in services}
         self._outputs = Arena("worker", arena_bytes)
         self._model = model
         self._rows_a_part = rows_a_part
@@ -88,6 +119,10 @@ class ComputingIntake:
         """As `ready` says, for every service."""
         assert service in self.services
         return self.ready
+
+    def statistics(self, service: str) -> ServiceStatistics:
+        """What became of the service's requests."""
+        return self._statistics[service]
 
     def submit(self, request: Request, on_end: OnEnd) -> None:
         """Take a request; answers at once unless `held`."""
@@ -115,6 +150,9 @@ class ComputingIntake:
             end = Complete(
                 request_id, "only", queue_s=0.001, service_s=0.002, late=False, answers={"only": parts}
             )
+        now_s = self.now_s()
+        latency_s = now_s - request.arrived_s
+        self._statistics[request.service].observe(end, rows=request.rows, latency_s=latency_s, now_s=now_s)
         on_end(end)
         for part in {id(part.outputs): part for part in parts}.values():
             for tensor in part.outputs:

@@ -25,11 +25,17 @@ class _BinarySize(msgspec.Struct):
     binary_data_size: int
 
 
+class _SharedSize(msgspec.Struct, omit_defaults=True):
+    shared_memory_region: str
+    shared_memory_byte_size: int
+    shared_memory_offset: int = 0
+
+
 class _OutputHead(msgspec.Struct, omit_defaults=True):
     name: str
     datatype: str
     shape: tuple[int, ...]
-    parameters: _BinarySize | None = None
+    parameters: _BinarySize | _SharedSize | None = None
     data: msgspec.Raw | None = None
 
 
@@ -58,16 +64,20 @@ def encode_answer(route: Route, asked: Inference, complete: Complete, read: Read
     """Build the body of a 200.
 
     Raises:
-        InputError: an output cannot be written as the client asked (BYTES that are not UTF-8, in JSON).
+        InputError: an output cannot be written as the client asked (BYTES that are not UTF-8, in JSON;
+            shared memory that is too small).
         ModelError: the model did not give what its signature promises.
     """
     outputs: list[_OutputHead] = []
     binaries: list[Buffer] = []
     any_binary = False
-    for spec, binary in asked.answers:
+    for spec, binary, span in asked.answers:
         shape, pieces = _gather(spec, route.batchable, next(reversed(complete.answers.values())), read)
         head = _OutputHead(spec.name, spec.dtype, shape)
-        if binary:
+        if span is not None:
+            size = span.write(spec.name, pieces)
+            head.parameters = _SharedSize(span.region.name, size, span.offset)
+        elif binary:
             head.parameters = _BinarySize(sum(map(len, pieces)))
             binaries += pieces
             any_binary = True

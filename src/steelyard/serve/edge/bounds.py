@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from steelyard.core.errors import InputError
 from steelyard.serve.edge.head import Parameters
-from steelyard.serve.edge.inputs import shown
+from steelyard.serve.edge.shown import shown
 
 MAX_LATENCY_MS = b"steelyard-max-latency-ms"
 ELAPSED_MS = b"steelyard-elapsed-ms"

@@ -17,16 +17,19 @@ from steelyard.runtime.base import Signature, TensorSpec
 from steelyard.serve.base import ServedService
 from steelyard.serve.edge.body import Body
 from steelyard.serve.edge.bounds import UNBOUNDED, Bounds, parameter_bounds, stricter
-from steelyard.serve.edge.head import Head, HeadOutput, parse_head
-from steelyard.serve.edge.inputs import Input, check_input, quoted, raw_input, shown
+from steelyard.serve.edge.head import Head, HeadOutput, OutputParameters, parse_head
+from steelyard.serve.edge.inputs import Input, check_input, raw_input, shared_span
+from steelyard.serve.edge.shared_memory import Regions, Span
+from steelyard.serve.edge.shown import quoted, shown
 from steelyard.serve.edge.tensors import KINDS
 
 
 class Answer(NamedTuple):
-    """One output that the client wants, and whether as binary data."""
+    """One output that the client wants: as binary data or JSON, or written to `span`."""
 
     spec: TensorSpec
     binary: bool
+    span: Span | None = None
 
 
 class Inference(NamedTuple):
@@ -68,19 +71,28 @@ class Route:
         self.rows_max = service.request_rows_max
         self.inputs = {spec.name: spec for spec in signature.inputs}
         self.outputs = {spec.name: spec for spec in signature.outputs}
+        self.sources = served.outputs
+        self.is_single = len(service.stages) == 1
         self.buckets = served.buckets
         self._static_key = _static_batch_key(signature)
         self._all_json = tuple(Answer(spec, False) for spec in signature.outputs)
         self._all_binary = tuple(Answer(spec, True) for spec in signature.outputs)
         self._binary_only = next((s for s in signature.outputs if KINDS[s.dtype].element is None), None)
 
-    def parse(self, body: Body, head_length: int | None, bounds: Bounds = UNBOUNDED) -> Inference:
+    def parse(
+        self,
+        body: Body,
+        head_length: int | None,
+        bounds: Bounds = UNBOUNDED,
+        regions: Regions | None = None,
+    ) -> Inference:
         """Check one request.
 
         Args:
             body: the whole body, decompressed.
             head_length: bytes of its JSON head; None: all of it; 0: a raw request.
             bounds: what the headers state.
+            regions: shared memory; None: not for this client.
 
         Raises:
             InputError: anything about the request is not what the service takes.
@@ -96,7 +108,7 @@ class Route:
         for given in head.inputs:
             if given.name in found:
                 raise InputError(f"input '{given.name}' is given twice")
-            found[given.name] = check_input(self._spec(given.name), given, body)
+            found[given.name] = check_input(self._spec(given.name), given, body, regions)
         if body.left:
             raise InputError(f"the body has {body.left} bytes more than its inputs take")
         lacking = next((name for name in self.inputs if name not in found), None)
@@ -105,7 +117,7 @@ class Route:
                 f"input '{lacking}' is missing: service '{self.name}' takes {quoted(self.inputs)}"
             )
         binary = head.parameters is not None and head.parameters.binary_data_output
-        answers = self._answers(head.outputs, binary)
+        answers = self._answers(head.outputs, binary, regions)
         return self._inference(head, tuple(found[name] for name in self.inputs), answers, bounds)
 
     def _inference(
@@ -134,7 +146,9 @@ class Route:
             )
         return spec
 
-    def _answers(self, asked: Sequence[HeadOutput] | None, binary_default: bool) -> tuple[Answer, ...]:
+    def _answers(
+        self, asked: Sequence[HeadOutput] | None, binary_default: bool, regions: Regions | None
+    ) -> tuple[Answer, ...]:
         if not asked:
             if not binary_default and self._binary_only is not None:
                 raise InputError(_json_refused(self._binary_only))
@@ -148,16 +162,7 @@ class Route:
                 )
             if output.name in answers:
                 raise InputError(f"output '{output.name}' is asked for twice")
-            binary, parameters = binary_default, output.parameters
-            if parameters is not None:
-                if parameters.classification or parameters.shared_memory_region is not None:
-                    raise InputError(
-                        f"output '{output.name}': classification and shared memory are not served"
-                    )
-                binary = binary_default if parameters.binary_data is None else parameters.binary_data
-            if not binary and KINDS[spec.dtype].element is None:
-                raise InputError(_json_refused(spec))
-            answers[output.name] = Answer(spec, binary)
+            answers[output.name] = _answer(spec, output.parameters, binary_default, regions)
         return tuple(answers.values())
 
     def _rows(self, inputs: tuple[Input, ...]) -> int:
@@ -202,6 +207,24 @@ class Route:
                 raise InputError(f"service '{self.name}' has no slo_class {shown(bounds.slo_class)}: {known}")
             slo_s = self.classes[bounds.slo_class]
         return min(slo_s, bounds.latency_s) - bounds.elapsed_s
+
+
+def _answer(
+    spec: TensorSpec, parameters: OutputParameters | None, binary: bool, regions: Regions | None
+) -> Answer:
+    """How one output is wanted; `binary` unless its own parameters say otherwise."""
+    if parameters is not None:
+        if parameters.classification:
+            raise InputError(f"output '{spec.name}': classification is not served")
+        if parameters.shared_memory_region is not None:
+            place = parameters.shared_memory_offset, parameters.shared_memory_byte_size
+            span = shared_span(f"output '{spec.name}'", parameters.shared_memory_region, *place, regions)
+            return Answer(spec, True, span)
+        if parameters.binary_data is not None:
+            binary = parameters.binary_data
+    if not binary and KINDS[spec.dtype].element is None:
+        raise InputError(_json_refused(spec))
+    return Answer(spec, binary)
 
 
 def header_length(value: bytes | None) -> int | None:

@@ -12,10 +12,12 @@ from steelyard.core.errors import InputError
 
 
 class InputParameters(msgspec.Struct):
-    """Parameters of an input tensor that are understood or refused; others are ignored."""
+    """Parameters of an input tensor that are understood; others are ignored."""
 
     binary_data_size: int | None = None
     shared_memory_region: str | None = None
+    shared_memory_byte_size: int | None = None
+    shared_memory_offset: int = 0
 
 
 class HeadInput(msgspec.Struct):
@@ -34,6 +36,8 @@ class OutputParameters(msgspec.Struct):
     binary_data: bool | None = None
     classification: int = 0
     shared_memory_region: str | None = None
+    shared_memory_byte_size: int | None = None
+    shared_memory_offset: int = 0
 
 
 class HeadOutput(msgspec.Struct):

@@ -15,13 +15,23 @@ from steelyard.serve.edge.body import Body
 from steelyard.serve.edge.bounds import header_bounds
 from steelyard.serve.edge.codec import Route, header_length
 from steelyard.serve.edge.compression import answer_coding
+from steelyard.serve.edge.control_pages import find_control_page, make_control_pages
 from steelyard.serve.edge.exchange import CLIENT_GONE, Exchange, Send, send_reply
 from steelyard.serve.edge.inputs import store
 from steelyard.serve.edge.logs import EventLog
-from steelyard.serve.edge.pages import make_pages, missing_page, model_paths, wrong_verb
+from steelyard.serve.edge.pages import (
+    Call,
+    Page,
+    make_pages,
+    missing_page,
+    model_paths,
+    unloaded,
+    wrong_verb,
+)
 from steelyard.serve.edge.receive import BodyReader, Chunks, Receive
-from steelyard.serve.edge.replies import RETRY_AFTER_S, RefusedError
+from steelyard.serve.edge.replies import RETRY_AFTER_S, RefusedError, Reply, refusal
 from steelyard.serve.edge.settings import EdgeSettings
+from steelyard.serve.edge.shared_memory import Regions, is_local
 
 OnStatus = Callable[[str, int], None]
 
@@ -46,7 +56,8 @@ class EdgeApp:
         self._log = log
         self._on_status = on_status
         self._bodies = BodyReader(settings)
-        self._pages = make_pages(intake)
+        self._regions = Regions()
+        self._pages = make_control_pages(intake, self._regions) | make_pages(intake)
         self._routes: dict[str, Route] = {}
         for name, served in intake.services.items():
             route = Route(served)
@@ -60,20 +71,42 @@ class EdgeApp:
         path, method = scope["path"], scope["method"]
         route = self._routes.get(path)
         if route is not None and method == "POST":
-            await self._infer(route, dict(scope["headers"]), receive, send)
+            await self._infer(route, scope, receive, send)
             return
-        page = self._pages.get(path)
-        if page is not None and method == "GET":
-            reply = page()
-        elif page is None and route is None:
+        verbs = self._pages.get(path) or find_control_page(path, self._intake, self._regions)
+        if verbs is not None and method in verbs:
+            reply = await self._page(verbs[method], scope, receive)
+        elif verbs is None and route is None:
             reply = missing_page(path, self._intake.services)
         else:
-            reply = wrong_verb(path, method, "GET" if page else "POST")
-        await send_reply(send, reply)
+            reply = wrong_verb(path, method, " or ".join(verbs or ("POST",)))
+        if reply is not None:
+            await send_reply(send, reply)
+
+    async def _page(self, page: Page, scope: MutableMapping[str, Any], receive: Receive) -> Reply | None:
+        """The answer of a page; None if the client left while sending its body."""
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        try:
+            chunks = await self._bodies.read(headers, receive)
+            if chunks is None:
+                return None
+            try:
+                body = b"".join(await self._bodies.inflate(headers, chunks))
+            finally:
+                self._bodies.release(chunks)
+            self._check_json_size(len(body))
+            answer = page(Call(body, is_local(scope)))
+            return answer if isinstance(answer, Reply) else await answer
+        except RefusedError as error:
+            return error.reply()
+        except InputError as error:
+            return refusal(400, str(error))
 
     async def _infer(
-        self, route: Route, headers: Mapping[bytes, bytes], receive: Receive, send: Send
+        self, route: Route, scope: MutableMapping[str, Any], receive: Receive, send: Send
     ) -> None:
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        regions = self._regions if is_local(scope) else None
         request_id = RequestId(self._intake.front_end, next(self._sequence))
         exchange = Exchange(
             route,
@@ -90,7 +123,7 @@ class EdgeApp:
                 exchange.close(CLIENT_GONE)
                 return
             try:
-                request = await self._request(exchange, request_id, headers, chunks)
+                request = await self._request(exchange, request_id, headers, chunks, regions)
             finally:
                 self._bodies.release(chunks)
                 del chunks
@@ -109,7 +142,12 @@ class EdgeApp:
                 self._intake.cancel(request_id)
 
     async def _request(
-        self, exchange: Exchange, request_id: RequestId, headers: Mapping[bytes, bytes], chunks: Chunks
+        self,
+        exchange: Exchange,
+        request_id: RequestId,
+        headers: Mapping[bytes, bytes],
+        chunks: Chunks,
+        regions: Regions | None,
     ) -> Request:
         """Check and store one request.
 
@@ -119,9 +157,11 @@ class EdgeApp:
         """
         arrived_s = self._intake.now_s()
         body = Body(await self._bodies.inflate(headers, chunks))
+        if not self._intake.repository.is_open(exchange.route.name):
+            raise unloaded(exchange.route.name)
         head_length = header_length(headers.get(b"inference-header-content-length"))
         self._check_json_size(body.left if head_length is None else head_length)
-        asked = exchange.asked = exchange.route.parse(body, head_length, header_bounds(headers))
+        asked = exchange.asked = exchange.route.parse(body, head_length, header_bounds(headers), regions)
         if asked.client_id:
             exchange.name = asked.client_id[:REQUEST_NAME_CHARS_MAX]
         tensors = store(asked.inputs, self._intake.arena)

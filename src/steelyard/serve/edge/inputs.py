@@ -1,18 +1,22 @@
 """One input tensor of a request: checked against its spec, then copied into the arena.
 
+It comes as JSON, as bytes after the JSON, or as a span of shared memory.
+
 The rule of this file: a tensor is checked while its bytes lie where they arrived, and copied once, when the
 whole request is known to be good.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from steelyard.core.errors import InputError
 from steelyard.core.types import Tensor
 from steelyard.runtime.base import Signature, TensorSpec
 from steelyard.serve.edge.body import Body, Pieces
-from steelyard.serve.edge.head import HeadInput
+from steelyard.serve.edge.head import HeadInput, InputParameters
+from steelyard.serve.edge.shared_memory import Regions, Span
+from steelyard.serve.edge.shown import quoted, shown
 from steelyard.serve.edge.tensors import KINDS, UINT32_BYTES, bytes_offsets, from_json
 from steelyard.worker.arena import Arena
 
@@ -20,21 +24,30 @@ ELEMENTS_MAX = 1 << 40
 """Most elements a shape may name, zero dimensions counted as 1: keeps every dimension a small integer."""
 BYTES_ELEMENTS_MAX = 1 << 18
 """Most elements of a BYTES tensor: they are walked one by one on the serving loop (about 0.1 s)."""
+SHARED_BYTES_MAX = 1 << 26
+"""Largest BYTES tensor that is taken from shared memory: it is copied to be walked."""
 RANK_SHOWN_MAX = 8
 
 
 class Input(NamedTuple):
-    """One checked input: the pieces of memory that hold its binary form, `length` bytes together."""
+    """One checked input: `length` bytes of its binary form, in pieces of memory or at a span."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     length: int
     pieces: Pieces
+    span: Span | None = None
 
 
-def check_input(spec: TensorSpec, given: HeadInput, body: Body) -> Input:
+def check_input(spec: TensorSpec, given: HeadInput, body: Body, regions: Regions | None) -> Input:
     """Check one input against its spec; its bytes are taken from the body if they are binary.
+
+    Args:
+        spec: what the service takes.
+        given: the input as its JSON describes it.
+        body: what is left of the body.
+        regions: shared memory; None: not for this client.
 
     Raises:
         InputError: type, shape or data are not what the service takes.
@@ -55,7 +68,9 @@ def check_input(spec: TensorSpec, given: HeadInput, body: Body) -> Input:
         )
     parameters = given.parameters
     if parameters is not None and parameters.shared_memory_region is not None:
-        raise InputError(f"input '{given.name}' is in shared memory, which is not served: send its data")
+        if given.data or parameters.binary_data_size is not None:
+            raise InputError(f"input '{given.name}' is in shared memory and has data, too")
+        return _shared_input(spec, shape, parameters, elements, regions)
     size = parameters.binary_data_size if parameters is not None else None
     if size is None:
         return _json_input(spec, shape, memoryview(given.data))
@@ -95,17 +110,32 @@ def raw_input(service: str, signature: Signature, body: Body) -> Input:
 
 
 def store(inputs: Sequence[Input], arena: Arena) -> tuple[Tensor, ...] | None:
-    """Copy checked inputs into the arena, one slot each; None, and nothing kept, if it is full."""
+    """Copy checked inputs into the arena, one slot each; None, and nothing kept, if it is full.
+
+    Raises:
+        InputError: shared memory could not be read; nothing is kept.
+    """
     tensors: list[Tensor] = []
     for given in inputs:
         ref = arena.alloc(given.length)
         if ref is None:
-            for tensor in tensors:
-                arena.free(tensor.ref)
+            _free(tensors, arena)
             return None
-        _fill(arena.view(ref), given.pieces)
         tensors.append(Tensor(given.name, given.dtype, given.shape, ref))
+        if given.span is None:
+            _fill(arena.view(ref), given.pieces)
+            continue
+        try:
+            given.span.read_into(arena.view(ref))
+        except InputError:
+            _free(tensors, arena)
+            raise
     return tuple(tensors)
+
+
+def _free(tensors: Sequence[Tensor], arena: Arena) -> None:
+    for tensor in tensors:
+        arena.free(tensor.ref)
 
 
 def _fill(slot: memoryview, pieces: Pieces) -> None:
@@ -136,12 +166,62 @@ def _binary_input(spec: TensorSpec, shape: tuple[int, ...], size: int, elements:
         )
     if spec.dtype != "BYTES":
         return Input(spec.name, spec.dtype, shape, size, body.pieces(size))
-    data = body.take(size)
+    data = memoryview(body.take(size))
+    _check_elements(spec, shape, elements, data)
+    return Input(spec.name, spec.dtype, shape, size, (data,))
+
+
+def _shared_input(
+    spec: TensorSpec,
+    shape: tuple[int, ...],
+    parameters: InputParameters,
+    elements: int,
+    regions: Regions | None,
+) -> Input:
+    """An input in shared memory; BYTES are read and walked here, as what is checked must not change."""
+    what = f"input '{spec.name}'"
+    span = shared_span(
+        what,
+        parameters.shared_memory_region,
+        parameters.shared_memory_offset,
+        parameters.shared_memory_byte_size,
+        regions,
+    )
+    if spec.dtype == "BYTES":
+        if span.length > SHARED_BYTES_MAX:
+            raise InputError(f"{what} has {span.length} bytes; at most {SHARED_BYTES_MAX} are taken")
+        data = span.read()
+        _check_elements(spec, shape, elements, data)
+        return Input(spec.name, spec.dtype, shape, span.length, (data,))
+    expected = elements * KINDS[spec.dtype].item_bytes
+    if span.length != expected:
+        raise InputError(
+            f"{what} of shape {list(shape)} and type {spec.dtype} takes {expected} bytes; "
+            f"shared_memory_byte_size is {span.length}"
+        )
+    return Input(spec.name, spec.dtype, shape, expected, (), span)
+
+
+def shared_span(
+    what: str, region: str | None, offset: int, size: int | None, regions: Regions | None
+) -> Span:
+    """Where the parameters of an input or output say that it is.
+
+    Raises:
+        InputError: it is nowhere, or not for this client.
+    """
+    if regions is None:
+        raise InputError(f"{what} is in shared memory, which only clients on the server's host may use")
+    if region is None or size is None:
+        raise InputError(f"{what} is in shared memory without a shared_memory_byte_size")
+    return regions.span(region, offset, size)
+
+
+def _check_elements(spec: TensorSpec, shape: tuple[int, ...], elements: int, data: memoryview) -> None:
     try:
         bytes_offsets(data, elements)
     except InputError as error:
         raise InputError(f"input '{spec.name}' of shape {list(shape)}: {error}") from None
-    return Input(spec.name, spec.dtype, shape, size, (memoryview(data),))
 
 
 def _raw_element(spec: TensorSpec, shape: list[int], unknown: list[int], body: Body) -> Input:
@@ -163,13 +243,3 @@ def _fits(shape: Sequence[int], spec: Sequence[int]) -> bool:
         if size < 0 or (wanted >= 0 and size != wanted):
             return False
     return True
-
-
-def quoted(names: Iterable[str]) -> str:
-    """Names as an error line shows them."""
-    return ", ".join(f"'{name}'" for name in names)
-
-
-def shown(value: str | bytes) -> str:
-    """A client's word in quotes, cut to a sensible length, on one line."""
-    return repr(value[:40] if isinstance(value, str) else value[:40].decode("latin-1"))

@@ -1,0 +1,126 @@
+"""Loading and unloading services while the server runs; implements `serve.repository.Repository`.
+
+The rules of this file:
+- Unloading drains: the service takes no further request, answers those it admitted, and only then gives its
+  replicas up. Loading is the way back: the policy plans for the service again, as at the server's start.
+- One change of a service at a time; who asks for another waits for it. A change goes on if whoever asked for
+  it leaves, or waits no longer: it is the server's then, not the client's.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+
+from steelyard.serve.repository import RepositoryEntry, RepositoryError
+
+POLL_S = 0.02
+
+
+class Switch:
+    """What it takes to load and unload one service.
+
+    Args:
+        drain: make it take no further request.
+        resume: make it take requests again.
+        drained: set when a draining service has answered its last request.
+        give_up: let the control plane end its replicas and plan without it.
+        plan: let the control plane plan with it again.
+        is_ready: whether every stage has a ready replica.
+    """
+
+    def __init__(
+        self,
+        *,
+        drain: Callable[[], None],
+        resume: Callable[[], None],
+        drained: asyncio.Event,
+        give_up: Callable[[], None],
+        plan: Callable[[], None],
+        is_ready: Callable[[], bool],
+    ) -> None:
+        self._drain = drain
+        self._resume = resume
+        self._drained = drained
+        self._give_up = give_up
+        self._plan = plan
+        self.is_ready = is_ready
+
+    async def unload(self) -> None:
+        """Drain, then give up the replicas."""
+        self._drain()
+        await self._drained.wait()
+        self._give_up()
+
+    async def load(self) -> None:
+        """Plan again and admit again; returns when it is ready."""
+        self._drained.clear()
+        self._resume()
+        self._plan()
+        while not self.is_ready():
+            await asyncio.sleep(POLL_S)
+
+
+class LiveRepository:
+    """The services of one server; see `serve.repository.Repository`.
+
+    Args:
+        switches: by service.
+        wait_s_max: how long a call waits for its change.
+    """
+
+    def __init__(self, switches: Iterable[tuple[str, Switch]], *, wait_s_max: float) -> None:
+        self._switches = dict(switches)
+        self._wait_s_max = wait_s_max
+        self._open = set(self._switches)
+        self._changes: dict[str, asyncio.Task[None]] = {}
+
+    def index(self) -> list[RepositoryEntry]:
+        """Every service."""
+        return [self._entry(name) for name in self._switches]
+
+    def is_open(self, service: str) -> bool:
+        """Whether the service takes requests."""
+        return service in self._open
+
+    async def load(self, service: str) -> None:
+        """Serve it again; see `Repository.load`."""
+        await self._settled(service)
+        if service not in self._open:
+            self._open.add(service)
+            self._change(service, self._switches[service].load())
+        await self._settled(service, "is still loading")
+
+    async def unload(self, service: str) -> None:
+        """Answer what was admitted and end its replicas; see `Repository.unload`."""
+        await self._settled(service)
+        if service in self._open:
+            self._open.discard(service)
+            self._change(service, self._switches[service].unload())
+        await self._settled(service, "still has requests to answer")
+
+    def stop(self) -> None:
+        """Begin and finish nothing more."""
+        for task in self._changes.values():
+            task.cancel()
+
+    def _entry(self, name: str) -> RepositoryEntry:
+        is_changing = name in self._changes and not self._changes[name].done()
+        if name in self._open:
+            ready = self._switches[name].is_ready()
+            return RepositoryEntry(name, "READY" if ready else "LOADING", "" if ready else "no ready replica")
+        return RepositoryEntry(name, "UNLOADING" if is_changing else "UNAVAILABLE", "unloaded")
+
+    def _change(self, service: str, steps: Coroutine[object, object, None]) -> None:
+        self._changes[service] = asyncio.get_running_loop().create_task(steps)
+
+    async def _settled(self, service: str, otherwise: str = "is changing") -> None:
+        """Wait for the change under way, if there is one.
+
+        Raises:
+            RepositoryError: it takes too long.
+        """
+        task = self._changes.get(service)
+        if task is None or task.done():
+            return
+        done, _ = await asyncio.wait([task], timeout=self._wait_s_max)
+        if not done:
+            raise RepositoryError(f"service '{service}' {otherwise} after {self._wait_s_max:g} s")
