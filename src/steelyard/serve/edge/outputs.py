@@ -1,0 +1,145 @@
+"""What of the batches' outputs is one request's answer: shapes and bytes, without copying any. Pure.
+
+The rule of this file: only the request's own rows leave the server. A batch's outputs hold other clients'
+rows as well, and how they are told apart depends on the output: rows of its leading axis; where `@output`
+counts its elements, those of the request's rows; all of it, for the only stage of a service whose model takes
+one row a batch. A stage that had no items of the request answers with none.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from steelyard.core.commands import Complete, OutputPart
+from steelyard.core.errors import ModelError
+from steelyard.core.types import Tensor, TensorRef
+from steelyard.runtime.base import TensorSpec
+from steelyard.serve.edge.codec import Route
+from steelyard.serve.edge.tensors import KINDS, bytes_offsets
+
+Read = Callable[[TensorRef], memoryview]
+
+
+class Output(NamedTuple):
+    """A request's part of one output: its shape, and its bytes in pieces."""
+
+    shape: tuple[int, ...]
+    pieces: list[memoryview]
+
+
+class AnswerParameters(msgspec.Struct, omit_defaults=True):
+    """What an answer says of itself; what is not known, or does not apply, is left out.
+
+    Attributes:
+        variant: that answered the last stage.
+        queue_ms: it waited.
+        service_ms: it was served.
+        variants: `stage:variant,...`, where there are several stages.
+        accuracy: estimated for those variants.
+        accuracy_measured: it was measured end to end; otherwise the product of the stages'.
+        core_ms: core-milliseconds spent on it.
+        bounds_missed: names of the request's own bounds that were missed, comma-separated.
+    """
+
+    variant: str
+    queue_ms: float
+    service_ms: float
+    variants: str = ""
+    accuracy: float | None = None
+    accuracy_measured: bool | None = None
+    core_ms: float | None = None
+    bounds_missed: str = ""
+
+
+def answer_parameters(complete: Complete) -> AnswerParameters:
+    """The parameters of an answer."""
+    several = len(complete.variants) > 1
+    return AnswerParameters(
+        complete.variant,
+        round(complete.queue_s * 1e3, 3),
+        round(complete.service_s * 1e3, 3),
+        ",".join([f"{stage}:{variant}" for stage, variant in complete.variants.items()]) if several else "",
+        complete.accuracy,
+        None if complete.accuracy is None else complete.is_measured,
+        round(complete.core_ms, 3) if complete.core_ms else None,
+        ",".join(complete.missed),
+    )
+
+
+def request_output(route: Route, spec: TensorSpec, complete: Complete, read: Read) -> Output:
+    """One output over all parts of a request, in row order.
+
+    Raises:
+        ModelError: the model did not give what its signature promises.
+    """
+    stage, name = route.sources.get(spec.name, ("", spec.name))
+    parts = complete.answers[stage] if stage else next(reversed(complete.answers.values()))
+    if not parts:
+        return Output((0, *(max(size, 0) for size in spec.shape[1:])), [])
+    is_whole = route.is_single and not route.batchable
+    pieces: list[memoryview] = []
+    length = 0
+    shape: tuple[int, ...] = ()
+    for part in parts:
+        tensor = next((output for output in part.outputs if output.name == name), None)
+        if tensor is None:
+            raise ModelError(f"the model gave no output '{spec.name}'")
+        if tensor.dtype != spec.dtype:
+            raise ModelError(
+                f"the model gave output '{spec.name}' as {tensor.dtype}; {spec.dtype} was promised"
+            )
+        shape, data = tensor.shape, read(tensor.ref)
+        if not is_whole:
+            start, count = _place(part, name)
+            length += count
+            data = _elements(tensor, start, count, data)
+        pieces.append(data)
+    if is_whole:
+        return Output(shape, pieces)
+    # A model without a batch axis promises its outputs without one (`worker.items`).
+    has_axis = len(shape) != len(spec.shape) + 1 or length != 1
+    return Output((length, *shape[1:]) if has_axis else shape[1:], pieces)
+
+
+def given_outputs(route: Route, complete: Complete) -> tuple[TensorSpec, ...]:
+    """What there is to answer with where no signature says it: what the batches gave."""
+    found: dict[str, TensorSpec] = {}
+    sources = route.sources or {
+        tensor.name: (stage, tensor.name)
+        for stage, parts in list(complete.answers.items())[-1:]
+        for part in parts[:1]
+        for tensor in part.outputs
+        if "@" not in tensor.name
+    }
+    for name, (stage, output) in sources.items():
+        for part in complete.answers.get(stage, ())[:1]:
+            for tensor in part.outputs:
+                if tensor.name == output:
+                    found[name] = TensorSpec(name, tensor.dtype, tensor.shape)
+    return tuple(found.values())
+
+
+def _place(part: OutputPart, name: str) -> tuple[int, int]:
+    """Where a part's elements of an output begin, and how many there are."""
+    place = part.items.get(f"@{name}") if part.items else None
+    return (part.row_start, part.rows) if place is None else (place.start, sum(place.counts))
+
+
+def _elements(tensor: Tensor, start: int, count: int, data: memoryview) -> memoryview:
+    """The bytes of some elements of a tensor's leading axis."""
+    total = tensor.shape[0]
+    if count == total:
+        return data
+    if KINDS[tensor.dtype].item_bytes:
+        element_bytes = len(data) // total
+        return data[start * element_bytes : (start + count) * element_bytes]
+    values = math.prod(tensor.shape[1:])
+    offsets = bytes_offsets(data, total * values)
+    return data[offsets[start * values] : offsets[(start + count) * values]]
+
+
+def joined(pieces: Sequence[memoryview]) -> bytes | memoryview:
+    """One piece as it is; several, or none, copied together."""
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
