@@ -123,17 +123,17 @@ class LokiPlan(Frozen, frozen=True):
         return sum(self.servers.values())
 
 
-def published(problem: LokiProblem) -> LokiPlan:
+def published(problem: LokiProblem, *, tree_nodes_max: int = TREE_NODES_MAX, gap: float = GAP) -> LokiPlan:
     """Hardware first: the most accurate variants on the fewest servers; if they do not fit, all variants.
 
     Raises:
         SpecError: no path fits half of the SLO, or there are too many paths.
         SteelyardError: highspy is not installed.
     """
-    hardware = solve(accurate(problem))
+    hardware = solve(accurate(problem), tree_nodes_max=tree_nodes_max, gap=gap)
     if not hardware.unserved:
         return hardware
-    return spread(problem, solve(replace(problem, price=0.0)))
+    return spread(problem, solve(replace(problem, price=0.0), tree_nodes_max=tree_nodes_max, gap=gap))
 
 
 def accurate(problem: LokiProblem) -> LokiProblem:
@@ -187,6 +187,12 @@ def accuracy_of(problem: LokiProblem, path: Path) -> float:
             if chosen.get(task.name) == option.name:
                 product *= option.accuracy
     return product
+
+
+def least_time_s(problem: LokiProblem, task: Task) -> float:
+    """Seconds of batches from a task to the end of the last leaf behind it, at least."""
+    behind = (least_time_s(problem, one) for one in problem.following(task.name))
+    return min(step.time_s for step in _steps(task)) + max(behind, default=0.0)
 
 
 def solve(problem: LokiProblem, *, tree_nodes_max: int = TREE_NODES_MAX, gap: float = GAP) -> LokiPlan:
@@ -309,7 +315,7 @@ class _Model:
         """A share for each path that can end in time, and the flow from each to those that continue it."""
         problem = self._problem
         root = problem.tasks[0]
-        least_s = {task.name: self._least_s(task) for task in problem.tasks}
+        least_s = {task.name: least_time_s(problem, task) for task in problem.tasks}
         first = self._add_steps(root, (), 0.0, least_s)
         if not first:
             raise SpecError(
@@ -340,11 +346,6 @@ class _Model:
                 after = self._add_steps(one, path, took_s + step.time_s, least_s)
                 self._program.row({**dict.fromkeys(after, 1.0), share: -1.0}, least=0.0, most=0.0)
         return columns
-
-    def _least_s(self, task: Task) -> float:
-        """Seconds from a task to the end of the last leaf behind it, at least."""
-        behind = (self._least_s(one) for one in self._problem.following(task.name))
-        return min(step.time_s for step in _steps(task)) + max(behind, default=0.0)
 
 
 def weight_of(problem: LokiProblem, path: Path) -> float:

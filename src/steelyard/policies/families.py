@@ -13,7 +13,7 @@ It decides every `period_s`, and as soon as a family's demand is beyond what its
 within `REST_S`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import log2
 from typing import NamedTuple, Protocol
 
@@ -29,7 +29,7 @@ from steelyard.core.plan import (
     StageRules,
     VariantShare,
 )
-from steelyard.core.snapshot import ClusterSnapshot
+from steelyard.core.snapshot import ClusterSnapshot, NodeView, ServiceView
 from steelyard.core.types import Service, ServiceTimes, Stage, Variant
 from steelyard.forecast.predictors import Ewma
 from steelyard.plan.proteus import Family, Hosted, Hosting, Key, ProteusProblem, Slot, assign, capacity_rps
@@ -44,6 +44,7 @@ MEMORY_S = 20
 CENTRE_OF_MASS_S = 1.6
 DEMAND_MIN_RPS = 0.5
 CPU = "cpu"
+_DEMAND = Ewma(half_life_s=1.0 / log2(1.0 + 1.0 / CENTRE_OF_MASS_S))
 BATCHING: tuple[Forming, ...] = ("adaptive", "aimd", "nexus")
 
 
@@ -106,7 +107,6 @@ class FamilyPolicy:
         self._period_s = period_s
         self._published = context.published
         self._batching = batching
-        self._demand = Ewma(half_life_s=1.0 / log2(1.0 + 1.0 / CENTRE_OF_MASS_S))
         self._due_s = float("-inf")
         self._rested_s = float("-inf")
         self._limits_rps: dict[str, float] = {}
@@ -140,9 +140,7 @@ class FamilyPolicy:
     def _demands_rps(self, snapshot: ClusterSnapshot) -> dict[str, float]:
         demands = {}
         for view in snapshot.services:
-            counts = view.arrival_rows_by_second[-MEMORY_S:]
-            rate = self._demand.predict(counts) if counts else rate_over(view, LOOK_S, now_s=snapshot.now_s)
-            demands[view.service] = max(rate, DEMAND_MIN_RPS)
+            demands[view.service] = max(demand_rps(view, now_s=snapshot.now_s), DEMAND_MIN_RPS)
         return demands
 
     def _problem(self, demands: Mapping[str, float], slots: list[Slot]) -> ProteusProblem:
@@ -172,14 +170,7 @@ class FamilyPolicy:
             for replica in wanted_replicas(view, self._stages[view.service].name):
                 there = hosting.setdefault((replica.node, replica.device), [])
                 there.append((view.service, replica.variants[0]))
-        slots = []
-        for node in snapshot.nodes:
-            cores = whole_cores(node.cores)
-            for kind, count in sorted(node.devices.items()):
-                slots += _slots_of(node.name, kind, min(count, cores), hosting)
-                cores -= min(count, cores)
-            slots += _slots_of(node.name, CPU, cores // self._cores, hosting)
-        return slots
+        return slots_of(snapshot.nodes, self._cores, hosting)
 
     def _plan(self, problem: ProteusProblem, hosting: Hosting, slots: list[Slot]) -> Plan:
         kinds = {key: one.kind for key, one in problem.keyed().items()}
@@ -203,19 +194,18 @@ class FamilyPolicy:
             replicas,
             mix or (VariantShare(first, 1.0),),
             max(rows.values(), default=1),
-            rules=self._rules(name),
+            rules=self._rules(),
             rows_max=rows,
         )
         return ServicePlan(name, {stage.name: plan})
 
-    def _rules(self, service: str) -> StageRules:
+    def _rules(self) -> StageRules:
         if not self._published:
             return StageRules()
         return StageRules(
             order="fifo",
             forming=self._batching,
-            drop="age",
-            age_s_max=2.0 * self._services[service].slo_s,
+            drop="none",
             admission="open",
             routing="assigned",
         )
@@ -257,9 +247,28 @@ def batching_of(policy: str, options: Mapping[str, object]) -> Forming:
     raise SpecError(f"policy {policy}: option batching: no {asked!r}; there are: {choices}")
 
 
-def _slots_of(node: str, kind: str, count: int, hosting: Mapping[tuple[str, str], list[Key]]) -> list[Slot]:
-    present: list[Key | None] = [*hosting.get((node, kind), [])[:count]]
-    return [Slot(node, kind, key) for key in present + [None] * (count - len(present))]
+def slots_of(
+    nodes: Sequence[NodeView], cores: int, hosting: Mapping[tuple[str, str], Sequence[Key]]
+) -> list[Slot]:
+    """Every device of the nodes, `cores` cores being one, too; `hosting` is by node and kind."""
+    slots: list[Slot] = []
+    for node in nodes:
+        free = whole_cores(node.cores)
+        counts: dict[str, int] = {}
+        for kind, count in sorted(node.devices.items()):
+            counts[kind] = min(count, free)
+            free -= counts[kind]
+        counts[CPU] = free // cores
+        for kind, count in counts.items():
+            present: list[Key | None] = [*hosting.get((node.name, kind), ())[:count]]
+            slots += [Slot(node.name, kind, key) for key in present + [None] * (count - len(present))]
+    return slots
+
+
+def demand_rps(view: ServiceView, *, now_s: float) -> float:
+    """The mean of the last 20 s, the weight of a second falling with its age: centre of mass 1.6 s."""
+    counts = view.arrival_rows_by_second[-MEMORY_S:]
+    return _DEMAND.predict(counts) if counts else rate_over(view, LOOK_S, now_s=now_s)
 
 
 def _only_stage(policy: str, service: Service) -> Stage:

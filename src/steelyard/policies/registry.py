@@ -15,6 +15,7 @@ from steelyard.policies.infadapter import InfAdapterPolicy
 from steelyard.policies.inferline import InferlinePolicy
 from steelyard.policies.ipa import IpaPolicy
 from steelyard.policies.kpa import make_kpa
+from steelyard.policies.loki import LokiPolicy
 from steelyard.policies.options import nearest_first
 from steelyard.policies.oracle import OraclePolicy
 from steelyard.policies.per_service import PerService
@@ -55,6 +56,7 @@ _BUILT_IN: dict[str, PolicyEntry] = {
     "clipper": PolicyEntry(make_clipper, "the most accurate or the fastest variants, once (Clipper)"),
     "infaas": PolicyEntry(make_infaas, "variants switched device by device, greedily (after INFaaS)"),
     "sommelier": PolicyEntry(make_sommelier, "variants switched, placement fixed (after Sommelier)"),
+    "loki": _each(LokiPolicy, "replicas first, then accuracy, along the paths of a pipeline (Loki, 2024)"),
     "oracle": _each(OraclePolicy, "knows the trace, pays real cold starts; in simulations only"),
     "static": PolicyEntry(StaticPolicy, "a fixed allocation, decided once", one_node=True),
 }
