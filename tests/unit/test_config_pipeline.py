@@ -42,9 +42,7 @@ def test_a_condition_orders_stages_too() -> None:
         loaded("{a: {model: m, when: 'b.y > 0'}, b: {model: m, inputs: {x: a.y}}}")
 
 
-@pytest.mark.parametrize(
-    "condition", ["a.y > 0.5", "a.y>=-1", "a.y == .5", "a.y != 1e-3", "a.y < +2"]
-)
+@pytest.mark.parametrize("condition", ["a.y > 0.5", "a.y>=-1", "a.y == .5", "a.y != 1e-3", "a.y < +2"])
 def test_conditions_compare_a_tensor_with_a_number(condition: str) -> None:
     loaded(f"{{a: {{model: m}}, b: {{model: m, inputs: {{x: a.y}}, when: '{condition}'}}}}")
 

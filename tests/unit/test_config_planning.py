@@ -9,6 +9,7 @@ from steelyard.config.notices import notices
 from steelyard.config.planning import Blueprint, blueprint, check_objectives, least_latency_s
 from steelyard.config.resolve import resolve
 from steelyard.core.errors import ProfileError, SpecError
+from steelyard.core.types import PathAccuracy
 from steelyard.profile.types import Cell, Constants, Profile
 from steelyard.profiler.store import ProfileStore
 from steelyard.profiler.subject import Subject, key_of
@@ -47,7 +48,8 @@ def refusal(loaded: LoadedSpec, *, cores: int = 4, profiles: Path | None = None)
 
 def test_stages_come_in_topological_order_with_what_they_wait_for() -> None:
     pipeline = (
-        "{d: {model: m, inputs: {x: b.y, z: c.y}}, c: {model: m, each: a.items, when: 'a.ok > 0.5', after: [b]}, "
+        "{d: {model: m, inputs: {x: b.y, z: c.y}}, "
+        "c: {model: m, each: a.items, when: 'a.ok > 0.5', after: [b]}, "
         "b: {model: m, inputs: {x: a.y}}, a: {model: m}}"
     )
     found = made(spec(pipeline=pipeline, service=", items: {a.items: 3}"))
@@ -100,10 +102,56 @@ def test_coefficients_are_checked_over_the_range_that_is_planned() -> None:
     )
 
 
-def test_a_table_for_another_device_is_no_table_for_cores(tmp_path: Path) -> None:
+DEVICES = "{v: {latency: {cpu: {table: t.csv}, gpu: {alpha_ms: 2}, tpu: {alpha_ms: 1}}, accuracy: 0.9}}"
+
+
+def test_a_variant_is_one_on_each_device_that_a_node_has(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("batch,cores,latency_ms\n1,1,10\n")
-    message = refusal(spec("{v: {latency: {gpu: {table: t.csv}}}}", folder=tmp_path))
-    assert message == "spec.yaml:1: models.m.variants.v.latency: has no table for cpu: cores are planned"
+    nodes = "cluster: {nodes: [{name: a, cores: 2}, {name: b, cores: 4, memory: 2GB, devices: {gpu: 3}}]}"
+    paths = ", path_accuracies: [{variants: {a: v}, accuracy: 0.8}]"
+    found = made(spec(DEVICES, paths, folder=tmp_path, top=nodes))
+    assert found.nodes == (
+        SimulatedNode("a", 2),
+        SimulatedNode("b", 4, devices={"gpu": 3}, memory_bytes=2_000_000_000),
+    )
+    service = found.services["s"]
+    assert [(v.name, v.device, v.accuracy) for v in service.stages[0].variants] == [
+        ("v", "cpu", 0.9),
+        ("v@gpu", "gpu", 0.9),
+    ]
+    assert found.service_times()["s", "a"].service_time_s("v@gpu", 0, 1, 1.0) == pytest.approx(0.002)
+    # What was measured of a choice holds wherever it runs.
+    assert service.path_accuracies == (PathAccuracy({"a": "v"}, 0.8), PathAccuracy({"a": "v@gpu"}, 0.8))
+
+
+def test_a_stage_without_a_device_to_run_on_is_refused(tmp_path: Path) -> None:
+    message = refusal(spec("{v: {latency: {gpu: {alpha_ms: 2}}}}", folder=tmp_path))
+    assert message == (
+        "spec.yaml:1: models.m.variants.v.latency: gpu is a device that no node has: "
+        "give cluster.nodes devices"
+    )
+
+
+def test_what_a_variant_states_beside_its_times_is_handed_on() -> None:
+    (variant,) = (
+        made(spec("{v: {latency: {alpha_ms: 10}, memory: 3MB, load: 2s}}")).services["s"].stages[0].variants
+    )
+    assert (variant.memory_bytes, variant.load_s) == (3_000_000, 2.0)
+
+
+GLUE = "{a: {model: m}, g: {python: 'glue.py:f', inputs: {x: a.y}}, b: {model: m, inputs: {x: g.z}}}"
+
+
+def test_glue_that_nobody_has_measured_is_assumed_to_take_a_while(tmp_path: Path) -> None:
+    (tmp_path / "glue.py").touch()
+    found = made(spec(pipeline=GLUE, folder=tmp_path), profiles=tmp_path)
+    # 5 ms a row, and as exact as what it is given.
+    assert found.service_times()["s", "g"].service_time_s("g", 0, 3, 1.0) == pytest.approx(0.015)
+    (variant,) = found.services["s"].stages[1].variants
+    assert (variant.name, variant.accuracy, variant.cores_max) == ("g", 1.0, 1)
+    stated = GLUE.replace("inputs: {x: a.y}", "inputs: {x: a.y}, latency: {beta_ms: 2}")
+    times = made(spec(pipeline=stated, folder=tmp_path)).service_times()["s", "g"]
+    assert times.service_time_s("g", 0, 3, 1.0) == pytest.approx(0.006)
 
 
 def test_times_that_cannot_be_asked_name_their_stage(tmp_path: Path) -> None:
@@ -235,14 +283,13 @@ def test_a_broken_profile_is_named(tmp_path: Path, python_spec: LoadedSpec) -> N
 def test_keys_without_effect_are_said() -> None:
     loaded = spec(
         pipeline="{a: {model: m}, b: {model: m, inputs: {x: a.y}, when: 'a.ok > 0'}}",
-        service=", objective: {accuracy_floor: 0.5}",
-        top="cluster: {nodes: [{name: n, cores: 4, memory: 1GB, network: 1ms}]}",
+        service=", classes: {gold: {latency: 50ms, weight: 2}}",
+        top="cluster: {nodes: [{name: n, cores: 4, price_per_hour: 2, network: 1ms}]}",
     )
     assert notices(loaded.spec, "simulate") == (
-        "services.s.objective is checked, but simulate does not apply it yet",
-        "cluster.nodes[0].memory is checked, but simulate does not apply it yet",
+        "services.s.classes.gold.weight is checked, but simulate does not apply it yet",
+        "cluster.nodes[0].price_per_hour is checked, but simulate does not apply it yet",
         "cluster.nodes[0].network is checked, but simulate does not apply it yet",
-        "services.s.pipeline.b.when is checked, but simulate does not apply it yet",
     )
 
 

@@ -13,6 +13,7 @@ from steelyard.config.policy import chosen_policy
 from steelyard.config.resolve import resolve
 from steelyard.config.stages import BATCH_ROWS_DEFAULT, CORES_DEFAULT, CORES_MIN_SHARED
 from steelyard.core.errors import SpecError
+from steelyard.core.types import Objective, SloClass
 from steelyard.runtime.base import Signature, TensorSpec, VariantSpec
 from steelyard.serve.base import Deployment
 
@@ -327,10 +328,12 @@ def test_what_is_checked_but_not_applied_is_said(folder: Path) -> None:
     )
     loaded = spec("{v: {onnx: v.onnx}}", service, folder)
     assert notices(loaded.spec) == (
-        "services.s.objective is checked, but serve does not apply it yet",
         "services.s.classes.gold.weight is checked, but serve does not apply it yet",
     )
-    assert resolved(loaded).services["s"].served.classes == {"gold": 0.02, "lead": 1.0}
+    served = resolved(loaded).services["s"].served
+    assert served.classes == {"gold": 0.02, "lead": 1.0}
+    assert served.service.classes == {"gold": SloClass(0.02, 4.0), "lead": SloClass(1.0)}
+    assert served.service.objective == Objective(accuracy_floor=0.9)
 
 
 @pytest.mark.slow

@@ -74,6 +74,7 @@ def stage_times(deployment: Deployment, measured: Sequence[Measured]) -> tuple[S
             stage_name,
             tuple(m.profile for m in measured if (m.service, m.stage) == (service, stage_name)),
             stage.declared,
+            stage.bucket,
         )
         for service, deployed in deployment.services.items()
         for stage_name, stage in deployed.stages.items()

@@ -172,7 +172,13 @@ def steady_snapshot(made: Blueprint, service: str, rate_rps: float, policy: Poli
             window = _quiet_window(known, index - windows, count if name == service else 0)
             machine.handle(WindowReported(window), now_s=window.to_s)
     for node in made.nodes:
-        joined = NodeJoined(node.name, tuple(range(node.cores)), fractional=node.fractional)
+        joined = NodeJoined(
+            node.name,
+            tuple(range(node.cores)),
+            fractional=node.fractional,
+            devices=node.devices,
+            memory_bytes=node.memory_bytes,
+        )
         machine.handle(joined, now_s=0.0)
     return machine.snapshot()
 

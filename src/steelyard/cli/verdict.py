@@ -83,7 +83,7 @@ def assess(made: Blueprint, plan: ServicePlan, rate_rps: float) -> Verdict:
     service = made.services[plan.service]
     ledger = Ledger()
     for node in made.nodes:
-        ledger.join(node.name, tuple(range(node.cores)), fractional=node.fractional)
+        ledger.join(node.name, tuple(range(node.cores)), fractional=node.fractional, devices=node.devices)
     objection = plan_objection({service.name: plan}, {}, made.services, ledger)
     if objection:
         return Verdict(inf, objection)

@@ -4,12 +4,13 @@ import csv
 import math
 from pathlib import Path
 
-from steelyard.config.schema import LatencySpec, VariantEntry
+from steelyard.config.schema import VariantEntry
 from steelyard.config.source import Path as SpecPath
 from steelyard.config.source import Source, nearest
 from steelyard.config.units import shown
 from steelyard.profile.types import DeclaredLatency
 
+CPU = "cpu"
 COEFFICIENTS_SPREAD = 0.05
 TABLE_ROWS_MAX = 100_000
 _COLUMNS = ("batch", "cores", "latency_ms", "p99_ms")
@@ -17,7 +18,7 @@ _Row = tuple[int, float, float, float | None]
 
 
 def declared_latency(
-    variant: VariantEntry, source: Source, path: SpecPath, *, folder: Path, device: str = "cpu"
+    variant: VariantEntry, source: Source, path: SpecPath, *, folder: Path, device: str = CPU
 ) -> DeclaredLatency | None:
     """A variant's declared service times on `device`; None if it declares none for it.
 
@@ -26,15 +27,19 @@ def declared_latency(
         source: for errors.
         path: the variant's path in the spec.
         folder: what a table's path is relative to.
-        device: which table, where there is one a device.
+        device: whose times, where they are given by device; the CPU's where they are not.
 
     Raises:
         SpecError: l(b, c) <= 0 somewhere in the variant's range, or the table cannot be read.
     """
     latency = variant.latency
+    at: SpecPath = (*path, "latency")
+    if latency is not None and latency.devices is not None:
+        latency, at = latency.devices.get(device), (*at, device)
+    elif device != CPU:
+        return None
     if latency is None:
         return None
-    at: SpecPath = (*path, "latency")
     coefficients = latency.coefficients_ms
     if coefficients is not None:
         rows_max, cores_max = variant.batch_max or 1, variant.cores_max or 1
@@ -43,10 +48,8 @@ def declared_latency(
         return DeclaredLatency(
             coefficients_ms=coefficients, stat=latency.stat, spread=spread, distribution=latency.distribution
         )
-    table, at = _table_of(latency, device, at)
-    if table is None:
-        return None
-    rows = _read_table(folder / table, source, at)
+    assert latency.table is not None, "the schema wants one of the two"
+    rows = _read_table(folder / latency.table, source, (*at, "table"))
     spread = _measured_spread(rows) if latency.spread is None else latency.spread
     return DeclaredLatency(table=rows, stat=latency.stat, spread=spread, distribution=latency.distribution)
 
@@ -72,13 +75,6 @@ def check_positive(
                 raise source.error(
                     at, f"l(b={batch}, c={cores}) = {latency_ms:g} ms, want more than 0 in the whole range"
                 )
-
-
-def _table_of(latency: LatencySpec, device: str, at: SpecPath) -> tuple[str | None, SpecPath]:
-    if latency.devices is None:
-        return latency.table, (*at, "table")
-    found = latency.devices.get(device)
-    return (found.table if found else None), (*at, device, "table")
 
 
 def _read_table(file: Path, source: Source, at: SpecPath) -> tuple[_Row, ...]:

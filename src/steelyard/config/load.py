@@ -6,8 +6,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from steelyard.config.accuracies import stated_paths
 from steelyard.config.items import check_items
-from steelyard.config.latency import declared_latency
+from steelyard.config.latency import CPU, declared_latency
 from steelyard.config.pipeline import check_references
 from steelyard.config.problems import first_problem
 from steelyard.config.schema import Spec
@@ -74,10 +75,11 @@ def read_spec(text: str, label: str, folder: Path) -> LoadedSpec:
     check_references(spec, source)
     for name, service in spec.services.items():
         check_items(service, source, ("services", name))
+        stated_paths(spec, name, source, folder)
     for model_name, model in spec.models.items():
         for variant_name, variant in model.variants.items():
             at = ("models", model_name, "variants", variant_name)
-            for device in (variant.latency and variant.latency.devices) or ("cpu",):
+            for device in (variant.latency and variant.latency.devices) or (CPU,):
                 declared_latency(variant, source, at, folder=folder, device=device)
     return LoadedSpec(spec, source, folder, text)
 

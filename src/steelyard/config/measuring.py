@@ -5,7 +5,15 @@ stage becomes a service of its own, on this machine; variants that only declare 
 """
 
 from steelyard.config.load import LoadedSpec
-from steelyard.config.schema import ClusterSpec, CoresSpec, ModelSpec, PolicySpec, ServiceSpec, StageSpec
+from steelyard.config.schema import (
+    ClusterSpec,
+    CoresSpec,
+    ModelSpec,
+    PathAccuraciesSpec,
+    PolicySpec,
+    ServiceSpec,
+    StageSpec,
+)
 
 
 def measurable(loaded: LoadedSpec, *, cores_available: int) -> LoadedSpec:
@@ -25,7 +33,8 @@ def measurable(loaded: LoadedSpec, *, cores_available: int) -> LoadedSpec:
             if stage.model is None or stage.model in models
         }
         if len(service.pipeline) == len(stages) == 1:
-            services[name] = service.model_copy(update={"cores": CoresSpec()})
+            update = {"cores": CoresSpec(), "path_accuracies": PathAccuraciesSpec()}
+            services[name] = service.model_copy(update=update)
             continue
         for stage_name, stage in stages.items():
             alone = {

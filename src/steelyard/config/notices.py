@@ -16,20 +16,14 @@ def notices(spec: Spec, command: Command = "serve") -> tuple[str, ...]:
 
 def _of_services(spec: Spec) -> Iterator[str]:
     for name, service in spec.services.items():
-        if service.objective:
-            yield f"services.{name}.objective"
         for key, found in service.classes.items():
             if found.weight != 1:
                 yield f"services.{name}.classes.{key}.weight"
 
 
 def _of_planning(spec: Spec) -> Iterator[str]:
-    """What `serve` refuses outright, but planning can do without: whole nodes, and rows that all pass."""
+    """What `serve` refuses outright, but planning can do without."""
     for index, node in enumerate(spec.cluster.nodes or ()):
-        for key in ("memory", "devices", "price_per_hour", "network"):
+        for key in ("price_per_hour", "network"):
             if getattr(node, key):
                 yield f"cluster.nodes[{index}].{key}"
-    for name, service in spec.services.items():
-        for stage_name, stage in service.pipeline.items():
-            if stage.when is not None:
-                yield f"services.{name}.pipeline.{stage_name}.when"

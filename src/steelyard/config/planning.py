@@ -6,22 +6,26 @@ that of its table or profile. Nodes have whole cores: whether a machine enforces
 before a server runs there.
 """
 
+from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from steelyard.config.latency import check_positive, declared_latency
+from steelyard.config.latency import CPU, check_positive, declared_latency
 from steelyard.config.load import LoadedSpec
 from steelyard.config.pipeline import stage_order
+from steelyard.config.schema import StageSpec, VariantEntry
 from steelyard.config.stages import (
     BATCH_ROWS_DEFAULT,
     CORES_DEFAULT,
     Candidate,
+    assumed_latency,
     bounded_variant,
     candidates,
     check_minima,
+    fixed_bucket,
     latency_classes,
     linked_stages,
     profiled_variant,
@@ -69,8 +73,9 @@ class Blueprint(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """A variant in its stage, and where its service times come from: one of the two."""
+    """A variant in its stage, what the spec says of it, and its service times' source: one of the two."""
 
+    entry: VariantEntry
     variant: Variant
     declared: DeclaredLatency | None
     profile: Profile | None
@@ -90,7 +95,7 @@ def blueprint(loaded: LoadedSpec, *, cores_available: int, profiles: Path | None
         ModelError: a model's file cannot be read.
     """
     nodes = _nodes(loaded, cores_available)
-    sources = _Sources(loaded, profiles, cores_available, max(node.cores for node in nodes))
+    sources = _Sources(loaded, profiles, cores_available, nodes)
     services: dict[str, Service] = {}
     times: list[StageTimes] = []
     constants: list[Constants] = []
@@ -103,7 +108,7 @@ def blueprint(loaded: LoadedSpec, *, cores_available: int, profiles: Path | None
         constants += [profile.constants for profile in profiled]
         replies_s = (profile.constants.reply_s for profile in profiled)
         services[name] = replace(service, reply_s=max((service.reply_s, *replies_s)))
-        times += [_times(name, stage.name, known[stage.name]) for stage in service.stages]
+        times += [_times(name, stage, spec.pipeline[stage], known[stage]) for stage in order]
     made = Blueprint(
         services=services,
         times=tuple(times),
@@ -150,11 +155,14 @@ def least_latency_s(made: Blueprint, service: str) -> float:
 class _Sources:
     """Finds every variant's service times and range: in the spec, else in the store."""
 
-    def __init__(self, loaded: LoadedSpec, profiles: Path | None, cores: int, cores_max: int) -> None:
+    def __init__(
+        self, loaded: LoadedSpec, profiles: Path | None, cores: int, nodes: Sequence[SimulatedNode]
+    ) -> None:
         self._loaded = loaded
         self._store = ProfileStore(profiles or default_directory())
         self._cores = cores
-        self._cores_max = min(cores_max, CORES_DEFAULT)
+        self._cores_max = min(max(node.cores for node in nodes), CORES_DEFAULT)
+        self._devices = {CPU, *(device for node in nodes for device in node.devices)}
 
     def of_stage(self, service: str, stage_name: str) -> list[_Known]:
         stage = self._loaded.spec.services[service].pipeline[stage_name]
@@ -162,12 +170,24 @@ class _Sources:
         # As `signatures.shape_buckets` has them: the variants share their buckets.
         buckets = {name: (b.dim, b.sizes) for c in listed for name, b in c.entry.buckets.items()}
         model = stage.model or stage_name
-        return [self._declared(c) or self._profiled(c, model, buckets) for c in listed]
+        assumed = assumed_latency(self._loaded.spec.services[service], stage_name)
+        known = [k for c in listed for k in self._declared(c) or [self._profiled(c, model, buckets, assumed)]]
+        usable = [k for k in known if k.variant.device in self._devices]
+        if not usable:
+            message = f"{known[0].variant.device} is a device that no node has: give cluster.nodes devices"
+            raise self._loaded.source.error((*listed[0].path, "latency"), message)
+        return usable
 
-    def _declared(self, candidate: Candidate) -> _Known | None:
+    def _declared(self, candidate: Candidate) -> list[_Known]:
+        """A variant that declares its latency, once for each device for which it does."""
+        latency = candidate.entry.latency
+        devices = (CPU,) if latency is None or latency.devices is None else tuple(latency.devices)
+        return [known for device in devices if (known := self._declared_on(candidate, device)) is not None]
+
+    def _declared_on(self, candidate: Candidate, device: str) -> _Known | None:
         path, _, entry = candidate
         source = self._loaded.source
-        latency = declared_latency(entry, source, path, folder=self._loaded.folder)
+        latency = declared_latency(entry, source, path, folder=self._loaded.folder, device=device)
         if latency is None:
             return None
         rows_max, cores_max = BATCH_ROWS_DEFAULT, self._cores_max
@@ -176,23 +196,30 @@ class _Sources:
             cores_max = ceil(max(cores for _, cores, *_ in latency.table))
         rows_max, cores_max = entry.batch_max or rows_max, entry.cores_max or cores_max
         if latency.coefficients_ms is not None:
-            at = (*path, "latency")
+            at = (*path, "latency", *(() if device == CPU else (device,)))
             check_positive(latency.coefficients_ms, source, at, rows_max=rows_max, cores_max=cores_max)
-        variant = bounded_variant(candidate, batch_rows_max=rows_max, cores_max=cores_max)
-        return _Known(variant, latency, None)
+        variant = bounded_variant(candidate, batch_rows_max=rows_max, cores_max=cores_max, device=device)
+        return _Known(candidate.entry, variant, latency, None)
 
     def _profiled(
-        self, candidate: Candidate, model: str, buckets: dict[str, tuple[int, tuple[int, ...]]]
+        self,
+        candidate: Candidate,
+        model: str,
+        buckets: dict[str, tuple[int, tuple[int, ...]]],
+        assumed: DeclaredLatency | None,
     ) -> _Known:
         path, name, entry = candidate
-        if not entry.kind:
-            raise self._loaded.source.error((*path, "latency"), "has no table for cpu: cores are planned")
+        assert entry.kind, "the schema wants a runtime or a latency"
         spec = variant_spec(self._loaded, candidate, cores_max=self._cores_max)
         # A profile's key is made of files and settings: what the model takes is not asked.
         unasked = Signature((), (), batchable=True)
         subject = Subject(model, spec, unasked, entry.batch_max or BATCH_ROWS_DEFAULT, buckets)
         key = key_of(subject, cores=self._cores)
         profile = self._store.load(*key, model=model, variant=name)
+        if (profile is None or not profile.cells) and assumed is not None:
+            rows_max = entry.batch_max or BATCH_ROWS_DEFAULT
+            variant = bounded_variant(candidate, batch_rows_max=rows_max, cores_max=spec.cores_max)
+            return _Known(entry, variant, assumed, None)
         if profile is None or not profile.cells:
             message = (
                 f"no profile of it on this machine in {self._store.directory}: "
@@ -204,22 +231,26 @@ class _Sources:
             batch_rows_max=entry.batch_max or max(cell.rows for cell in profile.cells),
             cores_max=spec.cores_max,
         )
-        return _Known(profiled_variant(variant, entry, profile), None, profile)
+        return _Known(entry, profiled_variant(variant, entry, profile), None, profile)
 
 
 def _nodes(loaded: LoadedSpec, cores_available: int) -> tuple[SimulatedNode, ...]:
     cluster = loaded.spec.cluster
     if cluster.nodes is None:
         return (SimulatedNode(NODE, cluster.cores or cores_available),)
-    return tuple(SimulatedNode(node.name, node.cores) for node in cluster.nodes)
+    return tuple(
+        SimulatedNode(node.name, node.cores, devices=dict(node.devices), memory_bytes=node.memory or 0)
+        for node in cluster.nodes
+    )
 
 
-def _times(service: str, stage: str, known: list[_Known]) -> StageTimes:
+def _times(service: str, stage: str, spec: StageSpec, known: list[_Known]) -> StageTimes:
     return StageTimes(
         service,
         stage,
         profiles=tuple(k.profile for k in known if k.profile is not None),
         declared={k.variant.name: k.declared for k in known if k.declared is not None},
+        bucket=fixed_bucket(spec, [k.entry for k in known]),
     )
 
 

@@ -19,9 +19,11 @@ from steelyard.config.stages import (
     BATCH_ROWS_DEFAULT,
     CORES_DEFAULT,
     Candidate,
+    assumed_latency,
     bounded_variant,
     candidates,
     check_minima,
+    fixed_bucket,
     latency_classes,
     linked_stages,
     promised_service,
@@ -142,8 +144,9 @@ def _service(loaded: LoadedSpec, name: str, members: Mapping[str, Members]) -> D
             model=service.pipeline[stage].model or stage,
             specs=tuple(spec for _, _, spec, _ in found),
             signature=signatures[stage],
-            declared=_declared(loaded, found),
+            declared=_declared(loaded, name, stage, found),
             buckets=buckets[stage],
+            bucket=fixed_bucket(service.pipeline[stage], [member.entry for member in found]),
         )
         for stage, found in members.items()
     }
@@ -193,10 +196,13 @@ def _stages(
     return [replace(stages[0], inputs=())] if len(stages) == 1 and is_plain else stages
 
 
-def _declared(loaded: LoadedSpec, members: Members) -> dict[str, DeclaredLatency]:
+def _declared(loaded: LoadedSpec, name: str, stage: str, members: Members) -> dict[str, DeclaredLatency]:
+    """Latencies that the spec states, and those of glue that cannot be measured."""
     declared: dict[str, DeclaredLatency] = {}
-    for path, entry, spec, _ in members:
+    for path, entry, spec, signature in members:
         latency = declared_latency(entry, loaded.source, path, folder=loaded.folder)
+        if latency is None and not signature.inputs:
+            latency = assumed_latency(loaded.spec.services[name], stage)
         if latency is not None:
             declared[spec.name] = latency
     return declared

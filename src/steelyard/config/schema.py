@@ -93,18 +93,12 @@ class ClusterSpec(SpecModel):
         return self
 
 
-class TableSpec(SpecModel):
-    """A CSV file of measured times, columns batch, cores, latency_ms and optionally p99_ms."""
-
-    table: str
-
-
 class LatencySpec(SpecModel):
     """Service times stated instead of measured: l(b, c) = alpha b/c + beta b + gamma/c + zeta, or a table.
 
     Attributes:
-        table: path of a CSV file, relative to the spec's.
-        devices: tables by device, written directly under `latency`.
+        table: path of a CSV file, relative to the spec's: columns batch, cores, latency_ms, perhaps p99_ms.
+        devices: by device, written directly under `latency`.
         stat: which statistic the values are.
         spread: sigma of a log-normal factor with median 1; default 0.05 for coefficients, measured for
             tables.
@@ -115,7 +109,7 @@ class LatencySpec(SpecModel):
     gamma_ms: Number | None = None
     zeta_ms: Number | None = None
     table: str | None = None
-    devices: dict[Name, TableSpec] | None = None
+    devices: "dict[Name, LatencySpec] | None" = None
     stat: Literal["p50", "p95", "p99"] = "p50"
     spread: NotNegative | None = None
     distribution: Literal["fixed", "lognormal", "exponential"] = "lognormal"
@@ -131,6 +125,9 @@ class LatencySpec(SpecModel):
     def _one_source(self) -> Self:
         if self.coefficients_ms is None and self.table is None and self.devices is None:
             raise unwanted("want alpha_ms, beta_ms, gamma_ms and zeta_ms, or a table")
+        for device, latency in (self.devices or {}).items():
+            if latency.devices is not None:
+                raise unwanted("want coefficients or a table of this device", device)
         if self.coefficients_ms is not None and self.table is not None:
             raise unwanted("want either coefficients or a table, not both", "table")
         return self
@@ -323,6 +320,28 @@ class ObjectiveSpec(SpecModel):
         return self
 
 
+class PathAccuracySpec(SpecModel):
+    """Accuracy of the whole pipeline, measured with one choice of variants, by stage."""
+
+    variants: Annotated[dict[Name, Name], Field(min_length=1)]
+    accuracy: Ratio
+
+
+class PathAccuraciesSpec(SpecModel):
+    """Such accuracies: listed, or in a file that `steelyard profile --labels --json` has written."""
+
+    listed: tuple[PathAccuracySpec, ...] = ()
+    file: str | None = None
+
+
+def _listed_accuracies(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return {"listed": value}
+    if isinstance(value, Mapping) and set(value) == {"file"}:
+        return value
+    raise unwanted("want a list of {variants: {STAGE: VARIANT}, accuracy: A}, or {file: FILE}")
+
+
 class LimitsSpec(SpecModel):
     """Limits of one service; beyond them requests are refused with a clear error."""
 
@@ -343,6 +362,7 @@ class ServiceSpec(SpecModel):
     weight: Positive = 1.0
     classes: dict[Name, ClassSpec] = {}
     objective: ObjectiveSpec | None = None
+    path_accuracies: Annotated[PathAccuraciesSpec, BeforeValidator(_listed_accuracies)] = PathAccuraciesSpec()
     limits: LimitsSpec = LimitsSpec()
 
 

@@ -6,14 +6,16 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
+from steelyard.config.accuracies import on_devices, stated_paths
 from steelyard.config.items import planned_rows, taken_items
+from steelyard.config.latency import CPU
 from steelyard.config.load import LoadedSpec
-from steelyard.config.pipeline import upstream
-from steelyard.config.schema import StageSpec, VariantEntry
+from steelyard.config.pipeline import REQUEST, tensor_of, upstream
+from steelyard.config.schema import ObjectiveSpec, ServiceSpec, StageSpec, VariantEntry
 from steelyard.config.source import Path as SpecPath
 from steelyard.config.source import nearest
-from steelyard.core.types import Input, Service, Stage, Variant
-from steelyard.profile.types import Profile
+from steelyard.core.types import Input, Objective, Service, SloClass, Stage, Variant
+from steelyard.profile.types import DeclaredLatency, Profile
 from steelyard.runtime.base import VariantSpec
 from steelyard.runtime.registry import names as runtime_names
 
@@ -21,6 +23,8 @@ BATCH_ROWS_DEFAULT = 16
 """Rows of a batch where neither spec nor model sets a bound: the profile shows what is worth it below."""
 CORES_DEFAULT = 8
 """Most cores of a replica where the spec sets no bound: a session for each width costs memory."""
+GLUE_MS = 5.0
+"""A row in a stage of Python glue that states no latency and has no signature to make inputs from."""
 CORES_MIN_ALONE, CORES_MIN_SHARED = 1.0, 0.25
 """Least cores of a service where the spec sets no bound: several services can leave theirs to each other."""
 
@@ -36,12 +40,36 @@ class Candidate(NamedTuple):
 def candidates(loaded: LoadedSpec, service: str, stage_name: str, stage: StageSpec) -> list[Candidate]:
     """A stage's variants: its model's, or for Python glue the one that it is."""
     if stage.model is None:
-        return [Candidate(("services", service, "pipeline", stage_name), stage_name, stage.entry)]
+        entry = stage.entry
+        if any(other.model is not None for other in loaded.spec.services[service].pipeline.values()):
+            entry = entry.model_copy(update={"accuracy": 1.0})  # it is as exact as what it is given
+        return [Candidate(("services", service, "pipeline", stage_name), stage_name, entry)]
     model = loaded.spec.models[stage.model]
     return [
         Candidate(("models", stage.model, "variants", name), name, entry)
         for name, entry in model.variants.items()
     ]
+
+
+def assumed_latency(service: ServiceSpec, stage: str) -> DeclaredLatency | None:
+    """Of glue between models, whose times nobody states or can measure: what is planned until it has run."""
+    if service.pipeline[stage].model is not None or len(service.pipeline) == 1:
+        return None
+    return DeclaredLatency(coefficients_ms=(0.0, GLUE_MS, 0.0, 0.0))
+
+
+def fixed_bucket(stage: StageSpec, entries: Sequence[VariantEntry]) -> int | None:
+    """The shape bucket of a stage whose inputs are not the request's: its largest, to be on the safe side.
+
+    None where the sizes of requests decide, or there are no buckets.
+    """
+    for entry in entries:
+        for name, buckets in entry.buckets.items():
+            implied = REQUEST if not (stage.inputs or stage.each or stage.after) else ""
+            source = tensor_of(stage.inputs[name])[0] if name in stage.inputs else implied
+            if source != REQUEST:
+                return len(buckets.sizes) - 1
+    return None
 
 
 def variant_spec(loaded: LoadedSpec, candidate: Candidate, *, cores_max: int) -> VariantSpec:
@@ -50,7 +78,7 @@ def variant_spec(loaded: LoadedSpec, candidate: Candidate, *, cores_max: int) ->
     Args:
         loaded: the checked spec.
         candidate: the variant.
-        cores_max: most cores of a replica where the spec does not say.
+        cores_max: most cores of a replica where the spec does not say; Python glue has one then.
 
     Raises:
         SpecError: it cannot be run at all, its runtime is not known, or a file is missing.
@@ -69,7 +97,7 @@ def variant_spec(loaded: LoadedSpec, candidate: Candidate, *, cores_max: int) ->
         kind=entry.kind,
         target=_target(loaded, path, entry),
         batch_rows_max=entry.batch_max,
-        cores_max=entry.cores_max or cores_max,
+        cores_max=entry.cores_max or (1 if path[0] == "services" else cores_max),
         providers=entry.providers,
         session_options=entry.session_options,
         example={tensor: example.shape for tensor, example in entry.example.items()},
@@ -77,11 +105,22 @@ def variant_spec(loaded: LoadedSpec, candidate: Candidate, *, cores_max: int) ->
     )
 
 
-def bounded_variant(candidate: Candidate, *, batch_rows_max: int, cores_max: int) -> Variant:
-    """A variant as machines and policies know it, with the spec's times where it states them."""
+def bounded_variant(
+    candidate: Candidate, *, batch_rows_max: int, cores_max: int, device: str = CPU
+) -> Variant:
+    """A variant as machines and policies know it, with the spec's times where it states them.
+
+    On another device than the CPU it is a variant of its own, which bears the device's name behind an `@`.
+    """
     entry = candidate.entry
     known = Variant(
-        name=candidate.name, accuracy=entry.accuracy, batch_rows_max=batch_rows_max, cores_max=cores_max
+        name=candidate.name if device == CPU else f"{candidate.name}@{device}",
+        accuracy=entry.accuracy,
+        batch_rows_max=batch_rows_max,
+        cores_max=cores_max,
+        load_s=entry.load,
+        memory_bytes=entry.memory or 0,
+        device=device,
     )
     if entry.cold_start is not None:
         known = replace(known, cold_start_s=entry.cold_start)
@@ -127,7 +166,7 @@ def linked_stages(
             Stage(
                 name=stage,
                 variants=listed,
-                after=tuple(upstream(service.pipeline[stage])),
+                after=_before(service, stage),
                 fan_out=rows[stage].fan_out,
                 items_of=taken.of if taken else "",
                 each=taken.each if taken else "",
@@ -137,6 +176,15 @@ def linked_stages(
             )
         )
     return made
+
+
+def _before(service: ServiceSpec, name: str) -> tuple[str, ...]:
+    """The stages that one comes after; one that joins items needs their counts, too, from who made them."""
+    before = upstream(service.pipeline[name])
+    if taken_items(service, name) is None:
+        makers = [taken.of for taken in (taken_items(service, each) for each in before) if taken]
+        before = list(dict.fromkeys([*before, *makers]))
+    return tuple(before)
 
 
 def promised_service(loaded: LoadedSpec, name: str, stages: Sequence[Stage]) -> Service:
@@ -154,7 +202,21 @@ def promised_service(loaded: LoadedSpec, name: str, stages: Sequence[Stage]) -> 
         cores_min=service.cores.min or min(cores_min, service.cores.max or cores_min),
         cores_max=service.cores.max,
         weight=service.weight,
+        path_accuracies=on_devices(
+            stated_paths(loaded.spec, name, loaded.source, loaded.folder),
+            {stage.name: stage.variants for stage in stages},
+        ),
+        objective=_objective(service.objective),
+        classes={name: SloClass(known.latency, known.weight) for name, known in service.classes.items()},
     )
+
+
+def _objective(spec: ObjectiveSpec | None) -> Objective | None:
+    if spec is None:
+        return None
+    given = spec.weights
+    weights = None if given is None else (given.accuracy, given.cores, given.switch)
+    return Objective(spec.accuracy_floor, spec.cost_max_cores, weights)
 
 
 def latency_classes(loaded: LoadedSpec, service: str) -> dict[str, float]:

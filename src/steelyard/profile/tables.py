@@ -13,13 +13,31 @@ from steelyard.profile.types import DeclaredLatency, Profile
 class StageTimes(Frozen, frozen=True):
     """What is known of one stage's variants: measured profiles, and latencies declared in the spec.
 
-    A variant with both uses what was declared: the user said so.
+    A variant with both uses what was declared: the user said so. `bucket` is the shape bucket that is looked
+    up whatever a request's is, for a stage whose inputs are not the request's; None: the request's.
     """
 
     service: str
     stage: str
     profiles: tuple[Profile, ...] = ()
     declared: dict[str, DeclaredLatency] = {}
+    bucket: int | None = None
+
+
+class OneBucket:
+    """Asks for the same shape bucket, whatever the request's is."""
+
+    def __init__(self, times: ServiceTimes, bucket: int) -> None:
+        self._times = times
+        self._bucket = bucket
+
+    def service_time_s(self, variant: str, bucket: int, rows: int, cores: float) -> float:
+        """Median seconds of one batch."""
+        return self._times.service_time_s(variant, self._bucket, rows, cores)
+
+    def service_time_s_p99(self, variant: str, bucket: int, rows: int, cores: float) -> float:
+        """0.99 quantile of the same."""
+        return self._times.service_time_s_p99(variant, self._bucket, rows, cores)
 
 
 class TimesByVariant:
@@ -43,6 +61,11 @@ def service_times(stage: StageTimes) -> ServiceTimes:
     Raises:
         ProfileError: a profile contradicts itself, or there is nothing to go by.
     """
+    times = _times(stage)
+    return times if stage.bucket is None else OneBucket(times, stage.bucket)
+
+
+def _times(stage: StageTimes) -> ServiceTimes:
     measured = tuple(profile for profile in stage.profiles if profile.variant not in stage.declared)
     if not stage.declared:
         return ProfileTable(measured)

@@ -43,6 +43,7 @@ class DeployedStage(Frozen, frozen=True):
         signature: that the variants share; without inputs and outputs where a Python class states none.
         declared: latencies by variant that the spec states.
         buckets: as those of `ServedService`, by the model's own inputs.
+        bucket: the one whose times count, whatever a request's is; None: the request's.
     """
 
     model: str
@@ -50,6 +51,7 @@ class DeployedStage(Frozen, frozen=True):
     signature: Signature
     declared: dict[str, DeclaredLatency] = {}
     buckets: dict[str, tuple[int, tuple[int, ...]]] = {}
+    bucket: int | None = None
 
 
 class DeployedService(Frozen, frozen=True):
