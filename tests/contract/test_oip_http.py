@@ -120,7 +120,7 @@ def test_tritonclient_infers_with_binary_and_json_tensors_of_1_3_and_8_rows(serv
                     y, head = answer.as_numpy("y"), answer.get_response()
                     assert y.dtype == np.float32 and np.array_equal(y, x @ weights)
                     assert (head["model_name"], head["model_version"], head["id"]) == ("mlp", "1", "r1")
-                    assert set(head["parameters"]) == {"variant", "queue_ms", "service_ms"}
+                    assert {"variant", "queue_ms", "service_ms"} <= set(head["parameters"])
         """,
     )
 
@@ -131,7 +131,7 @@ def test_tritonclient_asks_for_health_and_metadata(server: RunningServer, intake
         """
         assert client.is_server_live() and client.is_server_ready()
         assert client.is_model_ready("mlp") and client.is_model_ready("mlp", "1")
-        assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+        assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
         metadata = client.get_model_metadata("mlp")
         assert metadata["versions"] == ["1"]
         assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 784]}]
