@@ -6,6 +6,7 @@ letter (the shared suite holds it to that), but nothing is enforced: cores only 
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 
 from steelyard.backend.base import BackendEvent, Sink
 from steelyard.core.commands import (
@@ -72,6 +73,11 @@ class MemoryBackend:
     """
 
     mechanism = "none: replicas in memory"
+
+    @property
+    def bytes_used(self) -> int:
+        """Bytes of the outputs that are kept."""
+        return 0 if self._arena is None else self._arena.bytes_used
 
     def __init__(
         self,
@@ -152,9 +158,10 @@ class MemoryBackend:
         replica.batch = command.batch_id
         duration_s = self._service_time_s(command, _cores(replica.shares))
         started_s = self._loop.time()
-        if feeds is None and self._compute is not None:
-            feeds = tensors.own_feeds(command.slices, requests)
-        self._later(replica, duration_s, self._finish, replica, command, feeds or (), started_s)
+        if feeds is None:
+            feeds = tensors.own_feeds(command.slices, requests) if self._compute else ()
+        inputs = self._inputs(feeds)
+        self._later(replica, duration_s, self._finish, replica, command, inputs, started_s)
 
     def release(self, command: ReleaseOutputs) -> None:
         """Free the outputs."""
@@ -200,11 +207,21 @@ class MemoryBackend:
         if replica.shares != asked.shares:
             self._sink(ReplicaResized(asked.replica_id, _cores(replica.shares)))
 
-    def _finish(self, replica: _Replica, command: RunBatch, feeds: Sequence[Feed], started_s: float) -> None:
+    def _inputs(self, feeds: Sequence[Feed]) -> Mapping[str, Value]:
+        """Copies: a worker that reads another's outputs keeps them mapped when that one is lost."""
+        if self._arena is None or self._front is None:
+            return {}
+        arenas = {arena.name: arena for arena in (self._arena, self._front)}
+        inputs = tensors.Gatherer().gather(feeds, lambda ref: arenas[ref.arena].view(ref))
+        return {name: deepcopy(value) for name, value in inputs.items()}
+
+    def _finish(
+        self, replica: _Replica, command: RunBatch, inputs: Mapping[str, Value], started_s: float
+    ) -> None:
         replica.batch = None
         event: BackendEvent
         try:
-            outputs, items = self._answer(replica, command, feeds)
+            outputs, items = self._answer(replica, command, inputs)
             replica.outputs[command.batch_id] = outputs
             event = BatchCompleted(
                 command.batch_id, command.replica_id, started_s, self._loop.time(), outputs, items
@@ -216,12 +233,10 @@ class MemoryBackend:
             self._end(command.replica_id, expected=True, reason="")
 
     def _answer(
-        self, replica: _Replica, command: RunBatch, feeds: Sequence[Feed]
+        self, replica: _Replica, command: RunBatch, inputs: Mapping[str, Value]
     ) -> tuple[tuple[Tensor, ...], dict[str, tuple[int, ...]]]:
-        if self._compute is None or self._arena is None or self._front is None:
+        if self._compute is None or self._arena is None:
             return (), {}
-        arenas = {arena.name: arena for arena in (self._arena, self._front)}
-        inputs = tensors.Gatherer().gather(feeds, lambda ref: arenas[ref.arena].view(ref))
         takers = self._takers.get((replica.command.service, command.stage))
         made = items.settle(self._compute(command, inputs), command.rows, _SIGNATURE, takers)
         return tensors.store(made.outputs, _SIGNATURE, self._arena), made.items
