@@ -10,7 +10,8 @@ it takes nothing but the outputs of the first, which stay with the replicas that
    meanwhile.
 3. What runs again needs its own inputs: stages before it whose outputs are gone run again first.
 4. A stage that takes items has as many rows of a request as their maker has counted, over all batches of it.
-   Without any, its part is done when it begins: nothing runs there, and there are no outputs.
+   Without any, its part is done when it begins: nothing runs there, and there are no outputs. More than fit
+   into its queue are shed (`overflows`): admission could only guess how many there would be.
 5. Items that are made again may be others: more or fewer of them, or another variant's, which need not even
    come in the same order. A stage that takes them begins anew if nothing has run there. Otherwise rows of
    both makings would meet in one answer, and the request fails (`contradicted`).
@@ -64,6 +65,7 @@ def make_stages(
             state.sources.append(stages[source])
         _take_items(stage, state, where)
         state.read = [source for source in state.sources if any(i.stage == source.name for i in stage.inputs)]
+        state.place = len(stages)
         stages[stage.name] = state
     for name in service.answers or (service.stages[-1].name,):
         if name not in stages:
@@ -143,14 +145,27 @@ def contradicted(visit: Visit) -> str:
 
     Only for a visit whose stage makes items; rule 5.
     """
+    opened = visit.open
     for stage in visit.stage.followers:
-        follower = visit.open.visits.get(stage.name)
-        if follower is None or stage.maker is not visit.stage:
+        if stage.maker is not visit.stage or not _has_run(opened, stage):
             continue
-        has_begun = follower.is_done or follower.has_run
-        if has_begun and follower.made_from != made_from(stage, visit.open):
+        if opened.visits[stage.name].made_from != made_from(stage, opened):
             return stage.name
     return ""
+
+
+def overflows(visit: Visit) -> bool:
+    """Whether the items that a visit has made are more than a stage that is to take them has room for."""
+    return any(
+        stage.queue.rows + rows_at(stage, visit.open) > stage.queue_rows_max
+        for stage in visit.stage.followers
+        if stage.maker is visit.stage and not _has_run(visit.open, stage)
+    )
+
+
+def _has_run(opened: OpenRequest, stage: StageState) -> bool:
+    visit = opened.visits.get(stage.name)
+    return visit is not None and (visit.is_done or visit.has_run)
 
 
 def _begin(visit: Visit) -> list[Visit]:

@@ -23,7 +23,15 @@ from steelyard.core.commands import (
 )
 from steelyard.core.events import BatchCompleted
 from steelyard.core.lifecycle import Replica
-from steelyard.core.pipeline import advance, contradicted, enter, is_needed, is_used_up, make_again
+from steelyard.core.pipeline import (
+    advance,
+    contradicted,
+    enter,
+    is_needed,
+    is_used_up,
+    make_again,
+    overflows,
+)
 from steelyard.core.stage import StageState
 from steelyard.core.tally import Tally
 from steelyard.core.types import Request, RequestId
@@ -90,6 +98,7 @@ class OpenRequests:
             counted = event.items.get(taker, ())
             assert len(counted) == batch.rows, f"items for {taker} of {batch.rows} rows: {counted}"
             assert min(counted) >= 0, f"items for {taker}: {counted}"
+        if event.items:
             batch.items = event.items
         batch.holders = 1
         batch.replica.kept[batch.batch_id] = batch
@@ -127,20 +136,25 @@ class OpenRequests:
         queued_s = event.started_s - visit.arrived_s
         queue_s = visit.queue_s + (queued_s if queued_s > 0 else 0.0)
         service_s = visit.service_s + (event.finished_s - event.started_s)
-        if opened.stages_left:
+        if visit.stage.item_takers:
+            self._judge_items(visit)
+        if opened.stages_left and not opened.is_ended:
             self._go_on(visit, event.finished_s, queue_s, service_s)
         if not opened.stages_left and not opened.is_ended:
             answers = self._answers_of(opened, visit, batch, offset)
             self._complete(opened, answers, queue_s, service_s, is_late=now_s > opened.due_s)
 
+    def _judge_items(self, visit: Visit) -> None:
+        """End a request whose items do not fit what was done before, or into the queues behind."""
+        other = contradicted(visit)
+        if other:
+            why = f"{visit.stage.name} made other items again than {other} has worked on"
+            self.fail(visit.open, "worker_lost", f"worker lost; {why}")
+        elif overflows(visit):
+            self.shed(visit.open, "queue_full")
+
     def _go_on(self, visit: Visit, finished_s: float, queue_s: float, service_s: float) -> None:
         """Let a request wait in the stages that follow; outputs that nobody needs any more go."""
-        if visit.stage.item_takers:
-            other = contradicted(visit)
-            if other:
-                why = f"{visit.stage.name} made other items again than {other} has worked on"
-                self.fail(visit.open, "worker_lost", f"worker lost; {why}")
-                return
         visits = visit.open.visits
         for ended in advance(visit, finished_s, queue_s=queue_s, service_s=service_s):
             for source in ended.stage.sources:
@@ -158,7 +172,7 @@ class OpenRequests:
         for name in self._answers:
             visit = opened.visits[name]
             if visit is last and not visit.done:
-                answers[name] = (OutputPart(batch.outputs, offset, visit.rows),)
+                answers[name] = (batch.output(offset, visit.rows),)
             else:
                 answers[name] = visit.outputs()
         return answers

@@ -14,6 +14,7 @@ from steelyard.core.commands import ItemRows, OutputPart
 from steelyard.core.types import Request, Tensor
 
 if TYPE_CHECKING:
+    from steelyard.core.assignment import Terms
     from steelyard.core.lifecycle import Replica
     from steelyard.core.stage import StageState
 
@@ -64,12 +65,13 @@ class Visit:
         is_done: all its rows are done; their outputs may be gone all the same.
         variant: that answered most of its rows; empty while none is done.
         made_from: where the stage takes items: how many each row of their maker has, and by which variant.
+        wanted: variant that is to answer it, where a table says so; empty: not decided.
         spans: (end, key) of its runs of rows that are alike (`inputs`); None: to be found out.
     """
 
     __slots__ = (
         "arrived_s", "done", "is_done", "lost", "made_from", "open", "pieces", "queue_s", "rows", "service_s",
-        "spans", "stage", "variant",
+        "spans", "stage", "variant", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -92,7 +94,7 @@ class Visit:
         self.done: list[Part] = []
         self.lost: list[Piece] = []
         self.is_done = False
-        self.variant = ""
+        self.variant = self.wanted = ""
         self.made_from: tuple[tuple[str, int], ...] = ()
         self.spans: list[tuple[int, str]] | None = None
 
@@ -142,12 +144,13 @@ class Piece:
         sequence: breaks ties in the queue; unique among the pieces of a stage.
         alone: it was in a batch that was lost or failed, and shares no further batch with anyone.
         is_queued: it waits for a replica; otherwise it runs, or is held up.
+        terms: what it may run on, as part of its key; None: anything.
         is_held_up: it waits for outputs that were lost and are being made again.
     """
 
     __slots__ = (
         "alike", "alone", "due_s", "is_held_up", "is_queued", "key", "open", "order_s", "row_start", "rows",
-        "sequence", "visit",
+        "sequence", "terms", "visit",
     )  # fmt: skip
 
     def __init__(self, visit: Visit, row_start: int, rows: int, *, sequence: int) -> None:
@@ -160,6 +163,7 @@ class Piece:
         self.order_s = 0.0
         self.sequence = sequence
         self.alone = False
+        self.terms: Terms | None = None
         self.is_queued = False
         self.is_held_up = False
 
@@ -182,6 +186,8 @@ class Piece:
         """Share batches with pieces that are `alike`; not while it is queued."""
         self.alike = alike
         self.key = f"{alike}\x00{self.sequence}" if self.alone else alike
+        if self.terms is not None:
+            self.key += self.terms.key
 
 
 class Batch:
@@ -198,7 +204,7 @@ class Batch:
         expected_s: expected finish, absolute.
         is_resized: the replica's cores changed while it ran, so its time tells nothing of either number.
         outputs: what the worker answered.
-        items: of each of its rows, by the stage that takes them.
+        items: of each of its rows, by the stage that takes them, or by whatever else is counted.
         keys: what of its outputs decides who could share a batch, by the stage that takes them (`inputs`).
         holders: finished parts in it that somebody still needs.
     """
@@ -225,6 +231,16 @@ class Batch:
         self.keys: dict[str, str] | None = None
         self.holders = 0
 
+    def output(self, offset: int, rows: int) -> OutputPart:
+        """Some of its rows' outputs by reference, with the places of all that is counted of them."""
+        if not self.items:
+            return OutputPart(self.outputs, offset, rows)
+        items = {
+            key: ItemRows(sum(counts[:offset]), counts[offset : offset + rows])
+            for key, counts in self.items.items()
+        }
+        return OutputPart(self.outputs, offset, rows, items)
+
 
 class Part:
     """A finished piece, whose rows begin at `offset` of its batch's outputs."""
@@ -242,8 +258,4 @@ class Part:
 
     def output(self) -> OutputPart:
         """Its outputs by reference, with the places of its items among those of the batch."""
-        items = {
-            taker: ItemRows(sum(counts[: self.offset]), self.counts(taker))
-            for taker, counts in self.batch.items.items()
-        }
-        return OutputPart(self.batch.outputs, self.offset, self.piece.rows, items)
+        return self.batch.output(self.offset, self.piece.rows)

@@ -100,13 +100,32 @@ class ServiceBench:
         """The batch in flight on a replica."""
         return next(batch for batch in self.laws.running.values() if batch.replica_id == replica_id)
 
-    def complete(self, replica_id: int = 1, *, service_s: float | None = None) -> list[Command]:
-        """The batch on a replica ends; the clock moves on by its expected time unless told."""
+    def complete(
+        self,
+        replica_id: int = 1,
+        *,
+        service_s: float | None = None,
+        items: Mapping[str, Sequence[int]] | None = None,
+        dims: tuple[int, ...] = (),
+    ) -> list[Command]:
+        """The batch on a replica ends; the clock moves on by its expected time unless told.
+
+        Args:
+            replica_id: where.
+            service_s: how long it took.
+            items: of each of its rows, by stage; as many as the fan-out says for stages that are not named.
+            dims: of its outputs, behind the leading dimension.
+        """
         batch = self.running(replica_id)
         started_s = self.now_s
         self.now_s += batch.expected_s if service_s is None else service_s
-        outputs = named_outputs(batch.batch_id)
-        return self.tell(BatchCompleted(batch.batch_id, replica_id, started_s, self.now_s, outputs))
+        counts = {
+            stage.name: tuple((items or {}).get(stage.name, [round(stage.fan_out)] * batch.rows))
+            for stage in self.service.stages
+            if stage.items_of == batch.stage
+        }
+        outputs = named_outputs(batch.batch_id, *dims)
+        return self.tell(BatchCompleted(batch.batch_id, replica_id, started_s, self.now_s, outputs, counts))
 
     def fail(self, replica_id: int = 1, message: str = "the model raised") -> list[Command]:
         """The batch on a replica fails."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from steelyard.core.plan import ReplicaPlan, ServicePlan, StagePlan, StageRules, VariantShare
-from steelyard.core.types import Request, RequestId, Service, ServiceTimes, Stage, Variant
+from steelyard.core.types import Input, Request, RequestId, Service, ServiceTimes, Stage, Variant
 
 STAGE = "main"
 VARIANT = "model"
@@ -102,27 +102,42 @@ def make_service(
 def make_pipeline(
     after: Mapping[str, Iterable[str]],
     *,
-    fan_out: Mapping[str, int] | None = None,
+    fan_out: Mapping[str, float] | None = None,
+    items_of: Mapping[str, str] | None = None,
+    inputs: Mapping[str, Iterable[Input]] | None = None,
+    answers: Iterable[str] = (),
     name: str = "ocr",
     slo_s: float = 0.1,
+    variants: Iterable[str] = (VARIANT,),
     batch_rows_max: int = 8,
     cores_max: int = 4,
     queue_rows_max: int = 4096,
     reply_s: float = 0.0,
     retries_max: int = 2,
 ) -> Service:
-    """A service of several stages of one variant each: `after` names the sources of each, in order."""
-    variants = (Variant(VARIANT, batch_rows_max=batch_rows_max, cores_max=cores_max),)
-    fan_out = fan_out or {}
+    """A service of several stages, equal but for their place: `after` names the sources of each, in order."""
+    resident = tuple(
+        Variant(variant, batch_rows_max=batch_rows_max, cores_max=cores_max) for variant in variants
+    )
+    fan_out, items_of, inputs = fan_out or {}, items_of or {}, inputs or {}
     return Service(
         name=name,
         slo_s=slo_s,
         stages=tuple(
-            Stage(stage, variants, tuple(sources), fan_out.get(stage, 1)) for stage, sources in after.items()
+            Stage(
+                stage,
+                resident,
+                tuple(sources),
+                fan_out.get(stage, 1),
+                items_of=items_of.get(stage, ""),
+                inputs=tuple(inputs.get(stage, ())),
+            )
+            for stage, sources in after.items()
         ),
         queue_rows_max=queue_rows_max,
         reply_s=reply_s,
         retries_max=retries_max,
+        answers=tuple(answers),
     )
 
 
