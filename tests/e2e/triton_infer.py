@@ -22,7 +22,7 @@ def main(address: str, model: str, inputs: str, outputs: str) -> None:
             name = metadata["outputs"][0]["name"]
             wanted = triton.InferRequestedOutput(name, binary_data=binary)
             result = client.infer(model, [given], outputs=[wanted] if not binary else None)
-            assert set(result.get_response()["parameters"]) == {"variant", "queue_ms", "service_ms"}
+            assert {"variant", "queue_ms", "service_ms"} <= set(result.get_response()["parameters"])
             answers[f"{form}_{key}"] = result.as_numpy(name)
     np.savez(outputs, **answers)
 
