@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 import uvloop
+from msgspec.structs import replace
 
 from steelyard import __version__
 from steelyard.backend.base import Backend, Sink
@@ -51,6 +52,7 @@ from steelyard.serve.planner import PlannerProcess, PlannerTask, make_task_polic
 from steelyard.serve.recorder import JournalFile, Recorder
 from steelyard.serve.service_driver import MachinePump, ServiceDriver
 from steelyard.serve.settings import ServeSettings
+from steelyard.serve.wiring import takers, wirings
 from steelyard.worker.arena import Arena
 
 DECISIONS_BYTES_MAX = 64 << 20
@@ -154,7 +156,10 @@ class Server:
                     on_decision=self._log_decision,
                 )
             )
-            served = {name: deployed.served for name, deployed in self._deployment.services.items()}
+            served = {
+                name: replace(deployed.served, outputs=deployed.outputs)
+                for name, deployed in self._deployment.services.items()
+            }
             repository = self._repository(machines, drivers, control[0])
             stack.callback(repository.stop)
             intake = LiveIntake(
@@ -196,8 +201,13 @@ class Server:
             for name, deployed in self._deployment.services.items()
             for stage in deployed.stages
         }
+        items = {
+            (name, stage): found
+            for name, service in self._services.items()
+            for stage, found in takers(service).items()
+        }
         core_ids = usable_core_ids()[: self._deployment.cores]
-        return LocalBackend(core_ids, stages, self._widths, arena, sink, loop=loop)
+        return LocalBackend(core_ids, stages, self._widths, arena, sink, loop=loop, takers=items)
 
     def _machine(self, service: Service) -> ServiceMachine:
         times = {stage.stage: service_times(stage) for stage in self._times if stage.service == service.name}
@@ -230,9 +240,12 @@ class Server:
             account.statistics[name].observe_batches(event.window.busy)
             control[0].handle(event)
 
+        deployed = self._deployment.services[name]
+        gives = {stage: known.signature for stage, known in deployed.stages.items()}
         return ServiceDriver(
             pump,
             backend,
+            wirings=wirings(self._services[name], deployed.served.signature, gives),
             free=free,
             report=report,
             on_end=account.on_end,
