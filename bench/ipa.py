@@ -6,7 +6,7 @@ and against the cheapest plan of the same accuracy. FA2-low and FA2-high fix the
 variant of each stage, RIM the replicas: as many as the most accurate variants need for the mean load, and at
 least what the least accurate need for the largest.
 
-*Simulated*, with Poisson arrivals within each second on four stretches of 20 minutes: violations (late or
+*Simulated*, with Poisson arrivals within each second on four stretches of 10 minutes: violations (late or
 dropped) over requests, mean cores, accuracy over requests. `ipa, 20 s` looks back as far as its predictor
 looks ahead; `ipa, no cap` may use batches up to 8; `ipa+ours` plans for busy replicas and runs on the shared
 data plane. The published timeouts stand beside them for comparison, not to the digit: the paper's own loads

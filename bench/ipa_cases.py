@@ -41,7 +41,7 @@ TAIL = 1.3
 DISTILLED = 1.6
 LOAD_S = 8.0
 """Until a replica is ready; not published, InfAdapter's measured 6.4 to 8.5 s for smaller models."""
-STRETCH_S, DIVISOR = 1200, 8
+STRETCH_S, DIVISOR = 600, 8
 
 Sizes = dict[int, dict[int, tuple[float, float]]]
 """By cores and batch: service time and its 0.99 quantile, seconds."""
@@ -290,7 +290,7 @@ def _batched(cores: int, single_s: float, growth: dict[int, float]) -> Sizes:
 
 
 def loads(trace: Path) -> dict[str, CountTrace]:
-    """Four stretches of 20 minutes of the Twitter series, divided by 8, by their character.
+    """Four stretches of 10 minutes of the Twitter series, divided by 8, by their character.
 
     `bursty` holds the steepest surge. Of the others, by the means of whole minutes: `steady low` has the
     least variation among stretches below the lower quartile of means, `steady high` among those above the
