@@ -12,6 +12,9 @@
               and each shrunken batch makes the next head late too (the sliding window of Nexus, SOSP 2019).
               Nothing is shed early while another replica is idle.
 
+`budget`     Loki's early drop: a head is shed if its batch would end after `StagePlan.budget_s` from when it
+              began to wait here (without one, twice the service time of a planned batch of the variant).
+
 Pieces keep their order and are not packed around ones that do not fit: a batch is a run of neighbours.
 """
 
@@ -54,21 +57,11 @@ DropRule = Callable[[StageState, list[Entry], Replica, float], Choice]
 
 def _take_any(stage: StageState, bucket: list[Entry], replica: Replica, now_s: float) -> Choice:
     """`none`: as many of the first pieces as fit by rows."""
-    variant = stage.choice.ranked(bucket, replica, now_s)[0]
-    rows_max = stage.estimator.batch_rows_max(variant)
-    pieces: list[Piece] = []
-    rows = 0
-    is_full = False
-    for _, _, piece in bucket:
-        if rows + piece.rows > rows_max:
-            is_full = True
-            break
-        pieces.append(piece)
-        rows += piece.rows
-    if not pieces:
-        return None
-    service_s = stage.estimator.service_s(variant, pieces[0].bucket, rows, replica.cores)
-    return Assembly(replica, variant, pieces, rows, service_s, is_full or rows >= rows_max)
+    for variant in stage.variants_for(bucket, replica, now_s):
+        rows_max = stage.estimator.batch_rows_max(variant)
+        if bucket[0][2].rows <= rows_max:
+            return assemble(stage, bucket, replica, variant, rows_max)
+    return None
 
 
 def _take_young(stage: StageState, bucket: list[Entry], replica: Replica, now_s: float) -> Choice:
@@ -85,7 +78,7 @@ def _take_young(stage: StageState, bucket: list[Entry], replica: Replica, now_s:
 def _take_feasible(stage: StageState, bucket: list[Entry], replica: Replica, now_s: float) -> Choice:
     """`infeasible`: the variant most in arrears that can finish the most urgent piece, or any of them."""
     fallback: Assembly | None = None
-    for variant in stage.choice.ranked(bucket, replica, now_s):
+    for variant in stage.variants_for(bucket, replica, now_s):
         assembly = _fill(stage, bucket, replica, variant, now_s)
         if assembly is not None and assembly.pieces[0] is bucket[0][2]:
             return assembly
@@ -115,12 +108,45 @@ def _take_best(stage: StageState, bucket: list[Entry], replica: Replica, now_s: 
     return Shedding(skipped, "early") if is_overloaded else choice
 
 
+def _take_within(stage: StageState, bucket: list[Entry], replica: Replica, now_s: float) -> Choice:
+    """`budget`: the first pieces, after shedding heads that would overrun the stage's part of the time."""
+    choice = _take_any(stage, bucket, replica, now_s)
+    if not isinstance(choice, Assembly):
+        return choice
+    head, variant = choice.pieces[0], choice.variant
+    budget_s = stage.plan.budget_s
+    if budget_s is None:
+        rows = stage.estimator.batch_rows_max(variant)
+        budget_s = 2 * stage.estimator.service_s(variant, head.bucket, rows, replica.cores)
+    if now_s + choice.service_s > head.visit.arrived_s + budget_s:
+        return Shedding([head], "deadline")
+    return choice
+
+
 DROP_RULES: dict[Drop, DropRule] = {
     "none": _take_any,
     "age": _take_young,
     "infeasible": _take_feasible,
     "early": _take_best,
+    "budget": _take_within,
 }
+
+
+def assemble(
+    stage: StageState, bucket: list[Entry], replica: Replica, variant: str, rows_max: int
+) -> Assembly:
+    """The first pieces of a bucket, at least one, as many as fit into `rows_max` rows."""
+    pieces: list[Piece] = []
+    rows = 0
+    is_full = False
+    for _, _, piece in bucket:
+        if pieces and rows + piece.rows > rows_max:
+            is_full = True
+            break
+        pieces.append(piece)
+        rows += piece.rows
+    service_s = stage.estimator.service_s(variant, pieces[0].bucket, rows, replica.cores)
+    return Assembly(replica, variant, pieces, rows, service_s, is_full or rows >= rows_max)
 
 
 def _fill(

@@ -6,15 +6,13 @@ asked again until it says neither.
 
 from steelyard.core.admission import ADMISSION_RULES, Refusal
 from steelyard.core.assembly import DROP_RULES, Assembly, Shedding
-from steelyard.core.forming import FORMING_RULES, NEVER, NOW
+from steelyard.core.forming import FORMING_RULES, NEVER, NOW, SHED_LAG_S
+from steelyard.core.lanes import Lanes
 from steelyard.core.plan import StagePlan
 from steelyard.core.routing import make_router
 from steelyard.core.stage import StageState
 from steelyard.core.types import Request
 from steelyard.core.work import Batch, Piece
-
-SHED_LAG_S = 0.001
-"""How long after its latest start a request is shed if nothing else happens: one wake-up serves several."""
 
 
 class Dispatcher:
@@ -28,6 +26,7 @@ class Dispatcher:
     def __init__(self, stage: StageState) -> None:
         self.stage = stage
         self.wake_s = NEVER
+        self._lanes: Lanes | None = None
         self._watched: Piece | None = None
         self._watched_due_s = NEVER
         self._watched_version = -1
@@ -61,6 +60,12 @@ class Dispatcher:
         stage = self.stage
         if not stage.queue.entries:
             return None
+        if self._lanes is not None:
+            step = self._lanes.step(now_s=now_s)
+            self.wake_s = self._lanes.wake_s
+            return step
+        if stage.assignment.is_used:
+            stage.assignment.refresh()
         idle = stage.pool.idle
         if idle:
             replicas = self._router.order(idle, stage.queue.head()) if len(idle) > 1 else list(idle.values())
@@ -94,6 +99,8 @@ class Dispatcher:
         stage.choice.took(assembly.variant)
         stage.batches[batch_id] = batch
         self._router.took(replica)
+        if self._lanes is not None:
+            self._lanes.launched(assembly)
         return batch
 
     def _choose_rules(self) -> None:
@@ -101,7 +108,11 @@ class Dispatcher:
         self._router = make_router(rules.routing, self.stage.estimator, self.stage.mix)
         self._admit = ADMISSION_RULES["open" if self.stage.sources else rules.admission]
         self._drop = DROP_RULES[rules.drop]
-        self._leaves_s = FORMING_RULES[rules.forming]
+        self._leaves_s = FORMING_RULES.get(rules.forming, FORMING_RULES["hold"])
+        if not self.stage.assignment.by_replica:
+            self._lanes = None
+        elif self._lanes is None or self._lanes.forming != rules.forming:
+            self._lanes = Lanes(self.stage)
         self._sheds_lost = rules.drop in ("infeasible", "early")
         self._watched = None
 

@@ -7,6 +7,8 @@
 `full`     never: only full batches run (Themis 2024).
 `timeout`  `timeout_s` after the head's arrival (Themis 2025).
 
+`adaptive`, `aimd` and `nexus` are for a queue a replica (`lanes`).
+
 The head's arrival is that at the stage. A piece that must run alone waits for nobody, and a draining service
 waits for nobody either.
 """
@@ -19,6 +21,9 @@ from steelyard.core.stage import StageState
 
 NOW = float("-inf")
 NEVER = float("inf")
+
+SHED_LAG_S = 0.001
+"""How long after its latest start a request is shed if nothing else happens: one wake-up serves several."""
 
 FormingRule = Callable[[StageState, Assembly], float]
 """When an assembly that is not full leaves, absolute seconds."""

@@ -10,10 +10,13 @@ from steelyard.core.types import Frozen
 
 Order = Literal["edf", "fifo"]
 Forming = Literal["hold", "full", "timeout", "adaptive", "aimd", "nexus"]
-Drop = Literal["none", "age", "infeasible", "early"]
+Drop = Literal["none", "age", "infeasible", "early", "budget"]
 Admission = Literal["open", "feasible"]
 Routing = Literal["least_finish", "round_robin", "assigned"]
 Choice = Literal["mix", "fit", "table"]
+
+ASSIGNED_FORMING: tuple[Forming, ...] = ("adaptive", "aimd", "nexus")
+"""Rules for a queue a replica: they imply the routing `assigned`, and drop by themselves."""
 
 
 class StageRules(Frozen, frozen=True):
@@ -27,7 +30,8 @@ class StageRules(Frozen, frozen=True):
         timeout_s: for `timeout`, seconds.
         drop: `none` never; `age` at batch assembly when older than `age_s_max`; `infeasible` at dequeue when
             it cannot finish in time; `early` as `infeasible`, and a head that would shrink the batch is shed
-            when serving it loses more rows than it saves.
+            when serving it loses more rows than it saves; `budget` when its batch would end after `budget_s`
+            from when it began to wait at the stage (without one, twice a planned batch of the variant: Loki).
         age_s_max: for `age`, seconds since arrival; required there.
         admission: `open` takes everything up to the queue's limit; `feasible` rejects what could not finish
             in time even if the grantable cores came now and starting replicas came when expected.

@@ -103,6 +103,10 @@ class StageQueue:
             return list(self._buckets.values())
         return sorted(self._buckets.values(), key=lambda bucket: bucket[0][:2])
 
+    def bucket(self, key: str) -> list[Entry] | None:
+        """What waits under a key, most urgent first; None if nothing does."""
+        return self._buckets.get(key)
+
     def rows_before(self, order_s: float) -> float:
         """Rows that would be served before a new piece of that order.
 

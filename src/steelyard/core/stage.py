@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from steelyard.core.assignment import Assignment
 from steelyard.core.capacity import Capacity
 from steelyard.core.choice import Choice, make_choice
 from steelyard.core.estimate import Estimator
 from steelyard.core.inputs import spans_of
-from steelyard.core.lifecycle import ReplicaPool
+from steelyard.core.lifecycle import Replica, ReplicaPool
 from steelyard.core.mix import VariantMix
 from steelyard.core.plan import StagePlan, VariantShare
-from steelyard.core.queue import StageQueue
+from steelyard.core.queue import Entry, StageQueue
 from steelyard.core.remaining import Remaining
 from steelyard.core.types import ServiceTimes, Stage
 from steelyard.core.work import Batch, Piece, Visit
@@ -36,6 +37,8 @@ class StageState:
         remaining: how long what is behind it takes at least.
         plan: its rules and limits; replicas come and go by their own events.
         choice: which variant runs a batch.
+        assignment: what may run a piece.
+        place: among the stages of the service.
         batches: in flight, by id.
         piece_rows_max: rows a piece may have: every variant of the mix can run it.
         is_draining: the service is stopping, until it is resumed: hold nothing back any more.
@@ -68,6 +71,8 @@ class StageState:
         self.prefers_best = False
         self.mix = VariantMix(())
         self.choice = Choice(self)
+        self.assignment = Assignment(self)
+        self.place = 0
         self._sequence = 0
         self.piece_rows_max = 1
         self.adopt(plan or default_plan(stage))
@@ -83,6 +88,7 @@ class StageState:
         limits = (self.estimator.batch_rows_max(share.variant) for share in plan.mix)
         self.piece_rows_max = min(limits, default=plan.batch_rows_max)
         self.capacity.adopt(self.mix)
+        self.assignment.adopt(plan)
         self.prefers_best = plan.rules.forming == "hold" and plan.rules.drop == "early"
         self.rows_floor = plan.batch_rows_max if plan.rules.forming == "full" and not self.is_draining else 0
         self.requeue()
@@ -130,9 +136,25 @@ class StageState:
             if piece.alone:
                 rest.isolate()
             piece.visit.pieces.append(rest)
-            self.queue.add(piece)
+            self._add(piece)
             piece = rest
+        self._add(piece)
+
+    def _add(self, piece: Piece) -> None:
+        if self.assignment.is_asked or piece.terms is not None:
+            self.assignment.settle(piece)
         self.queue.add(piece)
+
+    def variants_for(self, bucket: list[Entry], replica: Replica, now_s: float) -> tuple[str, ...]:
+        """Variants of a replica to try on pieces of one key, the preferred one first; none may be allowed."""
+        ranked = self.choice.ranked(bucket, replica, now_s)
+        terms = bucket[0][2].terms
+        if terms is None or not (terms.variants or terms.is_priced):
+            return ranked
+        allowed = terms.variants or replica.variants
+        first = [variant for variant in ranked if variant in allowed]
+        rest = [variant for variant in allowed if variant in replica.variants and variant not in first]
+        return tuple(first + rest)
 
     def _rows_together(self, piece: Piece) -> int:
         """Rows from the piece's first one on that may share a batch; takes down what they are alike in."""

@@ -48,7 +48,7 @@ from steelyard.core.events import (
     ServiceDraining,
     ServiceEvent,
 )
-from steelyard.core.plan import ServicePlan, StagePlan
+from steelyard.core.plan import ASSIGNED_FORMING, ServicePlan, StagePlan
 from steelyard.core.types import Request, RequestId, Service, Stage, Tensor, TensorRef
 
 ROUNDING_S = 1e-9
@@ -240,7 +240,7 @@ class ServiceLaws:
             assert len({request.batch_key for request in requests}) == 1, "a batch mixes keys"
         for request in requests:
             assert request.id not in self.ends, f"{request.id} runs after its end"
-            if plan.rules.drop in ("infeasible", "early"):
+            if plan.rules.drop in ("infeasible", "early") and plan.rules.forming not in ASSIGNED_FORMING:
                 due_s = request.deadline_s - self._service.reply_s
                 assert self._now_s + batch.expected_s <= due_s + ROUNDING_S, f"{request.id} starts too late"
         for part in batch.slices:
