@@ -63,7 +63,10 @@ class Policy(Protocol):
         ...
 
     def decide(self, snapshot: ClusterSnapshot) -> Decision:
-        """Decide on the desired state. Called first when the server starts, with empty windows."""
+        """Decide on the desired state. Called first when the server starts, with empty windows.
+
+        Services that are unloaded are not in the snapshot; what is planned for them is not carried out.
+        """
         ...
 
 

@@ -270,6 +270,15 @@ class PolicyContract:
         text = [msgspec.json.encode(plan).decode() for plan in plans]
         assert text[0].replace("small", "zz").replace("tiny", "aa") == text[1]
 
+    def test_services_may_be_missing(self) -> None:
+        """An unloaded service is in no snapshot: a policy decides for the others, and reacts to them."""
+        seen = day_of(self.name, CLUSTERS[-1]).steps[-1].snapshot
+        left = msgspec.structs.replace(seen, services=seen.services[:1])
+        policy = make_policy(self.name, contract_context(2))
+        plan = policy.decide(left).plan
+        policy.react(left)
+        assert plan is None or "a" in plan.services
+
     def test_it_is_registered_with_a_summary(self) -> None:
         """The listing has a line for it."""
         assert known_policies()[self.name.removesuffix("+ours")].summary
