@@ -151,7 +151,7 @@ class FamilyPolicy:
             if slot.present is not None:
                 present[slot.present] = present.get(slot.present, 0) + 1
         families = tuple(
-            Family(name, demands[name] * self._headroom, self._hosted(name, devices)) for name in self._stages
+            Family(name, rate * self._headroom, self._hosted(name, devices)) for name, rate in demands.items()
         )
         return ProteusProblem(families, devices, present)
 
@@ -174,7 +174,7 @@ class FamilyPolicy:
 
     def _plan(self, problem: ProteusProblem, hosting: Hosting, slots: list[Slot]) -> Plan:
         kinds = {key: one.kind for key, one in problem.keyed().items()}
-        replicas: dict[str, list[ReplicaPlan]] = {name: [] for name in self._stages}
+        replicas: dict[str, list[ReplicaPlan]] = {family.name: [] for family in problem.families}
         for slot, key in zip(slots, assign(hosting.counts, kinds, slots), strict=True):
             if key is not None:
                 cores = float(self._cores) if slot.kind == CPU else 1.0

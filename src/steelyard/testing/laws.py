@@ -47,6 +47,7 @@ from steelyard.core.events import (
     RequestArrived,
     ServiceDraining,
     ServiceEvent,
+    ServiceResumed,
 )
 from steelyard.core.plan import ASSIGNED_FORMING, ServicePlan, StagePlan
 from steelyard.core.types import Request, RequestId, Service, Stage, Tensor, TensorRef
@@ -176,6 +177,9 @@ class ServiceLaws:
                 self._plans.update(event.plan.stages)
             case ServiceDraining():
                 self._is_draining = True
+            case ServiceResumed():
+                self._is_draining = False
+                self._drained_count = 0
             case _:
                 pass
 
