@@ -22,7 +22,7 @@ cores that keeps the undominated (S, value) loses nothing. LC is a threshold: fo
 only variants that load within it may change.
 
 Source: Salmani et al., "Reconciling High Accuracy, Cost-Efficiency, and Low Latency of Inference Serving
-Systems" (InfAdapter), EuroMLSys 2023, where a commercial solver solves it for capacities on a line.
+Systems" (InfAdapter), EuroMLSys 2023 (arXiv 2304.10892); there a commercial solver, and capacities on a line.
 """
 
 from collections.abc import Sequence
