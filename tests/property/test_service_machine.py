@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from steelyard.core.commands import Command, StopReplica, WakeAt
+from steelyard.core.commands import Command, RunBatch, StopReplica, WakeAt
 from steelyard.core.events import (
     BatchCompleted,
     BatchFailed,
@@ -28,7 +28,7 @@ from steelyard.core.events import (
 from steelyard.core.plan import StageRules
 from steelyard.core.service import ServiceMachine
 from steelyard.core.stage import StageState
-from steelyard.core.types import RequestId, Service, Stage, Variant
+from steelyard.core.types import Input, RequestId, Service, Stage, Variant
 from steelyard.testing.builders import (
     TableTimes,
     make_plan,
@@ -43,31 +43,41 @@ VARIANTS = ("big", "small")
 rules = st.builds(
     StageRules,
     order=st.sampled_from(["edf", "fifo"]),
-    forming=st.sampled_from(["hold", "hold", "full", "timeout"]),
+    forming=st.sampled_from(["hold", "hold", "hold", "full", "timeout", "adaptive", "aimd", "nexus"]),
     timeout_s=st.sampled_from([0.0, 0.03]),
-    drop=st.sampled_from(["none", "age", "infeasible", "early", "early"]),
+    drop=st.sampled_from(["none", "age", "infeasible", "budget", "early", "early"]),
     age_s_max=st.just(0.2),
     admission=st.sampled_from(["open", "feasible"]),
-    routing=st.sampled_from(["least_finish", "round_robin"]),
+    routing=st.sampled_from(["least_finish", "least_finish", "round_robin", "assigned"]),
+    choice=st.sampled_from(["mix", "fit", "table"]),
+    reroutes=st.booleans(),
 )
 shares = st.sampled_from([{"big": 1.0}, {"big": 0.75, "small": 0.25}, {"small": 1.0}])
 resident = st.sampled_from([("big",), ("small",), ("big", "small")])
 durations_s = st.sampled_from([0.0, 0.001, 0.01, 0.05, 0.3])
+lucks = st.sampled_from([0, 0, 0, 1, 2])
+widths = st.sampled_from([4, 4, 8])
 
 
 @st.composite
 def pipelines(draw: st.DrawFn) -> tuple[Stage, ...]:
-    """Any graph of two to four stages in topological order, with any fan-outs of up to three."""
-    names = ["a", "b", "c", "d"][: draw(st.integers(2, 4))]
-    return tuple(
-        Stage(
-            name,
-            tuple(Variant(variant, batch_rows_max=6, cores_max=4) for variant in VARIANTS),
-            tuple(draw(st.sets(st.sampled_from(names[:index])))) if index else (),
-            draw(st.sampled_from([1, 1, 1, 2, 3])),
-        )
-        for index, name in enumerate(names)
-    )
+    """Any graph of two to five stages in topological order.
+
+    A stage has a fan-out of up to three, or takes items of one that has the request's rows; it takes the
+    outputs of all stages before it, of some, or the request's tensors.
+    """
+    variants = tuple(Variant(variant, batch_rows_max=6, cores_max=4) for variant in VARIANTS)
+    stages: list[Stage] = []
+    for name in ("a", "b", "c", "d", "e")[: draw(st.integers(2, 5))]:
+        before = [stage.name for stage in stages]
+        after = tuple(sorted(draw(st.sets(st.sampled_from(before))))) if before else ()
+        makers = ["", *[stage.name for stage in stages if stage.name in after and not stage.items_of]]
+        items_of = draw(st.sampled_from(makers))
+        fan_out = draw(st.sampled_from([0.5, 1.0, 2.0] if items_of else [1.0, 1.0, 1.0, 2.0, 3.0]))
+        read = draw(st.sets(st.sampled_from(["", *after])))
+        inputs = tuple(Input(f"x{index}", source, "y") for index, source in enumerate(sorted(read)))
+        stages.append(Stage(name, variants, after, fan_out, items_of=items_of, inputs=inputs))
+    return tuple(stages)
 
 
 class ServiceLife(RuleBasedStateMachine):
@@ -102,10 +112,12 @@ class ServiceLife(RuleBasedStateMachine):
     ) -> None:
         # One row takes 10 ms on a core, six take 20 ms; the small variant takes half of it.
         times = TableTimes({1: 0.01, 6: 0.02}, tail=1.5, factors={"small": 0.5})
+        stages = data.draw(self.stages)
+        self.names = [stage.name for stage in stages]
+        answers = tuple(sorted(data.draw(st.sets(st.sampled_from(self.names)))))
         self.service = Service(
-            "ocr", 0.1, data.draw(self.stages), queue_rows_max=20, reply_s=reply_s, retries_max=1
+            "ocr", 0.1, stages, queue_rows_max=20, reply_s=reply_s, retries_max=1, answers=answers
         )
-        self.names = [stage.name for stage in self.service.stages]
         plan = make_plan(self.service, batch_rows_max=rows_max, rules=rules, shares=shares)
         self.machine = ServiceMachine(self.service, times_by_stage(self.service, times), plan)
         self.laws = ServiceLaws(self.service, plan)
@@ -139,15 +151,49 @@ class ServiceLife(RuleBasedStateMachine):
         assert self.tell(RequestCancelled(RequestId(7, 7))) == []
 
     @precondition(lambda self: self.laws.running)
-    @rule(data=st.data(), slower=st.sampled_from([0.5, 1.0, 1.0, 3.0]), late_s=durations_s)
-    def complete(self, data: st.DataObject, slower: float, late_s: float) -> None:
+    @rule(
+        data=st.data(),
+        slower=st.sampled_from([0.5, 1.0, 1.0, 3.0]),
+        late_s=durations_s,
+        luck=lucks,
+        width=widths,
+    )
+    def complete(self, data: st.DataObject, slower: float, late_s: float, luck: int, width: int) -> None:
         batch = self.laws.running[data.draw(st.sampled_from(list(self.laws.running)))]
         started_s = self.now_s
         self.now_s += slower * batch.expected_s
-        event = BatchCompleted(
-            batch.batch_id, batch.replica_id, started_s, self.now_s, named_outputs(batch.batch_id)
-        )
-        self.tell(event, late_s=late_s)
+        self.tell(self.completed(batch, started_s, luck=luck, width=width), late_s=late_s)
+
+    def completed(
+        self, batch: RunBatch, started_s: float, *, luck: int = 0, width: int = 4
+    ) -> BatchCompleted:
+        """A batch's answer: up to three items a row, the same ones at every try unless `luck` changes."""
+        rows = [
+            part.request_id.sequence + row
+            for part in batch.slices
+            for row in range(part.row_start, part.row_start + part.rows)
+        ]
+        items = {
+            stage.name: tuple((row * 7 + luck) % 4 for row in rows)
+            for stage in self.service.stages
+            if stage.items_of == batch.stage
+        }
+        outputs = named_outputs(batch.batch_id, width)
+        return BatchCompleted(batch.batch_id, batch.replica_id, started_s, self.now_s, outputs, items)
+
+    @rule(batches=st.integers(1, 9), luck=lucks, width=widths)
+    def work(self, batches: int, luck: int, width: int) -> None:
+        """Every stage has somebody, and several batches in a row end: requests get on."""
+        staffed = {replica.stage for replica in self.laws.replicas.values() if replica.is_ready}
+        for name in self.names:
+            if name not in staffed:
+                self.replica_count += 1
+                self.tell(ReplicaReady(self.replica_count, name, "local", 1.0, VARIANTS))
+        for _ in range(batches):
+            if self.laws.running:
+                batch = next(iter(self.laws.running.values()))
+                self.now_s += batch.expected_s
+                self.tell(self.completed(batch, self.now_s, luck=luck, width=width))
 
     @precondition(lambda self: self.laws.running)
     @rule(data=st.data())
@@ -255,6 +301,8 @@ class ServiceLife(RuleBasedStateMachine):
     def check_nobody_waits(self, stage: StageState) -> None:
         if stage.plan.rules.forming != "hold" or stage.plan.hold_s_max > 0 or not stage.pool.idle:
             return
+        if stage.assignment.is_asked:
+            return  # it may wait for another replica, or for another variant
         sheds_lost = stage.plan.rules.drop in ("infeasible", "early")
         for piece in stage.queue:
             for replica in stage.pool.idle.values():
@@ -279,15 +327,7 @@ class ServiceLife(RuleBasedStateMachine):
             if self.laws.running:
                 batch = next(iter(self.laws.running.values()))
                 self.now_s += batch.expected_s
-                self.tell(
-                    BatchCompleted(
-                        batch.batch_id,
-                        batch.replica_id,
-                        self.now_s,
-                        self.now_s,
-                        named_outputs(batch.batch_id),
-                    )
-                )
+                self.tell(self.completed(batch, self.now_s))
             else:
                 assert self.wake_s is not None, "requests are open, nothing runs, and nobody will wake"
                 self.now_s = max(self.now_s, self.wake_s)
