@@ -68,7 +68,12 @@ def settle(
         if signature.batchable and output.shape[:1] != (rows,):
             raise ModelError(f"output {name} has shape {list(output.shape)} for {rows} rows")
         made[name] = output
-        if takers is None or signature.batchable:
+        if takers is None:
+            continue
+        if signature.batchable:
+            if output.shape == (rows, 0):  # what empty lists become
+                made[name] = list(output)
+                items[f"@{name}"] = (0,) * rows
             continue
         if _is_elements(output, declared.get(name)):
             items[f"@{name}"] = (len(output),)
