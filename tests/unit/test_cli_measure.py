@@ -34,6 +34,9 @@ def loaded(variants: str) -> LoadedSpec:
     )
 
 
+NOWHERE = Path("/nonexistent")
+
+
 def deployed(spec: LoadedSpec) -> Deployment:
     return resolve(spec, cores_available=2, ask=lambda specs: [SIGNATURE] * len(specs))
 
@@ -56,7 +59,7 @@ def test_measured_starts_and_resizes_replace_the_default_but_not_what_the_spec_s
     spec = loaded("{v: {python: 'a:B'}, w: {python: 'a:B', cold_start: 3s, resize: 50ms}}")
     deployment = deployed(spec)
     found = measured(deployment, "v", "w")
-    made = with_measured(deployment, found, spec.spec)
+    made = with_measured(deployment, found, spec, NOWHERE)
     assert cold_starts_s(made) == {"v": 0.07, "w": 3.0}
     assert [v.resize_s for v in made.services["s"].served.service.stages[0].variants] == [0.0001, 0.05]
 
@@ -69,14 +72,14 @@ def test_a_slow_reply_is_taken_from_every_deadline_and_a_fast_one_keeps_the_defa
     deployment = deployed(spec)
     (found,) = measured(deployment, "v")
     profile = replace(PROFILE, constants=Constants(reply_s=measured_s))
-    made = with_measured(deployment, [found._replace(profile=profile)], spec.spec)
+    made = with_measured(deployment, [found._replace(profile=profile)], spec, NOWHERE)
     assert made.services["s"].served.service.reply_s == used_s
 
 
 def test_a_service_without_measurements_keeps_its_default_reply() -> None:
     spec = loaded("{v: {python: 'a:B'}}")
     deployment = deployed(spec)
-    assert with_measured(deployment, [], spec.spec) == deployment
+    assert with_measured(deployment, [], spec, NOWHERE) == deployment
 
 
 def test_the_edge_is_timed_on_one_row_as_binary() -> None:

@@ -58,7 +58,7 @@ def test_stages_come_in_topological_order_with_what_they_wait_for() -> None:
         ("a", (), 1),
         ("b", ("a",), 1),
         ("c", ("a", "b"), 3),
-        ("d", ("b", "c"), 1),
+        ("d", ("b", "c", "a"), 1),  # it joins the items that a made
     ]
     assert [(t.service, t.stage) for t in found.times] == [("s", name) for name in "abcd"]
 

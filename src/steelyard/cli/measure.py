@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from steelyard.cli.edge_times import edge_times
 from steelyard.cli.output import say
 from steelyard.cli.progress import progress_bar
-from steelyard.config.schema import Spec
+from steelyard.config.load import LoadedSpec
+from steelyard.config.measured import with_accuracies
 from steelyard.config.stages import profiled_variant
 from steelyard.core.types import Variant
 from steelyard.profile.tables import StageTimes
@@ -86,8 +87,19 @@ def widths_of(measured: Sequence[Measured]) -> dict[tuple[str, str, str], tuple[
     return {(m.service, m.stage, m.subject.spec.name): width_rules(m.profile) for m in measured}
 
 
-def with_measured(deployment: Deployment, measured: Sequence[Measured], spec: Spec) -> Deployment:
-    """The deployment with measured cold starts, resizes and times to reply, where the spec states none.
+def with_measured(
+    deployment: Deployment, measured: Sequence[Measured], loaded: LoadedSpec, directory: Path
+) -> Deployment:
+    """The deployment with measured starts, resizes, replies and accuracies where the spec states none.
+
+    Args:
+        deployment: what is to be served.
+        measured: its variants' profiles.
+        loaded: the checked spec.
+        directory: of the profiles, where measured accuracies are, too.
+
+    Raises:
+        ProfileError: the accuracies cannot be read.
 
     A reply's default holds where the codec is faster: it also covers what the HTTP server adds.
     """
@@ -97,7 +109,7 @@ def with_measured(deployment: Deployment, measured: Sequence[Measured], spec: Sp
         known = found.get((service, stage, variant.name))
         if known is None:
             return variant
-        model = spec.models.get(known.subject.model)  # Python glue has none
+        model = loaded.spec.models.get(known.subject.model)  # Python glue has none
         entry = model.variants[variant.name] if model is not None else None
         return profiled_variant(variant, entry, known.profile)
 
@@ -110,7 +122,8 @@ def with_measured(deployment: Deployment, measured: Sequence[Measured], spec: Sp
         )
         replies_s = (m.profile.constants.reply_s for m in measured if m.service == name)
         timed_service = replace(service, stages=stages, reply_s=max((service.reply_s, *replies_s)))
-        served = replace(deployed.served, service=timed_service)
+        known_service = with_accuracies(loaded, timed_service, directory)
+        served = replace(deployed.served, service=known_service)
         services[name] = replace(deployed, served=served)
     return replace(deployment, services=services)
 

@@ -1,7 +1,8 @@
 """`steelyard profile`: measure every variant of a spec, thoroughly and once."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -10,16 +11,30 @@ from rich.table import Table
 
 from steelyard.cli.output import JsonOption, say, write_json
 from steelyard.profile.types import Profile
+from steelyard.profiler.accuracies import Accuracy
 from steelyard.profiler.subject import Subject
+
+if TYPE_CHECKING:
+    from steelyard.config.load import LoadedSpec
 
 
 def profile(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A spec file, or an ONNX file.")],
     profiles: Annotated[Path | None, typer.Option(metavar="DIR", help="Where profiles are stored.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The short form that serve uses.")] = False,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Measure accuracies instead, on these examples.")
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(metavar="NAME", help="exact, top1 or module:function; with --labels.")
+    ] = "exact",
+    output: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which output exact and top1 look at.")
+    ] = None,
+    service: Annotated[str | None, typer.Option(help="Whose labels, where there are several.")] = None,
     json: JsonOption = None,
 ) -> None:
-    """Measure service times over rows and cores, cold start and resize; resumes where it was interrupted."""
+    """Measure service times over rows and cores, or accuracies; resumes where it was interrupted."""
     from steelyard.backend.cpu import usable_core_ids
     from steelyard.cli.measure import measure
     from steelyard.cli.serve import find_modules_beside
@@ -31,8 +46,16 @@ def profile(
     loaded = spec_for_onnx(spec, slo_s=1.0) if is_onnx(spec) else load_spec(spec)
     find_modules_beside(loaded.folder)
     core_ids = usable_core_ids()
+    if labels is not None:
+        accuracies = _accuracies(loaded, labels, service, metric, output, profiles, core_ids)
+        write_json(json, {"profiles": [], "accuracies": accuracies})
+        if json != "-":
+            _show_accuracies(accuracies)
+        return
     here = measurable(loaded, cores_available=len(core_ids))
-    deployment = resolve(here, cores_available=len(core_ids))
+    deployment = resolve(here, cores_available=len(core_ids), known_only=True)
+    for name in here.spec.services.keys() - deployment.services.keys():
+        say(f"{name}: a Python stage without a signature is not measured; give its latency", err=True)
     measured = measure(deployment, profiles, core_ids=core_ids, form="quick" if quick else "full")
     if not measured:
         say(f"{spec}: every variant declares its latency; nothing to measure", err=True)
@@ -41,6 +64,46 @@ def profile(
         for found in once:
             _show(found.subject, found.profile)
     write_json(json, {"profiles": [row for found in once for row in table_rows(found.profile)]})
+
+
+def _accuracies(
+    loaded: "LoadedSpec",
+    labels: Path,
+    service: str | None,
+    metric: str,
+    output: str | None,
+    profiles: Path | None,
+    core_ids: Sequence[int],
+) -> list[Accuracy]:
+    from steelyard.cli.accuracy import measure_accuracies
+    from steelyard.config.measuring import runnable
+    from steelyard.config.resolve import resolve
+    from steelyard.profiler.store import default_directory
+
+    return measure_accuracies(
+        loaded,
+        resolve(runnable(loaded, cores_available=len(core_ids)), cores_available=len(core_ids)),
+        labels,
+        service=service,
+        metric=metric,
+        output=output,
+        directory=profiles or default_directory(),
+        core_ids=core_ids,
+    )
+
+
+def _show_accuracies(found: Sequence[Accuracy]) -> None:
+    """A table for the terminal, the most accurate choice first."""
+    stages = list(found[0].variants)
+    table = Table(*stages, "accuracy", "95 % interval", "examples", box=SIMPLE_HEAD)
+    for each in sorted(found, key=lambda each: -each.accuracy):
+        table.add_row(
+            *(each.variants[stage] for stage in stages),
+            f"{each.accuracy:.4f}",
+            f"{each.accuracy_low:.4f} to {each.accuracy_high:.4f}",
+            str(each.examples),
+        )
+    Console().print(table)
 
 
 def _show(subject: Subject, profile: Profile) -> None:

@@ -95,6 +95,7 @@ def _measure_and_run(
     from steelyard.cli.measure import measure, stage_times, widths_of, with_measured
     from steelyard.config.notices import notices
     from steelyard.config.resolve import resolve
+    from steelyard.profiler.store import default_directory
     from steelyard.serve.edge.listen import check_address
 
     if settings.journal is not None and settings.journal == settings.decisions:
@@ -112,7 +113,7 @@ def _measure_and_run(
     if settings.grpc_port:
         say(f"gRPC is not served yet: nothing listens on port {settings.grpc_port}", err=True)
     measured = measure(deployment, profiles, core_ids=core_ids, form="quick")
-    deployment = with_measured(deployment, measured, loaded.spec)
+    deployment = with_measured(deployment, measured, loaded, profiles or default_directory())
 
     from steelyard.serve.server import run
 

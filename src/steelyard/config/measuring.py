@@ -51,6 +51,26 @@ def measurable(loaded: LoadedSpec, *, cores_available: int) -> LoadedSpec:
     return LoadedSpec(spec.model_copy(update=changed), loaded.source, loaded.folder, loaded.text)
 
 
+def runnable(loaded: LoadedSpec, *, cores_available: int) -> LoadedSpec:
+    """The spec with its services whole, on this machine, however many cores they are promised.
+
+    Args:
+        loaded: the checked spec.
+        cores_available: cores this process may use.
+    """
+    services = {
+        name: service.model_copy(update={"cores": CoresSpec()})
+        for name, service in loaded.spec.services.items()
+    }
+    changed = {
+        "cluster": ClusterSpec(cores=cores_available),
+        "services": services,
+        "policies": {},
+        "policy": PolicySpec(name="static"),
+    }
+    return LoadedSpec(loaded.spec.model_copy(update=changed), loaded.source, loaded.folder, loaded.text)
+
+
 def _loadable(model: ModelSpec) -> ModelSpec | None:
     variants = {name: entry for name, entry in model.variants.items() if entry.kind}
     return ModelSpec.model_construct(variants=variants) if variants else None

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from steelyard.config.latency import CPU, check_positive, declared_latency
 from steelyard.config.load import LoadedSpec
+from steelyard.config.measured import with_accuracies
 from steelyard.config.pipeline import stage_order
 from steelyard.config.schema import StageSpec, VariantEntry
 from steelyard.config.stages import (
@@ -107,6 +108,7 @@ def blueprint(loaded: LoadedSpec, *, cores_available: int, profiles: Path | None
         profiled = [k.profile for variants in known.values() for k in variants if k.profile is not None]
         constants += [profile.constants for profile in profiled]
         replies_s = (profile.constants.reply_s for profile in profiled)
+        service = with_accuracies(loaded, service, sources.directory)
         services[name] = replace(service, reply_s=max((service.reply_s, *replies_s)))
         times += [_times(name, stage, spec.pipeline[stage], known[stage]) for stage in order]
     made = Blueprint(
@@ -159,7 +161,8 @@ class _Sources:
         self, loaded: LoadedSpec, profiles: Path | None, cores: int, nodes: Sequence[SimulatedNode]
     ) -> None:
         self._loaded = loaded
-        self._store = ProfileStore(profiles or default_directory())
+        self.directory = profiles or default_directory()
+        self._store = ProfileStore(self.directory)
         self._cores = cores
         self._cores_max = min(max(node.cores for node in nodes), CORES_DEFAULT)
         self._devices = {CPU, *(device for node in nodes for device in node.devices)}

@@ -13,6 +13,7 @@ from steelyard.config.latency import declared_latency
 from steelyard.config.load import LoadedSpec
 from steelyard.config.pipeline import stage_order, tensor_of
 from steelyard.config.policy import asked_policy
+from steelyard.config.schema import ServiceSpec
 from steelyard.config.signatures import Member, Members, agreed, shape_buckets
 from steelyard.config.source import Path as SpecPath
 from steelyard.config.stages import (
@@ -48,6 +49,7 @@ def resolve(
     cores: int | None = None,
     policy: str | None = None,
     ask: Ask = inspect,
+    known_only: bool = False,
 ) -> Deployment:
     """Make a deployment of a spec.
 
@@ -57,6 +59,7 @@ def resolve(
         cores: overrides the spec's `cluster.cores`.
         policy: overrides the spec's `policy`: a policy's or a configuration's name.
         ask: says what models take and give, or why they do not load.
+        known_only: leave services out of whose inputs nothing is known: Python glue by itself.
 
     Raises:
         SpecError: one line that names file, line and key.
@@ -66,11 +69,19 @@ def resolve(
     cores = cores or spec.cluster.cores
     members = _members(loaded, ask, cores_max=min(cores or cores_available, CORES_DEFAULT))
     check_minima(loaded, cores or cores_available)
-    services = {name: _service(loaded, name, members[name]) for name in spec.services}
+    services = {
+        name: _service(loaded, name, members[name])
+        for name in spec.services
+        if not known_only or _is_known(spec.services[name], members[name])
+    }
     chosen = asked_policy(loaded, policy, {name: made.served.service for name, made in services.items()})
     return Deployment(
         services=services, policy=chosen.name, policy_options=chosen.options, cores=cores, source=source.label
     )
+
+
+def _is_known(service: ServiceSpec, members: Mapping[str, Members]) -> bool:
+    return bool(service.inputs) or any(m.signature.inputs for found in members.values() for m in found)
 
 
 def _check_cluster(loaded: LoadedSpec, cores_available: int) -> None:

@@ -84,18 +84,27 @@ class ProfileStore:
         """
         path = self.path(profile.model_hash, profile.machine, profile.runtime_version)
         content = msgspec.json.format(msgspec.json.encode(_Stored(FORMAT, profile)), indent=1) + b"\n"
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.directory, prefix=path.stem, delete=False) as file:
-                temporary = Path(file.name)
-                try:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                    temporary.replace(path)
-                except BaseException:
-                    temporary.unlink(missing_ok=True)
-                    raise
-        except OSError as error:
-            raise ProfileError(f"{path}: cannot be written: {error.strerror}") from error
+        write_whole(path, content)
         return path
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file and its directory: to a temporary name first, so that there is never half of it.
+
+    Raises:
+        ProfileError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, delete=False) as file:
+            temporary = Path(file.name)
+            try:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise ProfileError(f"{path}: cannot be written: {error.strerror}") from error
