@@ -14,7 +14,12 @@ from steelyard.core.snapshot import ClusterSnapshot, NodeView, ServiceView
 from steelyard.core.types import Objective, Service, Stage, Variant
 from steelyard.policies.base import Policy, PolicyContext
 from steelyard.policies.registry import make_policy
+from steelyard.profile.tables import StageTimes
+from steelyard.profile.types import DeclaredLatency
+from steelyard.sim.run import simulate
+from steelyard.sim.scenario import Scenario, SimulatedNode
 from steelyard.testing.builders import TableTimes
+from steelyard.workload.trace import count_trace
 
 FAST = Variant("fast", 0.7, cores_max=8, cold_start_s=4.0)
 EXACT = Variant("exact", 0.8, cores_max=8, cold_start_s=8.0)
@@ -144,3 +149,28 @@ def test_what_it_cannot_plan_is_refused_in_one_line() -> None:
     device = Stage("main", (Variant("gpu", 0.5, device="t4"),))
     with pytest.raises(SpecError, match="no variant that runs on cores"):
         policy(msgspec.structs.replace(SERVICE, stages=(device,)))
+
+
+def test_requests_are_answered_by_the_planned_shares() -> None:
+    # 30 a second, so 33 expected, on 8 + 2 of 16 cores: `exact` 30 of 33 and `fast` the rest, 0.7909.
+    declared = {
+        name: DeclaredLatency(
+            table=tuple((1, float(cores), 1000 * time_s / cores, None) for cores in range(1, 9)),
+            distribution="fixed",
+        )
+        for name, time_s in (("fast", 0.1), ("exact", 0.2))
+    }
+    service = msgspec.structs.replace(SERVICE, slo_s=1.0)
+    run = simulate(
+        Scenario(
+            {"s": service},
+            (StageTimes("s", "main", declared=declared),),
+            {"s": count_trace([30] * 20)},
+            "infadapter",
+            {},
+            (SimulatedNode("node", 16),),
+        )
+    )
+    (summary,) = run.summaries
+    assert summary.violations == 0
+    assert summary.accuracy_mean == pytest.approx((30 * 0.8 + 3 * 0.7) / 33, abs=1e-3)
