@@ -44,7 +44,8 @@ def read_examples(file: Path, signature: Signature) -> list[Example]:
     try:
         found = list(_npz(file, signature) if file.suffix == ".npz" else _jsonl(file, signature))
     except OSError as error:
-        raise InputError(f"--labels: cannot read {file}: {error.strerror or error}") from None
+        named = error.filename or file
+        raise InputError(f"--labels: cannot read {named}: {error.strerror or error}") from None
     except (ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"--labels: {file}: {' '.join(str(error).split())}") from None
     if not found:
@@ -53,7 +54,7 @@ def read_examples(file: Path, signature: Signature) -> list[Example]:
 
 
 def _npz(file: Path, signature: Signature) -> Iterator[Example]:
-    with np.load(file, allow_pickle=False) as archive:
+    with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     if LABEL not in arrays:
         raise InputError(f"--labels: {file}: no array {LABEL!r}{nearest(LABEL, tuple(arrays))}")
