@@ -13,6 +13,7 @@ from steelyard.plan.accuracy import pick
 from steelyard.plan.ipa import IpaProblem, IpaStage, IpaVariant, front
 from steelyard.plan.ipa_base import base_cores, powers_of_two, shares_of_slo
 from steelyard.plan.ipa_front import Front, Options
+from steelyard.plan.ipa_paths import PathFront
 
 LIGHT = IpaVariant("light", 0.5, 1, (0.1, 0.15))
 HEAVY = IpaVariant("heavy", 0.8, 2, (0.2, 0.3))
@@ -37,6 +38,26 @@ def test_the_front_is_the_cheapest_plan_of_each_accuracy() -> None:
     assert (detect.variant, detect.rows, detect.replicas, detect.cores) == ("heavy", 2, 3, 2)
     assert detect.time_s == pytest.approx(0.3 + 1 / 20)
     assert (classify.variant, classify.rows, classify.replicas) == ("only", 1, 1)
+
+
+def test_measured_combinations_replace_the_product() -> None:
+    # The product of detectors 0.5, 0.8 and classifiers 0.6 (1 core), 0.9 (2 cores) would rank them 0.3 < 0.45
+    # < 0.48 < 0.72. As measured a weak detector spoils the good classifier, and the heavy pair gains little.
+    stages = (
+        IpaStage("detect", (IpaVariant("light", 0.5, 1, (0.1,)), IpaVariant("heavy", 0.8, 2, (0.1,))), (1,)),
+        IpaStage("classify", (IpaVariant("poor", 0.6, 1, (0.1,)), IpaVariant("good", 0.9, 2, (0.1,))), (1,)),
+    )
+    measured = {
+        ("light", "poor"): 0.3,
+        ("light", "good"): 0.29,
+        ("heavy", "poor"): 0.5,
+        ("heavy", "good"): 0.55,
+    }
+    one = IpaProblem("video", stages, 5.0, 1.0)
+    found = front(one, accuracy_of=lambda chosen: measured[chosen["detect"], chosen["classify"]])
+    assert [(point.cores, point.accuracy) for point in found.points] == [(2, 0.3), (3, 0.5), (4, 0.55)]
+    assert [planned.variant for planned in found.plan(found.points[1])] == ["heavy", "poor"]
+    assert [point.cores for point in front(one).points] == [2, 3, 4]
 
 
 def test_of_equal_plans_the_one_with_smaller_batches_is_taken() -> None:
@@ -178,6 +199,16 @@ def test_the_front_is_that_of_enumeration(chain: tuple[list[Options], int]) -> N
             expected.append((cost, highest[cost]))
     assert found.cost.tolist() == [cost for cost, _ in expected]
     assert found.accuracy.tolist() == pytest.approx([accuracy for _, accuracy in expected])
+    # By combinations, with every option a variant of its own, the front is the same.
+    numbers = [range(len(stage.cost)) for stage in stages]
+    paths = PathFront(
+        stages,
+        numbers,
+        lambda chosen: float(np.prod([s.accuracy[i] for s, i in zip(stages, chosen, strict=True)])),
+        ticks_max=ticks_max,
+    )
+    kept = [cost for cost, _ in expected]
+    assert [cost for cost in paths.cost.tolist() if cost in kept] == kept
     for point in range(len(expected)):
         taken = list(zip(stages, found.choices(point), strict=True))
         assert sum(int(stage.ticks[i]) for stage, i in taken) <= ticks_max

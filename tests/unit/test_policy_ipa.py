@@ -10,7 +10,7 @@ import pytest
 from steelyard.core.errors import SpecError
 from steelyard.core.plan import Decision, StageRules
 from steelyard.core.snapshot import ClusterSnapshot, NodeView, ServiceView
-from steelyard.core.types import Objective, Service, Stage, Variant
+from steelyard.core.types import Objective, PathAccuracy, Service, Stage, Variant
 from steelyard.policies.base import Policy, PolicyContext
 from steelyard.policies.registry import make_policy
 from steelyard.testing.builders import TableTimes
@@ -60,6 +60,18 @@ def test_a_service_s_objective_replaces_the_weights() -> None:
     assert shape(policy(floor).decide(snapshot(0.0, (20,))))[0][0] == "light"
     cap = msgspec.structs.replace(SERVICE, objective=Objective(cost_max_cores=4))
     assert shape(policy(cap).decide(snapshot(0.0, (20,))))[0][0] == "heavy"
+
+
+def test_measured_paths_count_instead_of_the_product() -> None:
+    measured = (
+        PathAccuracy({"detect": "heavy", "classify": "only"}, 0.51),
+        PathAccuracy({"detect": "light", "classify": "only"}, 0.50),
+    )
+    service = msgspec.structs.replace(SERVICE, path_accuracies=measured)
+    decision = policy(service).decide(snapshot(0.0, (20,)))  # 0.01 for one core more, at 0.005 a core
+    assert shape(decision)[0][0] == "heavy"
+    assert "accuracy 0.5100" in decision.reason
+    assert shape(policy(service, cost_weight=0.02).decide(snapshot(0.0, (20,))))[0][0] == "light"
 
 
 def test_the_prediction_is_the_largest_second_of_the_look_back() -> None:

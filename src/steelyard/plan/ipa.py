@@ -15,6 +15,8 @@ accuracy floor or a cap of cores only point at it (`plan.accuracy.pick`).
   *relaxes* the SLO.
 - `wait` may be any model of `plan.waits`: `fill` is IPA's; `tail` reckons with busy replicas, and then up to
   `extra_replicas_max` more replicas than the rate needs are options as well.
+- PAS is a product. Where combinations of variants were measured, `front` takes their accuracies instead
+  (`plan.ipa_paths`).
 - delta only breaks ties: of equal points the one with smaller batches is taken.
 - Stages that branch are taken as if they came one after another, which is safe.
 
@@ -22,7 +24,7 @@ Source: Ghafouri et al., "IPA: Inference Pipeline Adaptation to Achieve High Acc
 Journal of Systems Research 4, 2024 (arXiv 2308.12871).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,8 +32,12 @@ import numpy as np
 from steelyard.core.errors import SpecError
 from steelyard.core.types import Frozen
 from steelyard.plan.ipa_front import TICKS, Front, Options
+from steelyard.plan.ipa_paths import Combination, PathFront
 from steelyard.plan.tails import RHO_MAX
 from steelyard.plan.waits import Load, wait_model
+
+AccuracyOf = Callable[[Mapping[str, str]], float]
+"""Accuracy of an answer, by the variant of each stage."""
 
 REPLICAS_MAX = 100
 _ROUNDING = 1e-9
@@ -133,9 +139,16 @@ class IpaFront:
         points: cores and accuracy both rise.
     """
 
-    def __init__(self, stages: Sequence[_StageOptions], cores_max: int | None) -> None:
+    def __init__(
+        self, stages: Sequence[_StageOptions], cores_max: int | None, accuracy_of: AccuracyOf | None
+    ) -> None:
         self._stages = stages
-        self._front = Front([stage.options for stage in stages], cost_max=cores_max)
+        options = [stage.options for stage in stages]
+        self._front: Front | PathFront
+        if accuracy_of is None:
+            self._front = Front(options, cost_max=cores_max)
+        else:
+            self._front = _of_paths(stages, cores_max, accuracy_of)
         pairs = zip(self._front.accuracy.tolist(), self._front.cost.tolist(), strict=True)
         self.points = tuple(IpaPoint(place, *pair) for place, pair in enumerate(pairs))
 
@@ -145,16 +158,37 @@ class IpaFront:
         return tuple(stage.planned[option] for stage, option in zip(self._stages, chosen, strict=True))
 
 
-def front(problem: IpaProblem) -> IpaFront:
+def front(problem: IpaProblem, *, accuracy_of: AccuracyOf | None = None) -> IpaFront:
     """The front of a problem.
+
+    Args:
+        problem: what is to be served.
+        accuracy_of: of a combination of variants, by stage; None: the product of the stages' accuracies.
 
     Raises:
         SpecError: no stage, no variant, a table of another length than the batch sizes, a value out of range,
-            or no such wait model.
+            no such wait model, or too many combinations to go through.
     """
     if not problem.stages or not problem.slo_s > 0 or not 0 <= problem.rate_rps < float("inf"):
         raise SpecError(f"{problem.service}: want stages, an SLO and a rate, got {problem}")
-    return IpaFront([_options(problem, stage) for stage in problem.stages], problem.cores_max)
+    options = [_options(problem, stage) for stage in problem.stages]
+    return IpaFront(options, problem.cores_max, accuracy_of)
+
+
+def _of_paths(stages: Sequence[_StageOptions], cores_max: int | None, accuracy_of: AccuracyOf) -> PathFront:
+    """The front by combinations; variants are numbered as they come."""
+    names = [list(dict.fromkeys(each.variant for each in stage.planned)) for stage in stages]
+    numbers = [
+        [known.index(each.variant) for each in stage.planned]
+        for stage, known in zip(stages, names, strict=True)
+    ]
+
+    def accuracy(chosen: Combination) -> float:
+        picked = zip(stages, names, chosen, strict=True)
+        return accuracy_of({stage.planned[0].stage: known[number] for stage, known, number in picked})
+
+    options = [stage.options for stage in stages]
+    return PathFront(options, numbers, accuracy, cost_max=cores_max)
 
 
 def _options(problem: IpaProblem, stage: IpaStage) -> _StageOptions:

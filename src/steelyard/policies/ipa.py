@@ -20,6 +20,8 @@ What differs from the release, and why:
 limits are 1.5 to 2 of its SLOs). A row is judged by its own age; in the release a batch is by its oldest's,
 also after it has run.
 
+Where a service states measured `path_accuracies`, they count instead of the product, up to 4096 combinations.
+
 Its baselines are options: `variants` (`any`; `lightest` is FA2-low, `heaviest` FA2-high: the least or the
 most accurate of each stage, batches and replicas by the same program), `replicas` of each stage, a number or
 by stage (RIM: fixed replicas, only variants and batches change). Others: `accuracy_weight` (1), `cost_weight`
@@ -31,10 +33,12 @@ cores of the first node.
 """
 
 from collections.abc import Mapping
+from math import prod
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from steelyard.core.accuracy import Accuracies
 from steelyard.core.errors import SpecError
 from steelyard.core.plan import (
     Decision,
@@ -51,6 +55,7 @@ from steelyard.core.types import Objective, Service, ServiceTimes, Stage, Varian
 from steelyard.plan.accuracy import accuracies, pick
 from steelyard.plan.ipa import IpaPlanned, IpaProblem, IpaStage, IpaVariant, front
 from steelyard.plan.ipa_base import LatencyS, base_cores, powers_of_two, shares_of_slo
+from steelyard.plan.ipa_paths import COMBINATIONS_MAX
 from steelyard.plan.themis import Choice
 from steelyard.policies.base import PolicyContext
 from steelyard.policies.fitting import fitted_choices
@@ -110,6 +115,8 @@ class IpaPolicy:
         self._tables = _tables(context, self._service)
         accuracy = number(self.name, options, "accuracy_weight", 1.0, least=0.0)
         cores = number(self.name, options, "cost_weight", 0.005, least=0.0)
+        counted = prod(len(tables.variants) for tables in self._tables) <= COMBINATIONS_MAX
+        self._paths = Accuracies(self._service) if self._service.path_accuracies and counted else None
         self._objective = self._service.objective or Objective(weights=(accuracy, cores, 0.0))
 
     def react(self, snapshot: ClusterSnapshot) -> Grants | None:  # noqa: ARG002
@@ -127,7 +134,7 @@ class IpaPolicy:
         view = next(v for v in snapshot.services if v.service == self._service.name)
         rate = (1 + self._margin) * max(view.arrival_rows_by_second[-self._look_s :], default=0)
         problem = self._problem(rate, cores)
-        found = front(problem)
+        found = front(problem, accuracy_of=self._accuracy_of if self._paths is not None else None)
         point = pick(found.points, self._objective, cores_max=cores)
         if point is None:
             return self._cut(problem, view, cores, node.name, next_at_s)
@@ -136,6 +143,11 @@ class IpaPolicy:
         others = [other for other in found.points if other.place == point.place - 1]
         runner_up = f"accuracy {others[0].accuracy:.4f} on {others[0].cores} cores" if others else ""
         return Decision(self._plan(planned, rate, node.name), next_at_s, reason, runner_up)
+
+    def _accuracy_of(self, variants: Mapping[str, str]) -> float:
+        """As measured end to end, where it was; else the product."""
+        assert self._paths is not None
+        return self._paths.of(variants)[0] or 0.0
 
     def _problem(self, rate: float, cores: int) -> IpaProblem:
         """The service as the program sees it; a replica leaves a core for each other stage."""
