@@ -15,8 +15,8 @@ from setuptools import Extension, setup
 COMPILED = {
     "core": (
         "admission", "assembly", "capacity", "choice", "dispatch", "estimate", "forming", "inputs",
-        "invariants", "lifecycle", "mix", "pipeline", "queue", "remaining", "requests", "residuals",
-        "routing", "service", "stage", "tally", "work",
+        "invariants", "item_mean", "lifecycle", "mix", "pipeline", "queue", "remaining", "requests",
+        "residuals", "routing", "service", "stage", "tally", "work",
     ),
     "control": (
         "desired", "grants", "ledger", "machine", "memory", "news", "rebuild", "reconcile", "starts",

@@ -8,13 +8,16 @@ from steelyard.core.commands import (
     Fail,
     ItemRows,
     ReleaseOutputs,
+    ReportWindow,
     RunBatch,
     Shed,
 )
 from steelyard.core.errors import SpecError
-from steelyard.core.events import BatchCompleted, ReplicaGone
+from steelyard.core.events import BatchCompleted, ReplicaGone, WindowClosed
+from steelyard.core.item_mean import ItemMean
 from steelyard.core.plan import StageRules
 from steelyard.core.service import ServiceMachine
+from steelyard.core.snapshot import ItemCell
 from steelyard.core.types import Input, Service, Stage, Tensor, TensorRef, Variant
 from steelyard.testing.bench import ServiceBench, batches, ends, sequences
 from steelyard.testing.builders import VARIANT, TableTimes, make_pipeline, make_plan
@@ -153,6 +156,45 @@ class TestCounts:
             bench.ready(replica_id, stage=name)
         # Behind crop: read with ceil(2.5) = 3 rows in 10 + 2 * 2 = 14 ms, then page in 10 ms.
         assert bench.machine.stages["crop"].remaining.after_s(0) == pytest.approx(0.024)
+
+
+class TestCountedLately:
+    def test_counts_outweigh_the_plan_soon_and_keep_up_with_what_changes(self) -> None:
+        counted = ItemMean(1.0)
+        counted.observe(8, 56)
+        assert counted.mean == pytest.approx(4.0)  # 8 rows of 1 as planned, 8 of 7 as counted
+        for _ in range(100):
+            counted.observe(8, 56)
+        assert counted.mean == pytest.approx(7.0, abs=0.05)
+        for _ in range(64):
+            counted.observe(8, 16)
+        # 512 rows of 2: each batch leaves 1 - 8/256 of the difference, and 0.969^64 is 0.131: 2 + 5 * 0.131.
+        assert counted.mean == pytest.approx(2.66, abs=0.02)
+
+    def test_more_rows_at_once_than_are_remembered_are_the_mean(self) -> None:
+        counted = ItemMean(9.0)
+        counted.observe(1000, 2000)
+        assert counted.mean == pytest.approx((8 * 9 + 2000) / 1008, abs=0.06)
+
+    def test_admission_and_deadlines_go_by_what_was_counted(self) -> None:
+        bench = ocr_bench(queue_rows_max=100)
+        assert bench.machine.stages["crop"].remaining.after_s(0) == pytest.approx(0.020)  # read and page
+        for _ in range(8):
+            bench.arrive()
+            bench.complete(1, items={"read": [7]}, service_s=0.010)
+            bench.complete(2, service_s=0.022)
+            bench.complete(3, service_s=0.010)
+        # 8 planned rows of 1 and 8 counted ones of 7: 4 lines a page, 10 + 3 * 2 ms, and page in 10 ms.
+        assert bench.machine.stages["read"].fan_out == pytest.approx(4.0)
+        assert bench.machine.stages["crop"].remaining.after_s(0) == pytest.approx(0.026)
+        (report,) = bench.tell(WindowClosed())
+        assert isinstance(report, ReportWindow)
+        assert report.window.items == (ItemCell("read", VARIANT, 8, 56),)
+        by_stage = {stage.stage: stage.fan_out for stage in report.window.stages}
+        assert by_stage == {"crop": None, "read": pytest.approx(4.0), "page": None}
+        (report,) = bench.tell(WindowClosed())
+        assert isinstance(report, ReportWindow)
+        assert report.window.items == ()
 
 
 class TestSources:

@@ -88,15 +88,15 @@ def _take_items(stage: Stage, state: StageState, where: str) -> None:
     """
     if not stage.items_of:
         return
-    state.maker = next((source for source in state.sources if source.name == stage.items_of), None)
-    if state.maker is None:
+    maker = next((source for source in state.sources if source.name == stage.items_of), None)
+    if maker is None:
         raise SpecError(f"{where} takes items of {stage.items_of}, which it is not after")
-    if state.maker.maker is not None:
+    if maker.maker is not None:
         raise SpecError(
-            f"{where} takes items of {stage.items_of}, which takes items of {state.maker.maker.name} itself: "
+            f"{where} takes items of {stage.items_of}, which takes items of {maker.maker.name} itself: "
             "want items of a stage that has the request's rows"
         )
-    state.maker.item_takers.append(state.name)
+    state.take_items_of(maker)
 
 
 def enter(opened: OpenRequest, stages: list[StageState]) -> None:

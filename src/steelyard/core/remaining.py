@@ -3,8 +3,9 @@
 A request has one absolute deadline, end to end. A piece is due at
 `deadline - reply_s - (longest path behind its stage of least service times)`: what finishes later cannot be
 answered in time, whatever happens behind. The least service time of a stage is that of one row of a request
-(`fan_out` rows there, at most a batch) on its largest ready replica with the variant that is fastest on it,
-as corrected live; without a ready replica, that of its first variant on as many cores as it can use.
+(`fan_out` rows there, as counted lately if they are items; at most a batch) on its largest ready replica with
+the variant that is fastest on it, as corrected live; without a ready replica, that of its first variant on as
+many cores as it can use.
 
 The rule leaves queueing behind a stage out, and so is a bound and not a share: no stage has a budget of its
 own, and the order of deadlines is the same at all stages. A piece's due time is set when it begins to wait,
@@ -35,6 +36,7 @@ class Remaining:
 
     def __init__(self, stage: Stage, estimator: Estimator, pool: ReplicaPool) -> None:
         self._fan_out = ceil(stage.fan_out)
+        self._fan_out_version = 0
         self.behind: list[Remaining] = []
         self._first = stage.variants[0]
         self._estimator = estimator
@@ -58,10 +60,16 @@ class Remaining:
         replica = self._largest_ready()
         return (0.0, ()) if replica is None else (replica.cores, replica.variants)
 
+    def expect(self, fan_out: float) -> None:
+        """It is given so many rows for each row of a request."""
+        if ceil(fan_out) != self._fan_out:
+            self._fan_out = ceil(fan_out)
+            self._fan_out_version += 1
+
     @property
     def version(self) -> int:
-        """Grows when this stage's replicas or corrections change."""
-        return self._pool.version + self._estimator.residuals.version
+        """Grows when this stage's replicas, corrections or rows change."""
+        return self._pool.version + self._estimator.residuals.version + self._fan_out_version
 
     def after_s(self, bucket: int) -> float:
         """Seconds that the longest path behind this stage takes at least; 0 at the end."""

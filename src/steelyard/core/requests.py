@@ -85,19 +85,21 @@ class OpenRequests:
         self._tally.failed += 1
         self._end(opened, Fail(opened.request.id, reason, message))
 
-    def keep(self, batch: Batch, event: BatchCompleted, takers: list[str]) -> None:
+    def keep(self, batch: Batch, event: BatchCompleted) -> None:
         """A batch is done; its outputs stay at least until `finish` has given its answers.
 
         Args:
             batch: that one.
-            event: says so.
-            takers: stages that take items of its rows, which must have been counted.
+            event: says so, and counts items for all stages that take them.
         """
         batch.outputs = event.outputs
-        for taker in takers:
-            counted = event.items.get(taker, ())
-            assert len(counted) == batch.rows, f"items for {taker} of {batch.rows} rows: {counted}"
-            assert min(counted) >= 0, f"items for {taker}: {counted}"
+        for taker in batch.pieces[0].visit.stage.item_takers:
+            counted = event.items.get(taker.name, ())
+            assert len(counted) == batch.rows, f"items for {taker.name} of {batch.rows} rows: {counted}"
+            assert min(counted) >= 0, f"items for {taker.name}: {counted}"
+            items = sum(counted)
+            taker.count_items(batch.rows, items)
+            self._tally.add_items(taker.name, batch.variant, batch.rows, items)
         if event.items:
             batch.items = event.items
         batch.holders = 1

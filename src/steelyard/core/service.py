@@ -241,7 +241,7 @@ class ServiceMachine:
                 batch.variant, batch.bucket, batch.rows, batch.cores, service_s, now_s=self._now_s
             )
         stage.pool.free(batch.replica)
-        self._requests.keep(batch, event, stage.item_takers)
+        self._requests.keep(batch, event)
         self._dispatch()
         self._requests.finish(batch, event, now_s=self._now_s)
         self._is_settled = not stage.followers  # only there could an answer have made something possible

@@ -30,6 +30,15 @@ class BusyCell(NamedTuple):
     busy_s: float
 
 
+class ItemCell(NamedTuple):
+    """Items that `stage` was given in a window: of `rows` rows that `variant` of their maker made."""
+
+    stage: str
+    variant: str
+    rows: int
+    items: int
+
+
 class StageWindow(Frozen, frozen=True):
     """One stage at the end of a window: what waits, how urgent it is, what runs."""
 
@@ -40,6 +49,8 @@ class StageWindow(Frozen, frozen=True):
     in_flight_rows: int
     service_ratio: float = 1.0
     """Live correction of the profile: observed over profiled service time, averaged over recent batches."""
+    fan_out: float | None = None
+    """Rows that it is given for each row of a request, as counted lately; None: as planned (`Stage`)."""
 
 
 class ServiceWindow(Frozen, frozen=True):
@@ -65,6 +76,7 @@ class ServiceWindow(Frozen, frozen=True):
     stages: tuple[StageWindow, ...]
     busy: tuple[BusyCell, ...] = ()
     budget_s_min: float | None = None
+    items: tuple[ItemCell, ...] = ()
 
 
 class ReplicaView(Frozen, frozen=True):

@@ -7,6 +7,7 @@ from steelyard.core.capacity import Capacity
 from steelyard.core.choice import Choice, make_choice
 from steelyard.core.estimate import Estimator
 from steelyard.core.inputs import spans_of
+from steelyard.core.item_mean import ItemMean
 from steelyard.core.lifecycle import Replica, ReplicaPool
 from steelyard.core.mix import VariantMix
 from steelyard.core.plan import StagePlan, VariantShare
@@ -29,11 +30,11 @@ class StageState:
         sources: the stages whose outputs it takes; none: it takes the requests' inputs.
         followers: the stages that take its outputs.
         maker: the stage whose items are its rows; None: the request's rows are.
-        item_takers: names of those that take its items.
+        item_takers: the stages that take its items.
         inputs: where each input comes from; empty: all are the request's.
         read: the sources of any of them.
         is_answer: its outputs are part of the answer.
-        fan_out: rows that it is given for each row of a request.
+        fan_out: rows that it is given for each row of a request; where it takes items, as counted lately.
         remaining: how long what is behind it takes at least.
         plan: its rules and limits; replicas come and go by their own events.
         choice: which variant runs a batch.
@@ -55,7 +56,8 @@ class StageState:
         self.sources: list[StageState] = []
         self.followers: list[StageState] = []
         self.maker: StageState | None = None
-        self.item_takers: list[str] = []
+        self.item_takers: list[StageState] = []
+        self._items = ItemMean(stage.fan_out)  # of each row of the maker
         self.inputs = stage.inputs
         self.read: list[StageState] = []
         self.is_answer = False
@@ -109,6 +111,19 @@ class StageState:
         """The service is served again."""
         self.is_draining = False
         self.adopt(self.plan)
+
+    def take_items_of(self, maker: StageState) -> None:
+        """Its rows are the items of another stage."""
+        self.maker = maker
+        maker.item_takers.append(self)
+        self._items = ItemMean(self.fan_out / maker.fan_out)
+
+    def count_items(self, rows: int, items: int) -> None:
+        """The stage's maker has made so many items of so many rows."""
+        assert self.maker is not None, self.name
+        self._items.observe(rows, items)
+        self.fan_out = self._items.mean * self.maker.fan_out
+        self.remaining.expect(self.fan_out)
 
     def due_s(self, due_s: float, bucket: int) -> float:
         """By when a request that is due at `due_s` must be done here."""

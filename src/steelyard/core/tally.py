@@ -7,7 +7,7 @@ The law, checked by `invariants` after every step in tests:
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from steelyard.core.snapshot import BusyCell, ServiceWindow, StageWindow
+from steelyard.core.snapshot import BusyCell, ItemCell, ServiceWindow, StageWindow
 from steelyard.core.stage import StageState
 from steelyard.core.types import Request
 from steelyard.core.work import Batch
@@ -27,7 +27,7 @@ class Counts(NamedTuple):
 
 
 class Tally:
-    """Counts since the start, of which a window is a difference; and busy time in the open window."""
+    """Counts since the start, of which a window is a difference; busy time and items in the open window."""
 
     def __init__(self) -> None:
         self.requests = 0
@@ -42,6 +42,7 @@ class Tally:
         self._from_s = 0.0
         self._budget_s_min: float | None = None
         self._busy: dict[tuple[str, str, int, float], list[float]] = {}
+        self._items: dict[tuple[str, str], list[int]] = {}
 
     @property
     def total(self) -> Counts:
@@ -78,6 +79,14 @@ class Tally:
         cell[0] += 1
         cell[1] += busy_s
 
+    def add_items(self, taker: str, variant: str, rows: int, items: int) -> None:
+        """A variant has made so many items of so many rows for a stage that takes them."""
+        cell = self._items.get((taker, variant))
+        if cell is None:
+            cell = self._items[taker, variant] = [0, 0]
+        cell[0] += rows
+        cell[1] += items
+
     def close(self, service: str, stages: Iterable[StageState], *, now_s: float) -> ServiceWindow:
         """What happened since the last window, and how the stages stand; opens the next window."""
         total, last = self.total, self._reported
@@ -96,11 +105,13 @@ class Tally:
             stages=tuple(_stage_window(stage, now_s) for stage in stages),
             busy=tuple(BusyCell(*key, int(batches), busy_s) for key, (batches, busy_s) in self._busy.items()),
             budget_s_min=self._budget_s_min,
+            items=tuple([ItemCell(*key, rows, items) for key, (rows, items) in self._items.items()]),
         )
         self._budget_s_min = None
         self._reported = total
         self._from_s = now_s
         self._busy = {}
+        self._items = {}
         return window
 
 
@@ -112,4 +123,5 @@ def _stage_window(stage: StageState, now_s: float) -> StageWindow:
         head_slack_s=stage.slack_s(now_s=now_s),
         in_flight_rows=sum(batch.rows for batch in stage.batches.values()),
         service_ratio=stage.estimator.residuals.mean_ratio,
+        fan_out=stage.fan_out if stage.maker is not None else None,
     )
