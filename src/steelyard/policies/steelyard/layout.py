@@ -7,7 +7,9 @@ are left as they are: they were right a window ago.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from steelyard.core.plan import ReplicaPlan, ServicePlan, StagePlan, VariantShare
+import msgspec
+
+from steelyard.core.plan import ReplicaPlan, ServicePlan, StagePlan, StageRules, VariantShare
 from steelyard.core.snapshot import ServiceView
 from steelyard.core.types import Service
 from steelyard.policies.sensing import latest_stage
@@ -16,22 +18,45 @@ from steelyard.policies.steelyard.reserve import PARKED_CORES, Crew, crew, parti
 from steelyard.policies.steelyard.sizing import EXACT, StageSizing
 from steelyard.policies.steelyard.targets import StageTarget
 
+FIT = StageRules(choice="fit")
+
 
 class StageLayout(NamedTuple):
-    """One stage: what its replicas can do and what it aims at."""
+    """One stage: what its replicas can do and what it aims at.
+
+    Attributes:
+        sizing: of the variant that is planned.
+        target: what it aims at.
+        resident: variants of its replicas; empty: the planned one.
+        limits: of the less accurate variants that may answer as well, in this order: their largest batches.
+        limit: replicas that fit the cluster's memory; None: as many as it likes.
+    """
 
     sizing: StageSizing
     target: StageTarget
+    resident: tuple[str, ...] = ()
+    limits: tuple[tuple[str, int], ...] = ()
+    limit: int | None = None
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Variants of a replica."""
+        return self.resident or (self.sizing.variant.name,)
 
     def plan(self, replicas: tuple[ReplicaPlan, ...]) -> StagePlan:
-        """The stage's plan with these replicas."""
+        """The stage's plan with these replicas; their variants become those of the layout."""
         name, target = self.sizing.variant.name, self.target
+        wanted = self.variants
+        if any(replica.variants != wanted for replica in replicas):
+            replicas = tuple([msgspec.structs.replace(r, variants=wanted) for r in replicas])
         return StagePlan(
             replicas,
-            (VariantShare(name, 1.0),),
+            (VariantShare(name, 1.0), *[VariantShare(lower, 0.0) for lower, _ in self.limits]),
             target.limit,
             budget_s=target.service_s + target.wait_s,
+            rules=FIT if self.limits else StageRules(),
             covers_starts=False,
+            rows_max=dict(self.limits),
         )
 
 
@@ -74,7 +99,7 @@ def first_plan(
         roomiest = max(free, key=lambda name: free[name])
         plans = {}
         for stage, wanted, size, placed in zip(stages, crews, sizes, nodes, strict=True):
-            resident = (stage.sizing.variant.name,)
+            resident = stage.variants
             replicas = [ReplicaPlan(size, resident, node) for node in placed]
             spare = max(0, wanted.wanted - len(placed)) if parks else 0
             replicas += [ReplicaPlan(0.0, resident, roomiest)] * spare
@@ -137,7 +162,7 @@ class Leaves:
 
     def _spare(self, view: ServiceView, stage: StageLayout, count: int, rate_rps: float, cores: float) -> int:
         """Replicas beyond those wanted; none while some start or more waits than is planned for."""
-        sizing, target = stage
+        sizing, target = stage.sizing, stage.target
         seen = latest_stage(view, sizing.stage.name)
         arriving = rate_rps * sizing.stage.fan_out
         if any(r.state == "starting" and r.stage == sizing.stage.name for r in view.replicas):
@@ -157,9 +182,12 @@ def stage_rates(sizing: StageSizing, target: StageTarget, cores: float) -> tuple
 
 def _crew(stage: StageLayout, rate_rps: float, room: float, largest: float) -> Crew:
     """What a stage wants when it begins, of `room` cores on nodes of at most `largest`."""
-    sizing, target = stage
+    sizing, target = stage.sizing, stage.target
     need = rate_rps * sizing.stage.fan_out
-    return crew(need, need, *stage_rates(sizing, target, largest), replicas_at_most(room, target.cores))
+    limit = replicas_at_most(room, target.cores)
+    if stage.limit is not None:
+        limit = min(limit, stage.limit)
+    return crew(need, need, *stage_rates(sizing, target, largest), limit)
 
 
 def _placed(counts: Sequence[int], sizes: Sequence[float], left: dict[str, float]) -> list[list[str]] | None:

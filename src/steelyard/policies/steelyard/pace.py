@@ -58,6 +58,7 @@ class StagePace:
     Attributes:
         sizing: what its replicas can do.
         target: what it aims at.
+        resident: variants of replicas that it starts.
         capacity_rps: of its live replicas with the cores they are to have, in real units.
         queue_rows: that wait.
     """
@@ -87,8 +88,27 @@ class StagePace:
         self._is_new = True
         self._reckoned: tuple[float, int, float] | None = None
 
-    def aim(self, target: StageTarget, most: float, limit: int) -> None:
-        """Work by these targets; `most` cores are of use to a replica, `limit` replicas fit the cluster."""
+    def aim(
+        self,
+        target: StageTarget,
+        most: float,
+        limit: int,
+        *,
+        sizing: StageSizing | None = None,
+        resident: tuple[str, ...] = (),
+    ) -> None:
+        """Work by these targets.
+
+        Args:
+            target: what the stage aims at.
+            most: cores that are of use to a replica.
+            limit: replicas that fit the cluster.
+            sizing: of the variant that is reckoned with from now on, if it is another one.
+            resident: variants of replicas that are started; empty: that one.
+        """
+        if sizing is not None:
+            self.sizing = sizing
+        self.resident = resident or (self.sizing.variant.name,)
         self.target = target
         self.most = most
         self.limit = limit

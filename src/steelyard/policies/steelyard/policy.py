@@ -9,29 +9,38 @@ One knob: `violation_target`, the share of requests that may miss the SLO; a set
 costs cores, higher saves some, as far as there are any to save (`demand`). `without` leaves out
 ingredients, for ablations.
 
+Where stages have several variants of known accuracy, the plan has a *level*: the most accurate variants that
+may answer (`levels`, `aim`, `standing`); less accurate ones stay resident (`residents`), and the data plane
+answers with them where the others would come too late.
+
 Parts of a core are used only where the node enforces them, and several services share it or one may not have
-a whole core. Of each stage the first variant: the one its owner prefers.
+a whole core.
 """
 
 from collections.abc import Iterable
 
+import msgspec
+
 from steelyard.core.errors import SpecError
-from steelyard.core.plan import Decision, Grants, Plan, ReplicaPlan, ServicePlan
+from steelyard.core.plan import Decision, Grants, Plan, ReplicaPlan, ServicePlan, StagePlan
 from steelyard.core.snapshot import ClusterSnapshot, NodeView, ServiceView
+from steelyard.core.types import Service
 from steelyard.policies.base import PolicyContext
 from steelyard.policies.options import nearest_first, number, refuse_unknown
+from steelyard.policies.steelyard.aim import Aim
 from steelyard.policies.steelyard.demand import VIOLATION_TARGET, ArrivalRate, slack_share
 from steelyard.policies.steelyard.layout import Leaves, StageLayout, first_plan
 from steelyard.policies.steelyard.pace import StagePace, replicas_at_most
 from steelyard.policies.steelyard.reaction import ServicePace, react
-from steelyard.policies.steelyard.sizing import EXACT, StageSizing
-from steelyard.policies.steelyard.targets import share_latency
+from steelyard.policies.steelyard.residents import room_bytes
+from steelyard.policies.steelyard.sizing import EXACT
+from steelyard.policies.steelyard.standing import Ground, Standing
 
 PERIOD_S = 1.0
 FRACTION = 0.25
-RATIO_STEP = 0.1
-"""Targets are made anew when observed service times have moved by so much of what was profiled."""
-INGREDIENTS = ("batching", "parking", "queue", "reserve")
+LOOK_S = 10
+"""Seconds whose largest rate the level is chosen for: bursts are the data plane's."""
+INGREDIENTS = ("batching", "parking", "queue", "reserve", "variants")
 
 
 class SteelyardPolicy:
@@ -48,29 +57,34 @@ class SteelyardPolicy:
         )
         self._share = slack_share(target)
         self._without = _ingredients(self.name, context.options.get("without", ()))
-        self._services = context.services
-        self._sizings = {
-            service.name: tuple(
-                StageSizing(stage, context.service_times[service.name, stage.name])
-                for stage in service.stages
-            )
-            for service in context.services.values()
+        self._services = {name: _capped(service) for name, service in context.services.items()}
+        times = {
+            name: {stage.name: context.service_times[name, stage.name] for stage in service.stages}
+            for name, service in self._services.items()
         }
-        self._layouts: dict[str, tuple[StageLayout, ...]] = {}
-        self._ratios: dict[str, tuple[float, ...]] = {}
+        self._standings = {
+            name: Standing(service, times[name], self._without) for name, service in self._services.items()
+        }
+        self._followed = {
+            name: Standing(service, times[name], self._without) for name, service in self._services.items()
+        }
+        self._aims = {name: Aim(service) for name, service in self._services.items()}
         self._paces: dict[str, ServicePace] = {}
         self._rates = {name: ArrivalRate() for name in context.services}
         reserves = "reserve" not in self._without
-        self._leaves = {
-            name: Leaves(service, reserves=reserves) for name, service in context.services.items()
-        }
+        self._leaves = {name: Leaves(service, reserves=reserves) for name, service in self._services.items()}
         self._decided_s: float | None = None
 
     def react(self, snapshot: ClusterSnapshot) -> Grants | None:
         """Cores, starts and cancellations of one window."""
+        ground: Ground | None = None
         for view in snapshot.services:
-            if self._retarget(view, snapshot) or view.service not in self._paces:
-                self._set_pace(view.service, snapshot)
+            standing = self._followed[view.service]
+            if view.service in self._paces and standing.is_current(view):
+                continue
+            ground = ground or self._ground(snapshot)
+            standing.follow(view, ground)
+            self._set_pace(view.service, snapshot)
         return react(snapshot, self._paces)
 
     def decide(self, snapshot: ClusterSnapshot) -> Decision:
@@ -82,15 +96,17 @@ class SteelyardPolicy:
         reasons: list[str] = []
         free = {node.name: node.cores for node in snapshot.nodes}
         largest = max(free.values())
+        ground = self._ground(snapshot)
         for view in snapshot.services:
-            self._retarget(view, snapshot)
             for replica in _wanted(view):
                 free[replica.node] = max(0.0, free.get(replica.node, 0.0) - replica.cores)
         views = sorted(snapshot.services, key=lambda v: -self._services[v.service].weight)
+        for view in views:
+            self._choose_level(view, snapshot, ground)
         kept = self._kept([view.service for view in views if view.desired is None], sum(free.values()))
         for view in views:
             rate = self._rates[view.service].update(view)
-            layouts = self._layouts[view.service]
+            layouts = self._standings[view.service].layouts
             if view.desired is None:
                 kept.pop(view.service, None)
                 plan = self._begin(view, rate, free, sum(free.values()) - sum(kept.values()))
@@ -104,14 +120,15 @@ class SteelyardPolicy:
             if plan != view.desired:
                 plans[view.service] = plan
             reasons.append(f"{view.service}: {rate:.1f} rows/s, {_words(plan)}")
-        other = "; ".join(filter(None, (_runner_up(name, found) for name, found in self._layouts.items())))
+        found = ((name, standing.layouts) for name, standing in self._standings.items() if standing.layouts)
+        other = "; ".join(filter(None, (_runner_up(name, layouts) for name, layouts in found)))
         return Decision(Plan(plans) if plans else None, now_s + PERIOD_S, "; ".join(reasons), other)
 
     def _kept(self, beginners: Iterable[str], free: float) -> dict[str, float]:
         """Cores that are kept for services that begin, heaviest first: none goes without for another."""
         kept: dict[str, float] = {}
         for name in beginners:
-            least = sum(target.least for _, target in self._layouts[name])
+            least = sum(layout.target.least for layout in self._standings[name].layouts)
             if least <= min(free, self._services[name].cores_max or free) + EXACT:
                 kept[name] = least
                 free -= least
@@ -124,7 +141,7 @@ class SteelyardPolicy:
         rate = max(rate, max(view.arrival_rows_by_second, default=0))
         return first_plan(
             view.service,
-            self._layouts[view.service],
+            self._standings[view.service].layouts,
             rate,
             free,
             cores_min=self._services[view.service].cores_min,
@@ -132,46 +149,58 @@ class SteelyardPolicy:
             parks=not self._without & {"parking", "reserve"},
         )
 
-    def _retarget(self, view: ServiceView, snapshot: ClusterSnapshot) -> bool:
-        """Share out a service's latency anew if its service times have changed; whether they had."""
+    def _choose_level(self, view: ServiceView, snapshot: ClusterSnapshot, ground: Ground) -> None:
+        """The level of a service's plan, for the largest rate of the last seconds."""
         name = view.service
-        sizings = self._sizings[name]
-        ratios = tuple(s.service_ratio for s in view.windows[-1].stages) if view.windows else ()
-        ratios = ratios or (1.0,) * len(sizings)
-        known = self._ratios.get(name)
-        if known is not None and all(
-            abs(now - then) <= RATIO_STEP * then for now, then in zip(ratios, known, strict=True)
-        ):
-            return False
-        self._ratios[name] = ratios
-        service = self._services[name]
-        node = max(snapshot.nodes, key=lambda n: n.cores)
-        for sizing in sizings:
-            sizing.step = self._step(node)
-            if "batching" in self._without:
-                sizing.rows_max = 1
-        cores = min(node.cores, service.cores_max or node.cores)
-        targets = share_latency(service, sizings, cores, ratios)
-        if "queue" in self._without:
-            targets = tuple(target._replace(wait_s=target.wait_s / 4) for target in targets)
-        for sizing, target, ratio in zip(sizings, targets, ratios, strict=True):
-            sizing.reckon_by(target.rows, target.cores, target.service_s / ratio)
-        self._layouts[name] = tuple(StageLayout(s, t) for s, t in zip(sizings, targets, strict=True))
-        return True
+        standing = self._standings[name]
+        standing.look(view, ground)
+        level = self._aims[name].choose(
+            standing.front,
+            view,
+            max(self._rates[name].update(view), *view.arrival_rows_by_second[-LOOK_S:], 0),
+            self._affordable(view, snapshot, ground),
+            ratios=standing.ratios,
+            step=ground.step,
+            now_s=snapshot.now_s,
+        )
+        standing.stand(level.variants, ground)
+
+    def _affordable(self, view: ServiceView, snapshot: ClusterSnapshot, ground: Ground) -> float:
+        """Cores that a service can have: what others leave, its share by weight at least, and its limit."""
+        service = self._services[view.service]
+        others = sum(
+            replica.cores for other in snapshot.services if other is not view for replica in _wanted(other)
+        )
+        share = service.weight / sum(each.weight for each in self._services.values())
+        cores = max(ground.cores - others, share * ground.cores)
+        return min(cores, service.cores_max or cores)
+
+    def _ground(self, snapshot: ClusterSnapshot) -> Ground:
+        largest = max(snapshot.nodes, key=lambda n: n.cores)
+        cores = sum(node.cores for node in snapshot.nodes)
+        return Ground(largest, cores, self._step(largest), room_bytes(snapshot.nodes, self._services))
 
     def _set_pace(self, name: str, snapshot: ClusterSnapshot) -> None:
         """Let the reaction work by the targets of the moment."""
+        layouts = self._followed[name].layouts
         if name not in self._paces:
             stages = [
-                StagePace(s, share=self._share, window_s=snapshot.window_s, without=self._without)
-                for s in self._sizings[name]
+                StagePace(layout.sizing, share=self._share, window_s=snapshot.window_s, without=self._without)
+                for layout in layouts
             ]
             self._paces[name] = ServicePace(self._services[name], stages)
         cores = sum(node.cores for node in snapshot.nodes)
         largest = max(node.cores for node in snapshot.nodes)
-        for pace, layout in zip(self._paces[name].stages.values(), self._layouts[name], strict=True):
+        for pace, layout in zip(self._paces[name].stages.values(), layouts, strict=True):
             base = layout.target.cores
-            pace.aim(layout.target, layout.sizing.cores_most(base, largest), replicas_at_most(cores, base))
+            limit = replicas_at_most(cores, base)
+            pace.aim(
+                layout.target,
+                layout.sizing.cores_most(base, largest),
+                limit if layout.limit is None else min(limit, layout.limit),
+                sizing=layout.sizing,
+                resident=layout.variants,
+            )
 
     def _step(self, node: NodeView) -> float:
         limits = (service.cores_max for service in self._services.values())
@@ -194,6 +223,14 @@ def _ingredients(policy: str, value: object) -> frozenset[str]:
     return names
 
 
+def _capped(service: Service) -> Service:
+    """The service with its objective's cap of cores, if that is tighter than its own."""
+    cap = service.objective.cost_max_cores if service.objective is not None else None
+    if cap is None or (service.cores_max is not None and service.cores_max <= cap):
+        return service
+    return msgspec.structs.replace(service, cores_max=cap)
+
+
 def _wanted(view: ServiceView) -> Iterable[ReplicaPlan]:
     """Replicas that the present plan wants."""
     if view.desired is None:
@@ -204,15 +241,21 @@ def _wanted(view: ServiceView) -> Iterable[ReplicaPlan]:
 def _words(plan: ServicePlan) -> str:
     return ", ".join(
         f"{name}: {sum(r.cores > 0 for r in stage.replicas)} of {len(stage.replicas)} replicas active on "
-        f"{sum(r.cores for r in stage.replicas):g} cores, batches up to {stage.batch_rows_max}"
+        f"{sum(r.cores for r in stage.replicas):g} cores, batches up to {stage.batch_rows_max}{_level(stage)}"
         for name, stage in plan.stages.items()
     )
+
+
+def _level(stage: StagePlan) -> str:
+    """Who answers, where there are several."""
+    planned, *lower = [share.variant for share in stage.mix]
+    return f" of {planned}, or of {', '.join(lower)} where that would come too late" if lower else ""
 
 
 def _runner_up(service: str, layouts: tuple[StageLayout, ...]) -> str:
     """Replicas of the next larger size, and what their rows would cost."""
     words = []
-    for sizing, target in layouts:
+    for sizing, target in ((layout.sizing, layout.target) for layout in layouts):
         larger = target.cores + sizing.step
         if larger <= sizing.variant.cores_max:
             now, then = sizing.core_s(target.rows, target.cores), sizing.core_s(target.rows, larger)

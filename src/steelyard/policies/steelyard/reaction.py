@@ -172,7 +172,7 @@ def _starts(view: ServiceView, wish: Wish, free: dict[str, float], service: Serv
             break
         free[node] -= base
         room -= base
-        plan = ReplicaPlan(base, (wish.pace.sizing.variant.name,), node)
+        plan = ReplicaPlan(base, wish.pace.resident, node)
         grants.append(GrantStart(view.service, wish.pace.sizing.stage.name, plan))
     return grants
 

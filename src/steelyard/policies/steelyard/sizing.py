@@ -1,4 +1,4 @@
-"""What one stage's replicas can do, on the first of its variants: the one that its owner prefers.
+"""What one stage's replicas can do with one of its variants.
 
 All times are the profile's. Callers multiply them with the ratio of what is observed to what was profiled,
 which takes in what no profile knows: neighbours, throttling, the mix of shape buckets.
@@ -14,18 +14,26 @@ EXACT = 1e-9
 
 
 class StageSizing:
-    """One stage of a service: times, costs and rates by rows and cores, remembered.
+    """One variant of a stage: times, costs and rates by rows and cores, remembered.
+
+    Args:
+        stage: which.
+        times: of its variants.
+        variant: name of the variant; empty for the first, the one that its owner prefers.
 
     Attributes:
         stage: which.
-        variant: its first.
+        variant: of it.
         rows_max: largest batch that may be chosen.
         step: the unit in which a replica's cores grow.
     """
 
-    def __init__(self, stage: Stage, times: ServiceTimes) -> None:
+    def __init__(self, stage: Stage, times: ServiceTimes, variant: str = "") -> None:
         self.stage = stage
         self.variant = stage.variants[0]
+        for other in stage.variants:
+            if other.name == variant:
+                self.variant = other
         self.rows_max = self.variant.batch_rows_max
         self.step = 1.0
         self._times = times

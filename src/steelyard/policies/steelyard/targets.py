@@ -94,12 +94,18 @@ def share_latency(
         wait_s = max(WAIT_S_MIN, spare_s * (choice.service_s / path_s + 1.0 / depth) / 2)
         is_last = sizing.stage.name not in followed
         most_s = (choice.service_s + LIMIT_WAITS * wait_s * is_last) / ratio
-        limit = choice.rows
-        while limit < sizing.rows_max and sizing.tail_s(limit + 1, choice.cores) <= most_s:
-            limit += 1
+        limit = rows_within(sizing, choice.cores, most_s, choice.rows)
         least = _least(sizing, choice, ratio)
         targets.append(choice._replace(wait_s=wait_s, limit=limit, least=least))
     return tuple(targets)
+
+
+def rows_within(sizing: StageSizing, cores: float, most_s: float, least: int = 1) -> int:
+    """The largest batch, of at least `least` rows, whose 0.99 quantile is at most `most_s`."""
+    rows = least
+    while rows < sizing.rows_max and sizing.tail_s(rows + 1, cores) <= most_s:
+        rows += 1
+    return rows
 
 
 def _price(sizing: StageSizing, choice: StageTarget) -> float:

@@ -1,0 +1,187 @@
+"""The third axis: what accuracy costs. A *level* is one choice of a variant for each stage.
+
+Of all levels that can meet the SLO, those on the front count: no other one, and no mixture of two others, is
+as accurate at as few core-seconds a request. One that lies below that line is not worth a batch: some answers
+of the level above it and some of the one below are more accurate at the same cost. The accuracy of a level is
+the measured one of its path where there is one, else the product of its stages'. Where a stage has several
+variants and the accuracy of one is not known, there is nothing to weigh: the first variants of all stages are
+the only level.
+
+The cost of a variant is that of its cheapest batch and size which take no longer than a service may spend on
+serving: exact for one stage, a little too low for pipelines, whose stages share that time.
+
+Only variants for cores count. Devices are planned by other policies.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from math import ceil, prod
+from typing import NamedTuple
+
+from steelyard.core.types import PathAccuracy, Service, Stage, Variant
+from steelyard.policies.steelyard.sizing import EXACT, StageSizing
+from steelyard.policies.steelyard.targets import SERVICE_SHARE
+
+LEVELS_MAX = 1024
+"""Choices that are looked at one by one; beyond, stages are lowered one after the other."""
+BUSY_MAX = 0.9
+"""Part of its cores that a stage uses at most, where a level is said to be affordable."""
+
+Menu = Mapping[str, StageSizing]
+"""The sizings of a stage's variants, by name."""
+
+
+class Level(NamedTuple):
+    """One choice of a variant for each stage.
+
+    Attributes:
+        variants: by stage, in the service's order.
+        accuracy: of an answer; None if it is not known.
+        core_s: core-seconds for one row of a request, by stage; empty for the only level there is.
+    """
+
+    variants: tuple[str, ...]
+    accuracy: float | None
+    core_s: tuple[float, ...]
+
+    def cores(self, rate_rps: float, ratios: Sequence[float], step: float) -> float:
+        """Cores, in steps, on which `rate_rps` rows a second keep no stage busier than `BUSY_MAX`."""
+        needs = (rate_rps * s * ratio / BUSY_MAX for s, ratio in zip(self.core_s, ratios, strict=True))
+        return sum((step * max(1, ceil(need / step - EXACT)) for need in needs), 0.0)
+
+
+def menus_of(service: Service, sizings: Mapping[str, Menu]) -> tuple[Menu, ...]:
+    """What may be chosen for each stage: its variants for cores; the first alone where accuracies lack."""
+    offered = [[v for v in stage.variants if v.device == "cpu"] for stage in service.stages]
+    if any(v.accuracy is None for variants in offered if len(variants) > 1 for v in variants):
+        offered = [variants[:1] for variants in offered]
+    return tuple(
+        {variant.name: sizings[stage.name][variant.name] for variant in variants or stage.variants[:1]}
+        for stage, variants in zip(service.stages, offered, strict=True)
+    )
+
+
+def front_of(service: Service, menus: Sequence[Menu], cores: float, ratios: Sequence[float]) -> list[Level]:
+    """The levels that count, the most accurate and dearest first; at least one.
+
+    Args:
+        service: its stages, SLO and measured paths.
+        menus: of its stages.
+        cores: that one replica may have at most.
+        ratios: observed over profiled service times, by stage.
+    """
+    if all(len(menu) == 1 for menu in menus):
+        only = tuple(next(iter(menu)) for menu in menus)
+        return [Level(only, path_accuracy(service, only), ())]
+    available_s = service.slo_s - service.reply_s
+    costs = [
+        {name: _cost(sizing, cores, ratio, SERVICE_SHARE * available_s) for name, sizing in menu.items()}
+        for menu, ratio in zip(menus, ratios, strict=True)
+    ]
+    choices = _choices(service, costs)
+    quickest = [
+        {name: _quickest_s(sizing, cores) * ratio for name, sizing in menu.items()}
+        for menu, ratio in zip(menus, ratios, strict=True)
+    ]
+    in_time = [c for c in choices if _path_s(service, quickest, c) <= available_s]
+    levels = [_level(service, costs, choice) for choice in in_time]
+    if not levels:  # none meets the SLO: the fastest misses it by least
+        fastest = min(choices, key=lambda choice: _path_s(service, quickest, choice))
+        return [_level(service, costs, fastest)]
+    levels.sort(key=lambda level: (sum(level.core_s), -(level.accuracy or 0.0)))
+    front: list[Level] = []
+    for level in levels:
+        if front and (level.accuracy or 0.0) <= (front[-1].accuracy or 0.0) + EXACT:
+            continue
+        while len(front) > 1 and _gain(front[-1], level) >= _gain(front[-2], front[-1]):
+            front.pop()
+        front.append(level)
+    return front[::-1]
+
+
+def _gain(lower: Level, upper: Level) -> float:
+    """Accuracy that a further core-second buys between two levels."""
+    more_s = sum(upper.core_s) - sum(lower.core_s)
+    return ((upper.accuracy or 0.0) - (lower.accuracy or 0.0)) / max(more_s, EXACT)
+
+
+def path_accuracy(service: Service, variants: Sequence[str]) -> float | None:
+    """Of an answer by these variants, stage by stage: as measured, else the product; None if not known."""
+    chosen = dict(zip((stage.name for stage in service.stages), variants, strict=True))
+    for path in service.path_accuracies:
+        if _is_on(path, chosen):
+            return path.accuracy
+    known = [_accuracy(stage, chosen[stage.name]) for stage in service.stages]
+    return prod(a for a in known if a is not None) if None not in known else None
+
+
+def _is_on(path: PathAccuracy, chosen: Mapping[str, str]) -> bool:
+    return all(chosen.get(stage) == variant for stage, variant in path.variants.items())
+
+
+def _accuracy(stage: Stage, name: str) -> float | None:
+    """Of a variant; the only one of a stage counts as 1 where nobody has said, since it is given."""
+    variant = variant_of(stage, name)
+    return 1.0 if variant.accuracy is None and len(stage.variants) == 1 else variant.accuracy
+
+
+def variant_of(stage: Stage, name: str) -> Variant:
+    """The variant of that name."""
+    return next(variant for variant in stage.variants if variant.name == name)
+
+
+def _choices(service: Service, costs: Sequence[Mapping[str, float]]) -> list[tuple[str, ...]]:
+    """All choices; if there are too many, those met when stages are lowered one by one at the best price."""
+    if prod(len(of_stage) for of_stage in costs) <= LEVELS_MAX:
+        return list(product(*costs))
+    stages = service.stages
+    ranked = [
+        sorted(of_stage, key=lambda name: (-(_accuracy(stage, name) or 0.0), of_stage[name]))
+        for stage, of_stage in zip(stages, costs, strict=True)
+    ]
+    places = [0] * len(stages)
+    met = [tuple(names[0] for names in ranked)]
+    while any(place + 1 < len(names) for place, names in zip(places, ranked, strict=True)):
+        index = min(
+            (i for i, names in enumerate(ranked) if places[i] + 1 < len(names)),
+            key=lambda i: (_price(stages[i], costs[i], *ranked[i][places[i] : places[i] + 2]), i),
+        )
+        places[index] += 1
+        met.append(tuple(names[place] for place, names in zip(places, ranked, strict=True)))
+    return met
+
+
+def _price(stage: Stage, costs: Mapping[str, float], before: str, after: str) -> float:
+    """Accuracy that is lost, as a ratio, for a core-second saved."""
+    saved = costs[before] - costs[after]
+    lost = 1.0 - (_accuracy(stage, after) or 0.0) / max(_accuracy(stage, before) or 0.0, EXACT)
+    return lost / saved if saved > 0 else float("inf")
+
+
+def _level(service: Service, costs: Sequence[Mapping[str, float]], choice: tuple[str, ...]) -> Level:
+    core_s = tuple(of_stage[name] for of_stage, name in zip(costs, choice, strict=True))
+    return Level(choice, path_accuracy(service, choice), core_s)
+
+
+def _cost(sizing: StageSizing, cores: float, ratio: float, within_s: float) -> float:
+    """Core-seconds of the stage's rows for one row of a request, at its cheapest batch and size."""
+    points = [(rows, size) for size in _sizes(sizing, cores) for rows in range(1, sizing.rows_max + 1)]
+    in_time = [point for point in points if sizing.tail_s(*point) * ratio <= within_s]
+    cheapest = min(sizing.core_s(*point) for point in in_time or points[:1])
+    return sizing.stage.fan_out * cheapest
+
+
+def _quickest_s(sizing: StageSizing, cores: float) -> float:
+    return min(sizing.tail_s(1, size) for size in _sizes(sizing, cores))
+
+
+def _sizes(sizing: StageSizing, cores: float) -> list[float]:
+    return sizing.sizes(min(cores, sizing.variant.cores_max))
+
+
+def _path_s(service: Service, seconds: Sequence[Mapping[str, float]], choice: Sequence[str]) -> float:
+    """Seconds of the longest path."""
+    ends: dict[str, float] = {}
+    for stage, of_stage, name in zip(service.stages, seconds, choice, strict=True):
+        ends[stage.name] = max((ends[source] for source in stage.after), default=0.0) + of_stage[name]
+    return max(ends.values())

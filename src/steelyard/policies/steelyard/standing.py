@@ -1,0 +1,165 @@
+"""Where a service stands: the level of its plan, and what its stages aim at there.
+
+Made anew when observed service times have moved by `RATIO_STEP` of what was profiled, or when the level
+changes. `decide` chooses the level; `react`, in another process, reads it off the plan.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from steelyard.core.plan import ServicePlan
+from steelyard.core.snapshot import NodeView, ServiceView
+from steelyard.core.types import Service, ServiceTimes
+from steelyard.policies.steelyard.layout import StageLayout
+from steelyard.policies.steelyard.levels import Level, Menu, front_of, menus_of
+from steelyard.policies.steelyard.residents import replicas_at_most, resident
+from steelyard.policies.steelyard.sizing import StageSizing
+from steelyard.policies.steelyard.targets import LIMIT_WAITS, rows_within, share_latency
+
+RATIO_STEP = 0.1
+
+
+class Ground(NamedTuple):
+    """What the nodes offer.
+
+    Attributes:
+        largest: cores of the largest node.
+        cores: of all nodes.
+        step: in which cores are given.
+        room_bytes: memory of a stage's replicas together; 0: as much as they like.
+    """
+
+    largest: NodeView
+    cores: float
+    step: float
+    room_bytes: int
+
+
+class Standing:
+    """One service.
+
+    Args:
+        service: which.
+        times: service times by stage.
+        without: ingredients left out.
+
+    Attributes:
+        service: which.
+        layouts: of its stages, in its order, at the level of the moment.
+        ratios: observed over profiled service times, by which they were made.
+        front: the levels that count, the most accurate first.
+    """
+
+    def __init__(self, service: Service, times: Mapping[str, ServiceTimes], without: Collection[str]) -> None:
+        self.service = service
+        self._without = without
+        menus = {
+            stage.name: {v.name: StageSizing(stage, times[stage.name], v.name) for v in stage.variants}
+            for stage in service.stages
+        }
+        self._menus: tuple[Menu, ...] = menus_of(service, menus)
+        if "variants" in without:
+            self._menus = tuple({name: menu[name] for name in list(menu)[:1]} for menu in self._menus)
+        self.layouts: tuple[StageLayout, ...] = ()
+        self.ratios: tuple[float, ...] = ()
+        self.front: list[Level] = []
+        self._variants: tuple[str, ...] = ()
+        self._is_plain = all(len(menu) == 1 for menu in self._menus)
+
+    def is_current(self, view: ServiceView) -> bool:
+        """Whether neither service times nor the plan's level have changed."""
+        if not self._variants or self._has_moved(view):
+            return False
+        return self._is_plain or self._planned(view.desired) == self._variants
+
+    def follow(self, view: ServiceView, ground: Ground) -> None:
+        """Aim by the level of the plan, and start replicas with what those of the plan have resident."""
+        self._observe(view, ground)
+        self._variants = self._planned(view.desired)
+        layouts = self._plain(ground)
+        if view.desired is not None and not self._is_plain:
+            replicas = [view.desired.stages[layout.sizing.stage.name].replicas for layout in layouts]
+            layouts = tuple(
+                layout._replace(resident=of_stage[0].variants) if of_stage else layout
+                for layout, of_stage in zip(layouts, replicas, strict=True)
+            )
+        self.layouts = layouts
+
+    def look(self, view: ServiceView, ground: Ground) -> None:
+        """Make the front anew if service times have changed."""
+        if self._has_moved(view):
+            self._observe(view, ground)
+            self.front = front_of(self.service, self._menus, self._cores(ground), self.ratios)
+            self._variants = ()
+
+    def stand(self, variants: tuple[str, ...], ground: Ground) -> None:
+        """Aim by a level from now on, and keep others resident."""
+        if self._variants != variants:
+            self._variants = variants
+            plain = self._plain(ground)
+            self.layouts = tuple(self._varied(i, layout, ground) for i, layout in enumerate(plain))
+
+    def _planned(self, plan: ServicePlan | None) -> tuple[str, ...]:
+        """The level of a plan; the first variants without one, or where it is not to be had."""
+        names = [next(iter(menu)) for menu in self._menus]
+        for index, stage in enumerate(self.service.stages if plan is not None else ()):
+            assert plan is not None
+            planned = plan.stages[stage.name].mix[0].variant
+            if planned in self._menus[index]:
+                names[index] = planned
+        return tuple(names)
+
+    def _observe(self, view: ServiceView, ground: Ground) -> None:
+        self.ratios = self._observed(view)
+        for menu in self._menus:
+            for sizing in menu.values():
+                sizing.step = ground.step
+                if "batching" in self._without:
+                    sizing.rows_max = 1
+
+    def _observed(self, view: ServiceView) -> tuple[float, ...]:
+        ratios = tuple(s.service_ratio for s in view.windows[-1].stages) if view.windows else ()
+        return ratios or (1.0,) * len(self._menus)
+
+    def _has_moved(self, view: ServiceView) -> bool:
+        """Whether the present layouts were made for other service times."""
+        if not self.ratios:
+            return True
+        pairs = zip(self._observed(view), self.ratios, strict=True)
+        return any(abs(now - then) > RATIO_STEP * then for now, then in pairs)
+
+    def _plain(self, ground: Ground) -> tuple[StageLayout, ...]:
+        """Layouts at the level, of the planned variants alone."""
+        sizings = tuple(menu[name] for menu, name in zip(self._menus, self._variants, strict=True))
+        targets = share_latency(self.service, sizings, self._cores(ground), self.ratios)
+        if "queue" in self._without:
+            targets = tuple(target._replace(wait_s=target.wait_s / 4) for target in targets)
+        for sizing, target, ratio in zip(sizings, targets, self.ratios, strict=True):
+            sizing.reckon_by(target.rows, target.cores, target.service_s / ratio)
+        return tuple(StageLayout(s, t) for s, t in zip(sizings, targets, strict=True))
+
+    def _cores(self, ground: Ground) -> float:
+        """Cores that one replica may have at most."""
+        return min(ground.largest.cores, self.service.cores_max or ground.largest.cores)
+
+    def _varied(self, index: int, layout: StageLayout, ground: Ground) -> StageLayout:
+        """The layout with the other variants that its replicas keep resident, and within memory."""
+        menu, sizing, target = self._menus[index], layout.sizing, layout.target
+        order = self._order(index, sizing.variant.name)
+        bytes_of = {name: menu[name].variant.memory_bytes for name in order}
+        room = ground.room_bytes
+        replicas = max(1, int(ground.cores / target.cores))
+        names = resident(order, sizing.variant.name, bytes_of, room // replicas)
+        limit = replicas_at_most(sum(bytes_of[name] for name in names), room, replicas) if room else None
+        followed = {source for stage in self.service.stages for source in stage.after}
+        wait_s = LIMIT_WAITS * target.wait_s * (sizing.stage.name not in followed)
+        most_s = (target.service_s + wait_s) / self.ratios[index]
+        lower = [name for name in names if order.index(name) > order.index(sizing.variant.name)]
+        limits = tuple((name, rows_within(menu[name], target.cores, most_s)) for name in lower)
+        return layout._replace(resident=names, limits=limits, limit=limit)
+
+    def _order(self, index: int, planned: str) -> list[str]:
+        """A stage's variants that are on the front, the most accurate and slowest first."""
+        names = {level.variants[index] for level in self.front} | {planned}
+        menu = self._menus[index]
+        return sorted(names, key=lambda name: (-(menu[name].variant.accuracy or 0.0), name))
