@@ -30,7 +30,7 @@ from steelyard.plan.linear import GAP, INFINITY, TREE_NODES_MAX, Program
 
 UNSERVED = 100.0
 """Accuracy that a row which is not served costs: serving comes before accuracy."""
-KEEP = 1e-4
+KEEP = 0.01
 """What it is worth to leave one of all devices as it is, in accuracy of the whole demand."""
 _ROUNDING = 1e-6
 
