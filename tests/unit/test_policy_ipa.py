@@ -110,6 +110,8 @@ def test_baselines_fix_variants_or_replicas() -> None:
     fixed = {"detect": 3, "classify": 2}
     assert shape(policy(replicas=fixed).decide(seen)) == [("heavy", 3, 1.0, 2), ("only", 2, 1.0, 1)]
     assert shape(policy(replicas=fixed).decide(snapshot(0.0, (30,))))[0] == ("light", 3, 1.0, 1)
+    dotted = {"video.detect": 2, "other.read": 1}
+    assert shape(policy(replicas=dotted).decide(seen))[0] == ("light", 2, 1.0, 1)
 
 
 def test_what_does_not_fit_is_the_cheapest_plan_cut() -> None:

@@ -269,14 +269,25 @@ def _sized(tables: _Tables, variant: Variant, cores: int, rows: tuple[int, ...])
 
 
 def _replicas(options: Mapping[str, object], service: Service) -> dict[str, int]:
-    """The option `replicas`, by stage; empty where it is not given."""
+    """The option `replicas`, by stage; empty where it is not given.
+
+    Keys are `stage`, or `service.stage`; those of other services are not looked at.
+    """
     if "replicas" not in options:
         return {}
     value = options["replicas"]
     names = [stage.name for stage in service.stages]
-    by_stage = value if isinstance(value, Mapping) else dict.fromkeys(names, value)
+    by_stage = dict.fromkeys(names, value)
+    if isinstance(value, Mapping):
+        own = f"{service.name}."
+        by_stage = {str(key).removeprefix(own): value[key] for key in value if _is_of(own, str(key))}
     refuse_unknown(f"{IpaPolicy.name}: replicas", by_stage, names)
     return {name: integer(IpaPolicy.name, by_stage, name, 1, least=1) for name in by_stage}
+
+
+def _is_of(own: str, key: str) -> bool:
+    """Whether a key `stage` or `service.stage` is of the service with the prefix `own`."""
+    return "." not in key or key.startswith(own)
 
 
 def _one_of(options: Mapping[str, object], key: str, known: tuple[str, ...]) -> str:
