@@ -275,3 +275,8 @@ def test_clients_of_other_hosts_have_no_part_in_it(client: Client, address: str)
     line = "input 'x' is in shared memory, which only clients on the server's host may use"
     assert (answer.status, answer.json()["error"]) == (400, line)
     assert len(client.status()) == 1
+
+
+def test_what_a_proxy_hands_on_is_not_of_this_host(client: Client) -> None:
+    answer = ask_app(client.app, "GET", STATUS, headers={"X-Forwarded-For": "127.0.0.1"})
+    assert answer.status == 400

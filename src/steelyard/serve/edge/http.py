@@ -95,7 +95,7 @@ class EdgeApp:
             finally:
                 self._bodies.release(chunks)
             self._check_json_size(len(body))
-            answer = page(Call(body, is_local(scope)))
+            answer = page(Call(body, is_local(scope, headers)))
             return answer if isinstance(answer, Reply) else await answer
         except RefusedError as error:
             return error.reply()
@@ -106,7 +106,7 @@ class EdgeApp:
         self, route: Route, scope: MutableMapping[str, Any], receive: Receive, send: Send
     ) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        regions = self._regions if is_local(scope) else None
+        regions = self._regions if is_local(scope, headers) else None
         request_id = RequestId(self._intake.front_end, next(self._sequence))
         exchange = Exchange(
             route,

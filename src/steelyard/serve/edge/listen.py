@@ -1,8 +1,9 @@
 """The HTTP listener: uvicorn on the running loop, with signals left to whoever owns the process.
 
 Rules of this file, beyond what uvicorn does by itself:
-- Heads of requests and idle new connections are bounded, in bytes and in time, as bodies are (`receive.py`);
-  connections take at most half of the process's file descriptors, so that workers can always be started.
+- Heads of requests and idle new connections are bounded, in bytes and in time, as bodies are (`receive.py`),
+  and a client has a limited time to read its answer; connections take at most half of the process's file
+  descriptors, so that workers can always be started.
 - Stopping need not drop requests that are on their way over kept-alive connections: for as long as the caller
   says such connections stay open, and what comes in is answered with `Connection: close`.
 """
@@ -27,6 +28,10 @@ BACKLOG = 2048
 CONNECTIONS_MAX = 8192
 HEAD_BYTES_MAX = 1 << 20
 """Far above any real head, and above what one read from a socket can hold of earlier requests' bodies."""
+HEAD_S_MAX = 30.0
+"""For a request's head, from its first byte on."""
+ANSWER_S_MAX = 120.0
+"""For a client to read an answer that does not fit the sockets' buffers; then the connection is cut."""
 POLL_S = 0.01
 _CLOSE = (b"connection", b"close")
 
@@ -36,10 +41,12 @@ class ListenError(SteelyardError):
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's protocol with bounded heads; connections that never ask for anything are closed."""
+    """uvicorn's protocol with bounded heads and answers; connections that never ask for anything end."""
 
     _in_head = False
     _head_bytes = 0
+    _head_timer: asyncio.TimerHandle | None = None
+    _answer_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
@@ -47,12 +54,18 @@ class _Protocol(HttpToolsProtocol):
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_head_timer()
+        self._stop_answer_timer()
+        super().connection_lost(exc)
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head, self._head_bytes = True, 0
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._stop_head_timer()
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
@@ -61,6 +74,37 @@ class _Protocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
                 self.send_400_response("The head of the request is too large.")
+        # Bytes have ended the wait for a request, of which not even the head is here (empty lines, too).
+        if self._head_timer is None and (self._in_head or self._is_idle()):
+            self._head_timer = self.loop.call_later(HEAD_S_MAX, self._head_is_late)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._answer_timer = self.loop.call_later(ANSWER_S_MAX, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_answer_timer()
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if not self._is_idle():  # an earlier request is being answered: a later byte starts the timer anew
+            return
+        if not self.transport.is_closing():
+            self.send_400_response(f"The head of the request did not arrive within {HEAD_S_MAX:g} s.")
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _stop_answer_timer(self) -> None:
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None
 
 
 class _Server(uvicorn.Server):
@@ -152,6 +196,7 @@ async def serve_http(
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         backlog=BACKLOG,
         limit_concurrency=min(CONNECTIONS_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2),
         timeout_keep_alive=KEEP_ALIVE_S,

@@ -7,7 +7,7 @@ The rules of this file:
 - A region's file stays open as long as anything refers to it: a request under way writes its answer to the
   region that it named, even if that was unregistered meanwhile.
 - Only clients of this host may register regions or name them (`is_local`): a region of one client must not
-  become readable to the network. Behind a proxy on the same host, every client looks local.
+  become readable to the network. What a proxy hands on says so in a header, and is not local.
 
 Source: Triton's system shared memory extension; keys are those of shm_open(3).
 """
@@ -29,6 +29,7 @@ FOLDER = Path("/dev/shm")
 """Where shm_open(3) keeps its objects on Linux."""
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _LOOPBACK = ("127.0.0.1", "::1")
+_FORWARDED = frozenset((b"x-forwarded-for", b"forwarded", b"x-real-ip"))
 
 
 class Region:
@@ -183,10 +184,10 @@ class Regions:
         return region
 
 
-def is_local(scope: Mapping[str, Any]) -> bool:
-    """Whether a connection (of an ASGI scope) comes from this host."""
+def is_local(scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a request (an ASGI scope and its headers) comes from this host."""
     client, server = scope.get("client"), scope.get("server")
-    if client is None:
+    if client is None or not _FORWARDED.isdisjoint(headers):
         return False
     return client[0] in _LOOPBACK or (server is not None and client[0] == server[0])
 
