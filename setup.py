@@ -14,9 +14,10 @@ from setuptools import Extension, setup
 
 COMPILED = {
     "core": (
-        "admission", "assembly", "capacity", "choice", "dispatch", "estimate", "forming", "inputs",
-        "invariants", "item_mean", "lifecycle", "mix", "pipeline", "queue", "remaining", "requests",
-        "residuals", "routing", "service", "stage", "tally", "work",
+        "accuracy", "admission", "assembly", "assignment", "bounds", "capacity", "choice", "dispatch",
+        "estimate", "forming", "inputs", "invariants", "item_mean", "lanes", "lifecycle", "mix",
+        "pipeline", "queue", "remaining", "requests", "residuals", "routes", "routing", "service",
+        "stage", "tally", "work",
     ),
     "control": (
         "desired", "grants", "ledger", "machine", "memory", "news", "rebuild", "reconcile", "starts",

@@ -30,7 +30,11 @@ def test_what_no_replica_could_ever_finish_is_refused_for_good() -> None:
     bench = bench_with()
     bench.ready()
     bench.arrive(slo_s=0.009)
-    assert refusal(bench) == Reject(RequestId(0, 1), "deadline", None)
+    end = refusal(bench)
+    assert end is not None
+    assert (end.reason, end.retry_after_s) == ("deadline", None)
+    assert end.nearest is not None
+    assert end.nearest.max_latency_ms == pytest.approx(10.0)  # 9 were asked for
 
 
 def test_it_is_admitted_if_grantable_cores_would_save_it() -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from math import ceil
 from typing import NamedTuple
 
+from steelyard.core.bounds import is_bounded
 from steelyard.core.capacity import Outlook
 from steelyard.core.commands import RejectReason
 from steelyard.core.plan import Admission
@@ -35,6 +36,9 @@ class Refusal(NamedTuple):
     reason: RejectReason
     retry_after_s: float | None
 
+
+IMPOSSIBLE = Refusal("deadline", None)
+"""No replica could finish it in time, however soon."""
 
 AdmissionRule = Callable[[StageState, Request, float, float], Refusal | None]
 """(stage, request, due_s, now_s) -> refusal or None."""
@@ -61,13 +65,15 @@ def _feasible(stage: StageState, request: Request, due_s: float, now_s: float) -
     ):
         return None
     if not stage.capacity.possible():
-        return Refusal("deadline", None) if now_s > due_s else None
+        return IMPOSSIBLE if now_s > due_s else None
     outlook = stage.capacity.outlook(rows, request.bucket, due_s=due_s, now_s=now_s)
-    if now_s + outlook.service_s_least > due_s:
-        return Refusal("deadline", None)
     rows_before = _rows_before(stage, request, due_s, outlook)
     rows_short = rows_before + rows - outlook.rows_possible - ROWS_TOLERANCE
-    shortfall_s = max(outlook.earliest_s - due_s, rows_short / outlook.rate_rps)
+    shortfall_s = rows_short / outlook.rate_rps
+    if not is_bounded(request):  # of one with bounds of its own these have been looked at
+        if now_s + outlook.service_s_least > due_s:
+            return IMPOSSIBLE
+        shortfall_s = max(outlook.earliest_s - due_s, shortfall_s)
     return Refusal("deadline", max(shortfall_s, RETRY_S_MIN)) if shortfall_s > 0 else None
 
 

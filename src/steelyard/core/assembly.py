@@ -26,8 +26,12 @@ from steelyard.core.commands import ShedReason
 from steelyard.core.lifecycle import Replica
 from steelyard.core.plan import Drop
 from steelyard.core.queue import Entry
+from steelyard.core.routes import ROUNDING
 from steelyard.core.stage import StageState
 from steelyard.core.work import Piece
+
+PASSED_MAX = 8
+"""Pieces that are passed over when their own bounds forbid this replica; the rest is left to the others."""
 
 BETTER = 1.0 + 1e-9
 """Factor by which a later window must be better than the head's batch: equal ones shed nobody."""
@@ -60,8 +64,12 @@ def _take_any(stage: StageState, bucket: list[Entry], replica: Replica, now_s: f
     for variant in stage.variants_for(bucket, replica, now_s):
         rows_max = stage.estimator.batch_rows_max(variant)
         if bucket[0][2].rows <= rows_max:
-            return assemble(stage, bucket, replica, variant, rows_max)
-    return None
+            assembly = assemble(stage, bucket, replica, variant, rows_max)
+            if not _is_bounded(bucket):
+                return assembly
+            if (kept := _within_bounds(stage, assembly, now_s)) is not None:
+                return kept
+    return _take_any(stage, bucket, replica, now_s) if _reconsider(bucket, now_s) else None
 
 
 def _take_young(stage: StageState, bucket: list[Entry], replica: Replica, now_s: float) -> Choice:
@@ -80,9 +88,13 @@ def _take_feasible(stage: StageState, bucket: list[Entry], replica: Replica, now
     fallback: Assembly | None = None
     for variant in stage.variants_for(bucket, replica, now_s):
         assembly = _fill(stage, bucket, replica, variant, now_s)
+        if assembly is not None and _is_bounded(bucket):
+            assembly = _fill_within_bounds(stage, bucket, assembly, now_s)
         if assembly is not None and assembly.pieces[0] is bucket[0][2]:
             return assembly
         fallback = fallback or assembly
+    if fallback is None and _reconsider(bucket, now_s):
+        return _take_feasible(stage, bucket, replica, now_s)
     lost = _lost(stage, bucket, fallback, now_s)
     return Shedding(lost, "deadline") if lost else fallback
 
@@ -118,7 +130,10 @@ def _take_within(stage: StageState, bucket: list[Entry], replica: Replica, now_s
     if budget_s is None:
         rows = stage.estimator.batch_rows_max(variant)
         budget_s = 2 * stage.estimator.service_s(variant, head.bucket, rows, replica.cores)
-    if now_s + choice.service_s > head.visit.arrived_s + budget_s:
+    due_s = head.visit.arrived_s + budget_s
+    if head.open.bounds is not None and head.open.bounds.route:
+        due_s = head.due_s  # rerouted: it is in time if the whole of it is
+    if now_s + choice.service_s > due_s:
         return Shedding([head], "deadline")
     return choice
 
@@ -191,6 +206,62 @@ def _fill(
     if not pieces:
         return None
     return Assembly(replica, variant, pieces, rows, service_s, is_full or rows >= rows_best)
+
+
+def _is_bounded(bucket: list[Entry]) -> bool:
+    """Whether the requests of a bucket have bounds of their own; those of one key all have, or none."""
+    terms = bucket[0][2].terms
+    return terms is not None and terms.is_bounded
+
+
+def _within_bounds(stage: StageState, assembly: Assembly, now_s: float) -> Assembly | None:
+    """As many of an assembly's first pieces as keep to the bounds of each of them; None if there are none."""
+    replica, variant, pieces = assembly.replica, assembly.variant, assembly.pieces
+    cores, shape, finish_s = replica.cores, pieces[0].bucket, now_s + assembly.service_s
+    rows = 0
+    rows_to: list[int] = []
+    row_ms_to: list[float] = []  # core-milliseconds a row that all pieces up to one allow
+    row_ms_left = float("inf")
+    for piece in pieces:
+        ledger = piece.open.bounds
+        if ledger is not None:
+            left_ms = ledger.core_ms_left(piece, variant, cores, finish_s, now_s=now_s)
+            row_ms_left = min(row_ms_left, left_ms / piece.rows)
+        rows += piece.rows
+        rows_to.append(rows)
+        row_ms_to.append(row_ms_left)
+    for count in range(len(pieces), 0, -1):
+        rows = rows_to[count - 1]
+        service_s = stage.estimator.service_s(variant, shape, rows, cores)
+        if 1000.0 * cores * service_s / rows <= row_ms_to[count - 1] + ROUNDING:
+            if count == len(pieces):
+                return assembly
+            return Assembly(replica, variant, pieces[:count], rows, service_s, is_full=True)
+    return None
+
+
+def _fill_within_bounds(
+    stage: StageState, bucket: list[Entry], assembly: Assembly, now_s: float
+) -> Assembly | None:
+    """The same, passing over pieces that could not run even alone, up to `PASSED_MAX` of them."""
+    left, wanted = bucket, assembly
+    for _ in range(PASSED_MAX):
+        kept = _within_bounds(stage, wanted, now_s)
+        if kept is not None:
+            return kept
+        head = wanted.pieces[0]
+        left = left[bisect_left(left, (head.order_s, head.sequence)) + 1 :]
+        filled = _fill(stage, left, assembly.replica, assembly.variant, now_s) if left else None
+        if filled is None:
+            return None
+        wanted = filled
+    return None
+
+
+def _reconsider(bucket: list[Entry], now_s: float) -> bool:
+    """Nothing here may run the head: has it given up a bound that nothing could keep to any more?"""
+    ledger = bucket[0][2].open.bounds
+    return ledger is not None and ledger.reconsider(now_s=now_s)
 
 
 def _is_hopeless(

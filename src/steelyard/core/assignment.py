@@ -42,17 +42,17 @@ class Terms(NamedTuple):
     Attributes:
         replica_id: only this replica; `ANYBODY`, or `NOBODY` yet.
         variants: only these, the preferred one first; empty: any.
-        is_priced: its request bounds what may be spent on it.
+        is_bounded: its request has bounds of its own.
     """
 
     replica_id: int = ANYBODY
     variants: tuple[str, ...] = ()
-    is_priced: bool = False
+    is_bounded: bool = False
 
     @property
     def key(self) -> str:
         """Pieces of other terms have another one, and so share no batch."""
-        return f"\x00{self.replica_id}\x00{','.join(self.variants)}\x00{self.is_priced}"
+        return f"\x00{self.replica_id}\x00{','.join(self.variants)}\x00{self.is_bounded}"
 
 
 ANY = Terms()
@@ -110,9 +110,12 @@ class Assignment:
     def settle(self, piece: Piece) -> None:
         """Decide a piece's terms, just before it waits."""
         self.is_used = True
-        variants = self._by_path(piece.visit) if self._by_table else ()
+        ledger = piece.open.bounds
+        variants = ledger.variants_at(piece.visit) if ledger is not None else ()
+        if self._by_table and not variants:
+            variants = self._by_path(piece.visit)
         replica_id = self._give(piece, variants) if self.by_replica else ANYBODY
-        terms = Terms(replica_id, variants)
+        terms = Terms(replica_id, variants, ledger is not None)
         piece.terms = None if terms == ANY else terms
         piece.rekey(piece.alike)
         if self.by_replica:
@@ -138,6 +141,8 @@ class Assignment:
             replica = self._stage.pool.get(terms.replica_id)
             if replica is None or not _takes(replica, terms.variants):
                 return True
+        if terms.is_bounded:
+            return False  # what its bounds leave open does not depend on replicas
         return bool(terms.variants) and not self._is_resident(terms.variants[0])
 
     def _is_resident(self, variant: str) -> bool:

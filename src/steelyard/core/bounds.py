@@ -254,15 +254,17 @@ class Ledger:
         route = Search(legs, self._bounds.accuracies, limits, aim, now_s=now_s).run()
         return -inf if route is None else limits.max_core_ms - route.core_ms
 
-    def reconsider(self, *, now_s: float) -> None:
-        """Give up the bound on cost if there is no way to keep to it, whenever."""
+    def reconsider(self, *, now_s: float) -> bool:
+        """Give up the bound on cost if there is no way to keep to it, whenever; True if it was given up."""
         if self.max_core_ms == inf:
-            return
+            return False
         left = self.max_core_ms - sum(self._spent_core_ms.values(), 0.0)
         limits = Limits(inf, self._opened.request.min_accuracy or 0.0, left)
         legs = self._bounds.onward(self._opened, self, now_s)
-        if Search(legs, self._bounds.accuracies, limits, "any", now_s=now_s).run() is None:
-            self.max_core_ms = inf
+        if Search(legs, self._bounds.accuracies, limits, "any", now_s=now_s).run() is not None:
+            return False
+        self.max_core_ms = inf
+        return True
 
     def took(self, piece: Piece, variant: str, finish_s: float, core_ms: float) -> None:
         """A piece runs, and is expected to cost so much."""

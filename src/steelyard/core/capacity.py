@@ -151,6 +151,10 @@ class Capacity:
         self._live = [entry.kind for entry in self._possible if entry.replica.state != "starting"]
         self._live_kinds = [self._kinds[index] for index in dict.fromkeys(self._live)]
 
+    def cores_alone(self, entry: Possible) -> float:
+        """Cores that a possible replica could have if all that is grantable went to it."""
+        return self._kinds[entry.kind].cores_alone
+
     def latest_start_s(self, rows: int, bucket: int, *, due_s: float) -> float:
         """When a batch of `rows` can start at the latest: on the best replica, which may be busy.
 
@@ -170,6 +174,16 @@ class Capacity:
                 if replica.expected_ready_s <= start_s:
                     latest_s = max(latest_s, start_s)
         return latest_s
+
+    def latest_start_of_any_s(self, rows: int, bucket: int, *, due_s: float) -> float:
+        """The same for a request that may run on whatever is resident, planned or not."""
+        self._refresh()
+        least_s = float("inf")
+        for entry in self._possible:
+            cores = self._kinds[entry.kind].cores_alone
+            for variant in entry.replica.variants:
+                least_s = min(least_s, self._estimator.service_s(variant, bucket, rows, cores))
+        return due_s - least_s if self._possible else due_s
 
     def _least_s(self, rows: int, bucket: int) -> float:
         """Seconds for a batch of `rows` on the best replica that is not starting; inf if there is none."""

@@ -6,6 +6,7 @@ asked again until it says neither.
 
 from steelyard.core.admission import ADMISSION_RULES, Refusal
 from steelyard.core.assembly import DROP_RULES, Assembly, Shedding
+from steelyard.core.bounds import Bounds, Ledger
 from steelyard.core.forming import FORMING_RULES, NEVER, NOW, SHED_LAG_S
 from steelyard.core.lanes import Lanes
 from steelyard.core.plan import StagePlan
@@ -20,11 +21,13 @@ class Dispatcher:
 
     Attributes:
         stage: that one.
+        bounds: what requests may bound.
         wake_s: when to look again if nothing happens; set by `step`, later than its `now_s`.
     """
 
-    def __init__(self, stage: StageState) -> None:
+    def __init__(self, stage: StageState, bounds: Bounds) -> None:
         self.stage = stage
+        self.bounds = bounds
         self.wake_s = NEVER
         self._lanes: Lanes | None = None
         self._watched: Piece | None = None
@@ -56,6 +59,15 @@ class Dispatcher:
 
     def step(self, *, now_s: float) -> Assembly | Shedding | None:
         """What to do next; None if there is nothing to do before `wake_s`."""
+        while True:
+            step = self._decide(now_s)
+            if not isinstance(step, Shedding) or not self._reroutes:
+                return step
+            lost = [piece for piece in step.pieces if not self._reroute(piece, now_s)]
+            if lost:
+                return Shedding(lost, step.reason)
+
+    def _decide(self, now_s: float) -> Assembly | Shedding | None:
         self.wake_s = NEVER
         stage = self.stage
         if not stage.queue.entries:
@@ -83,7 +95,9 @@ class Dispatcher:
                         return choice
                     if leaves_s < self.wake_s:
                         self.wake_s = leaves_s
-        return self._watch_head(now_s) if self._sheds_lost else None
+        if self._sheds_lost:
+            return self._watch_head(now_s)
+        return self._watch_bounded(now_s) if stage.assignment.is_used else None
 
     def launch(self, assembly: Assembly, batch_id: int, *, now_s: float) -> Batch:
         """Move the pieces of an assembly from the queue into a batch in flight."""
@@ -94,6 +108,8 @@ class Dispatcher:
         stage.queue.take(pieces)
         for piece in pieces:
             piece.open.readers += 1
+            if piece.open.bounds is not None:
+                self._take_down(piece.open.bounds, piece, assembly, expected_s)
         stage.pool.assign(replica, batch)
         stage.mix.serve(assembly.variant, assembly.rows)
         stage.choice.took(assembly.variant)
@@ -102,6 +118,17 @@ class Dispatcher:
         if self._lanes is not None:
             self._lanes.launched(assembly)
         return batch
+
+    def _take_down(self, ledger: Ledger, piece: Piece, assembly: Assembly, expected_s: float) -> None:
+        """What a batch leaves open to a request with bounds; its other pieces wait by that from now on."""
+        core_ms = 1000.0 * assembly.service_s * assembly.replica.cores * piece.rows / assembly.rows
+        ledger.took(piece, assembly.variant, expected_s, core_ms)
+        if ledger.is_accurate:
+            for visit in list(piece.open.visits.values()):
+                for other in [other for other in visit.pieces if other.is_queued]:
+                    if other.terms is not None and other.terms.variants != ledger.variants_at(visit):
+                        visit.stage.queue.remove(other)
+                        visit.stage.enqueue(other)
 
     def _choose_rules(self) -> None:
         rules = self.stage.plan.rules
@@ -113,6 +140,7 @@ class Dispatcher:
             self._lanes = None
         elif self._lanes is None or self._lanes.forming != rules.forming:
             self._lanes = Lanes(self.stage)
+        self._reroutes = rules.reroutes
         self._sheds_lost = rules.drop in ("infeasible", "early")
         self._watched = None
 
@@ -121,6 +149,30 @@ class Dispatcher:
         if self.stage.is_draining or assembly.pieces[0].alone:
             return NOW
         return self._leaves_s(self.stage, assembly)
+
+    def _reroute(self, piece: Piece, now_s: float) -> bool:
+        """Give a request that would be dropped faster variants from here on, if that saves it."""
+        opened = piece.open
+        if opened.bounds is None:
+            opened.bounds = Ledger(self.bounds, opened)
+        if not opened.bounds.reroute(piece, now_s=now_s):
+            return False
+        for visit in opened.visits.values():
+            for waiting in [waiting for waiting in visit.pieces if waiting.is_queued]:
+                visit.stage.queue.remove(waiting)
+                visit.stage.enqueue(waiting)
+        return True
+
+    def _watch_bounded(self, now_s: float) -> Shedding | None:
+        """Where nothing else is shed: a head whose own bounds let nobody take it, once it is due."""
+        head = self.stage.queue.entries[0][2]
+        if head.open.bounds is None:
+            return None
+        if now_s > head.due_s:
+            return Shedding([head], "deadline")
+        if head.due_s + SHED_LAG_S < self.wake_s:
+            self.wake_s = head.due_s + SHED_LAG_S
+        return None
 
     def _watch_head(self, now_s: float) -> Shedding | None:
         """Shed a head that is lost, or wake when it will be; its latest start is kept meanwhile."""

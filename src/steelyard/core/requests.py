@@ -7,6 +7,7 @@ replica that is to go is stopped when it runs nothing and keeps no outputs.
 
 from collections.abc import Iterable
 
+from steelyard.core.bounds import Bounds, Ledger, is_bounded
 from steelyard.core.commands import (
     Command,
     Complete,
@@ -43,11 +44,15 @@ class OpenRequests:
 
     Args:
         stages: where they wait and run, in order.
+        bounds: what requests may bound.
         tally: counts their ends.
         commands: where commands go, in the order of the calls.
     """
 
-    def __init__(self, stages: Iterable[StageState], tally: Tally, commands: list[Command]) -> None:
+    def __init__(
+        self, stages: Iterable[StageState], bounds: Bounds, tally: Tally, commands: list[Command]
+    ) -> None:
+        self._bounds = bounds
         self._stages = tuple(stages)
         self._names = tuple([stage.name for stage in self._stages])
         self._last_name = self._names[-1]
@@ -61,6 +66,8 @@ class OpenRequests:
         """Let a request wait; `due_s` is when its last batch must have finished."""
         opened = OpenRequest(request, due_s=due_s, stages_left=len(self._stages))
         self.by_id[request.id] = opened
+        if is_bounded(request):
+            opened.bounds = Ledger(self._bounds, opened)
         enter(opened, self._entries)
 
     def reject(self, command: Reject) -> None:
@@ -195,6 +202,7 @@ class OpenRequests:
             tally.late += 1
         visits = opened.visits
         variants = {name: visits[name].variant for name in self._names if visits[name].variant}
+        accuracy, is_measured = self._bounds.accuracies.of(variants)
         complete = Complete(
             opened.request.id,
             visits[self._last_name].variant,
@@ -203,7 +211,10 @@ class OpenRequests:
             is_late,
             answers,
             variants,
-            core_ms=opened.core_ms,
+            accuracy,
+            is_measured,
+            opened.core_ms,
+            self._bounds.missed(opened, accuracy, is_late=is_late),
         )
         self._end(opened, complete)
 

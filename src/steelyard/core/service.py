@@ -23,7 +23,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from steelyard.core import invariants
+from steelyard.core.admission import IMPOSSIBLE, Refusal
 from steelyard.core.assembly import Assembly
+from steelyard.core.bounds import Bounds, is_bounded
 from steelyard.core.commands import (
     Command,
     Reject,
@@ -60,7 +62,7 @@ from steelyard.core.plan import ServicePlan
 from steelyard.core.requests import OpenRequests
 from steelyard.core.stage import StageState
 from steelyard.core.tally import Counts, Tally
-from steelyard.core.types import Service, ServiceTimes
+from steelyard.core.types import Request, Service, ServiceTimes
 from steelyard.core.work import OpenRequest
 
 NEVER = float("inf")
@@ -87,11 +89,12 @@ class ServiceMachine:
         self.service = service
         self.tally = Tally()
         self.stages = make_stages(service, service_times, plan)
-        self._dispatchers = [Dispatcher(stage) for stage in self.stages.values()]
+        self._bounds = Bounds(service, list(self.stages.values()))
+        self._dispatchers = [Dispatcher(stage, self._bounds) for stage in self.stages.values()]
         self._stage_of: dict[int, StageState] = {}  # by replica
         self._largest: dict[str, tuple[float, tuple[str, ...]]] = {}  # ready replica, by stage
         self._commands: list[Command] = []
-        self._requests = OpenRequests(self.stages.values(), self.tally, self._commands)
+        self._requests = OpenRequests(self.stages.values(), self._bounds, self.tally, self._commands)
         self._now_s = float("-inf")
         self._is_new = True
         self._wake_s = NEVER  # when the driver will wake this machine
@@ -175,12 +178,24 @@ class ServiceMachine:
         if self._is_draining:
             self._requests.reject(Reject(request.id, "draining", None))
             return
+        if is_bounded(request):
+            reject = self._bounds.refusal(request, due_s, now_s=self._now_s)
+            if reject is not None:
+                self._requests.reject(reject)
+                return
         for dispatcher in self._dispatchers:
             refusal = dispatcher.refusal(request, due_s, now_s=self._now_s)
             if refusal is not None:
-                self._requests.reject(Reject(request.id, refusal.reason, refusal.retry_after_s))
+                self._requests.reject(self._refused(request, refusal, due_s))
                 return
         self._requests.admit(request, due_s)
+
+    def _refused(self, request: Request, refusal: Refusal, due_s: float) -> Reject:
+        """Say why; and by when it could be done, if its own deadline is what can never be met."""
+        nearest = None
+        if refusal == IMPOSSIBLE and self._bounds.has_own_deadline(request):
+            nearest = self._bounds.nearest(request, due_s, now_s=self._now_s)
+        return Reject(request.id, refusal.reason, refusal.retry_after_s, nearest)
 
     def _on_cancelled(self, event: RequestCancelled) -> None:
         opened = self._requests.by_id.get(event.request_id)

@@ -41,7 +41,9 @@ class StageState:
         assignment: what may run a piece.
         place: among the stages of the service.
         batches: in flight, by id.
+        variants: those that can answer it.
         piece_rows_max: rows a piece may have: every variant of the mix can run it.
+        piece_rows_least: the same for every variant there is: a request's own bounds may ask for any.
         is_draining: the service is stopping, until it is resumed: hold nothing back any more.
         rows_floor: rows that each batch has at least, where only full batches run; a deadline must allow so
             many. Pieces that run alone are exempt.
@@ -52,6 +54,7 @@ class StageState:
         self, stage: Stage, times: ServiceTimes, plan: StagePlan | None, *, queue_rows_max: int
     ) -> None:
         self.name = stage.name
+        self.variants = stage.variants
         self.fan_out = stage.fan_out
         self.sources: list[StageState] = []
         self.followers: list[StageState] = []
@@ -76,7 +79,7 @@ class StageState:
         self.assignment = Assignment(self)
         self.place = 0
         self._sequence = 0
-        self.piece_rows_max = 1
+        self.piece_rows_max = self.piece_rows_least = 1
         self.adopt(plan or default_plan(stage))
 
     def adopt(self, plan: StagePlan) -> None:
@@ -89,6 +92,8 @@ class StageState:
         self.estimator.adopt(plan.batch_rows_max, plan.rows_max)
         limits = (self.estimator.batch_rows_max(share.variant) for share in plan.mix)
         self.piece_rows_max = min(limits, default=plan.batch_rows_max)
+        limits = (self.estimator.batch_rows_max(variant.name) for variant in self.variants)
+        self.piece_rows_least = min(self.piece_rows_max, *limits)
         self.capacity.adopt(self.mix)
         self.assignment.adopt(plan)
         self.prefers_best = plan.rules.forming == "hold" and plan.rules.drop == "early"
@@ -156,7 +161,7 @@ class StageState:
         self._add(piece)
 
     def _add(self, piece: Piece) -> None:
-        if self.assignment.is_asked or piece.terms is not None:
+        if self.assignment.is_asked or piece.terms is not None or piece.open.bounds is not None:
             self.assignment.settle(piece)
         self.queue.add(piece)
 
@@ -164,7 +169,7 @@ class StageState:
         """Variants of a replica to try on pieces of one key, the preferred one first; none may be allowed."""
         ranked = self.choice.ranked(bucket, replica, now_s)
         terms = bucket[0][2].terms
-        if terms is None or not (terms.variants or terms.is_priced):
+        if terms is None or not (terms.variants or terms.is_bounded):
             return ranked
         allowed = terms.variants or replica.variants
         first = [variant for variant in ranked if variant in allowed]
@@ -173,8 +178,9 @@ class StageState:
 
     def _rows_together(self, piece: Piece) -> int:
         """Rows from the piece's first one on that may share a batch; takes down what they are alike in."""
+        rows_max = self.piece_rows_max if piece.open.bounds is None else self.piece_rows_least
         if not self.inputs or not self.sources:
-            return self.piece_rows_max
+            return rows_max
         visit = piece.visit
         if visit.spans is None:
             visit.spans = spans_of(visit)
@@ -182,11 +188,13 @@ class StageState:
             if piece.row_start < end:
                 if key != piece.alike:
                     piece.rekey(key)
-                return min(self.piece_rows_max, end - piece.row_start)
+                return min(rows_max, end - piece.row_start)
         raise AssertionError(f"no rows at {piece.row_start} of {visit.spans}")
 
     def latest_start_s(self, piece: Piece) -> float:
         """When a piece is lost unless it has started (`Capacity.latest_start_s`)."""
+        if piece.open.bounds is not None:
+            return self.capacity.latest_start_of_any_s(piece.rows, piece.bucket, due_s=piece.due_s)
         rows = piece.rows if piece.alone else max(piece.rows, self.rows_floor)
         return self.capacity.latest_start_s(rows, piece.open.request.bucket, due_s=piece.due_s)
 

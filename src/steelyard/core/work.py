@@ -15,6 +15,7 @@ from steelyard.core.types import Request, Tensor
 
 if TYPE_CHECKING:
     from steelyard.core.assignment import Terms
+    from steelyard.core.bounds import Ledger
     from steelyard.core.lifecycle import Replica
     from steelyard.core.stage import StageState
 
@@ -31,12 +32,15 @@ class OpenRequest:
         visits: to the stages it has entered, by their names; emptied when nothing of it is held any more.
         stages_left: stages that it has not finished.
         readers: batches in flight that read its tensors or what came of them, counted by piece.
+        bounds: its own ones, and what they leave; None: it has none but its deadline.
         core_ms: core-milliseconds spent on it: its rows' share of every batch that was done.
         retries: how often it was tried again because a worker was lost.
         is_ended: whether its end was announced; batches in flight may still read it.
     """
 
-    __slots__ = ("core_ms", "due_s", "is_ended", "readers", "request", "retries", "stages_left", "visits")
+    __slots__ = (
+        "bounds", "core_ms", "due_s", "is_ended", "readers", "request", "retries", "stages_left", "visits",
+    )  # fmt: skip
 
     def __init__(self, request: Request, *, due_s: float, stages_left: int = 1) -> None:
         self.request = request
@@ -44,6 +48,7 @@ class OpenRequest:
         self.visits: dict[str, Visit] = {}
         self.stages_left = stages_left
         self.readers = 0
+        self.bounds: Ledger | None = None
         self.core_ms = 0.0
         self.retries = 0
         self.is_ended = False
