@@ -22,7 +22,7 @@ from steelyard.core.commands import (
 )
 from steelyard.core.plan import Decision, Grants
 from steelyard.core.snapshot import ClusterSnapshot
-from steelyard.core.types import Service, Stage, Variant
+from steelyard.core.types import Items, Service, Stage, Variant
 from steelyard.policies.base import Policy, PolicyContext
 from steelyard.policies.registry import known_policies, make_policy
 from steelyard.profile.tables import StageTimes, service_times
@@ -36,16 +36,26 @@ from steelyard.workload.trace import Arrival, ArrivalTrace
 SECONDS = 20
 CORES = 8
 LOST_S = 11.037
-SERVICE = Service(
-    "ocr",
-    0.3,
-    (Stage("read", (Variant("base", 0.9, 8, 4, cold_start_s=0.7317, resize_s=0.0),)),),
-    reply_s=0.0,
-)
-STAGE_TIMES = StageTimes(
-    "ocr", "read", (), {"base": DeclaredLatency((30.0, 4.0, 2.0, 3.0), distribution="fixed")}
-)
-TIMES = {("ocr", "read"): service_times(STAGE_TIMES)}
+VARIANT = Variant("base", 0.9, 8, 4, cold_start_s=0.7317, resize_s=0.0)
+SERVICES = {
+    "lines": Service("ocr", 0.3, (Stage("read", (VARIANT,)),), reply_s=0.0),
+    "pages": Service(
+        "ocr",
+        0.5,
+        (
+            Stage("crop", (VARIANT,)),
+            # Poisson: one page in five is without lines, e^-1.5 = 0.22.
+            Stage("read", (VARIANT,), ("crop",), 1.5, items_of="crop", items=Items({"": 1.5})),
+            Stage("page", (VARIANT,), ("crop", "read")),
+        ),
+        reply_s=0.0,
+    ),
+}
+DECLARED = {
+    "crop": DeclaredLatency((11.0, 3.1, 1.3, 1.7), distribution="fixed"),
+    "read": DeclaredLatency((30.0, 4.0, 2.0, 3.0), distribution="fixed"),
+    "page": DeclaredLatency((2.3, 1.1, 0.7, 0.9), distribution="fixed"),
+}
 COMMANDS = (StartReplica, ResizeReplica, DrainReplica, StopReplica, Publish)
 
 
@@ -92,21 +102,29 @@ def arrivals(seed: int) -> list[float]:
     return poisson([(6.0, 25.0), (5.0, 75.0), (9.0, 20.0)], seed=seed)
 
 
-def run_live(policy: str, seed: int) -> tuple[list[Told], list[tuple[float, float, str]]]:
-    def make() -> Policy:
-        return Late(make_policy(policy, PolicyContext({"ocr": SERVICE}, TIMES, future=future)))
+Run = tuple[list[Told], list[tuple[float, float, str]]]
 
+
+def times_of(service: Service) -> tuple[StageTimes, ...]:
+    return tuple(StageTimes("ocr", s.name, (), {"base": DECLARED[s.name]}) for s in service.stages)
+
+
+def run_live(service: Service, policy: str, seed: int) -> Run:
+    def make() -> Policy:
+        return Late(make_policy(policy, PolicyContext({"ocr": service}, times, future=future)))
+
+    times = {(t.service, t.stage): service_times(t) for t in times_of(service)}
     counts = Counter(int(at_s) for at_s in arrivals(seed))
     future = {"ocr": tuple(counts[second] for second in range(SECONDS))}
 
-    server = VirtualServer({"ocr": SERVICE}, TIMES, make, {"ocr": arrivals(seed)}, cores=CORES)
+    server = VirtualServer({"ocr": service}, times, make, {"ocr": arrivals(seed)}, cores=CORES)
     server.lose(1, LOST_S)
     server.run(SECONDS)
     ends = [(round(e.arrived_s, 6), round(e.ended_s, 6), type(e.end).__name__) for e in server.ended["ocr"]]
     return told(server.sent), sorted(ends)
 
 
-def run_heap(policy: str, seed: int) -> tuple[list[Told], list[tuple[float, float, str]]]:
+def run_heap(service: Service, policy: str, seed: int) -> Run:
     sent: list[tuple[float, Command]] = []
 
     def journal(machine: str, now_s: float, event: object, commands: list[Command]) -> None:
@@ -115,14 +133,14 @@ def run_heap(policy: str, seed: int) -> tuple[list[Told], list[tuple[float, floa
 
     simulation = Simulation(
         Scenario(
-            {"ocr": SERVICE},
-            (STAGE_TIMES,),
+            {"ocr": service},
+            times_of(service),
             {"ocr": ArrivalTrace(tuple(Arrival(at_s) for at_s in arrivals(seed)), SECONDS)},
             policy,
             {},
             (SimulatedNode("local", CORES),),
             cold=True,
-            physics=Physics(failures=(Failure(LOST_S, "ocr", "read"),)),
+            physics=Physics(failures=(Failure(LOST_S, "ocr", service.stages[0].name),)),
         ),
         journal=journal,
         make=lambda context: Late(make_policy(policy, context)),
@@ -143,7 +161,20 @@ def ends_of(ends: Ends) -> list[tuple[float, float, str]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", sorted(known_policies()))
 def test_same_commands_and_ends(policy: str) -> None:
-    live_told, live_ends = run_live(policy, seed=1)
-    heap_told, heap_ends = run_heap(policy, seed=1)
+    lines = SERVICES["lines"]
+    live_told, live_ends = run_live(lines, policy, seed=1)
+    heap_told, heap_ends = run_heap(lines, policy, seed=1)
     assert heap_told == live_told
     assert heap_ends == live_ends
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["static", "hpa", "themis"])
+def test_a_pipeline_with_items_too(policy: str) -> None:
+    """Of policies that move no core from one stage to another: the loop's replicas let go of one at once."""
+    pages = SERVICES["pages"]
+    live_told, live_ends = run_live(pages, policy, seed=1)
+    heap_told, heap_ends = run_heap(pages, policy, seed=1)
+    assert heap_told == live_told
+    assert heap_ends == live_ends
+    assert sum(kind == "Complete" for _, _, kind in live_ends) > len(live_ends) / 3

@@ -42,6 +42,9 @@ ServiceTime = Callable[[RunBatch, float], float]
 Compute = Callable[[RunBatch, Mapping[str, Value]], Mapping[str, Value]]
 """(batch, inputs) -> outputs; a `SteelyardError` fails the batch."""
 
+CountItems = Callable[[RunBatch], dict[str, tuple[int, ...]]]
+"""Items of each row of a batch, by the stage that takes them."""
+
 _SIGNATURE = Signature((), (), batchable=True)
 
 
@@ -69,6 +72,7 @@ class MemoryBackend:
         compute: what a batch answers, from the inputs in `arena`; None answers without outputs.
         arena: the front end's, needed by `compute`.
         takers: the stages that take items of a stage, by (service, stage), of services with several.
+        counts: what batches without outputs count, by (service, stage), for stages that make items.
         loop: its clock is the backend's.
     """
 
@@ -90,6 +94,7 @@ class MemoryBackend:
         compute: Compute | None = None,
         arena: Arena | None = None,
         takers: Mapping[tuple[str, str], tuple[Taker, ...]] | None = None,
+        counts: Mapping[tuple[str, str], CountItems] | None = None,
     ) -> None:
         self._core_ids = tuple(core_ids)
         self._sink = sink
@@ -100,6 +105,7 @@ class MemoryBackend:
         self._front = arena
         self._arena = Arena("memory", 64 << 20) if compute else None
         self._takers = takers or {}
+        self._counts = counts or {}
         self._replicas: dict[int, _Replica] = {}
 
     def node(self) -> NodeJoined:
@@ -235,9 +241,11 @@ class MemoryBackend:
     def _answer(
         self, replica: _Replica, command: RunBatch, inputs: Mapping[str, Value]
     ) -> tuple[tuple[Tensor, ...], dict[str, tuple[int, ...]]]:
+        place = (replica.command.service, command.stage)
         if self._compute is None or self._arena is None:
-            return (), {}
-        takers = self._takers.get((replica.command.service, command.stage))
+            count = self._counts.get(place)
+            return (), {} if count is None else count(command)
+        takers = self._takers.get(place)
         made = items.settle(self._compute(command, inputs), command.rows, _SIGNATURE, takers)
         return tensors.store(made.outputs, _SIGNATURE, self._arena), made.items
 

@@ -25,6 +25,7 @@ from steelyard.serve.base import End
 from steelyard.serve.control_driver import ControlDriver
 from steelyard.serve.planner import InlinePlanner
 from steelyard.serve.service_driver import MachinePump, ServiceDriver
+from steelyard.sim.items import stage_items
 from steelyard.testing.virtual_clock import VirtualTimeLoop
 
 WINDOW_S = 0.1
@@ -62,7 +63,7 @@ class VirtualServer:
         cores: of the node.
         fractional: whether the node enforces parts of a core.
         spread: sigma of a log-normal factor on service times; 0 for none.
-        seed: of that factor.
+        seed: of that factor, and of items.
 
     Attributes:
         ended: by service, in the order of their ends.
@@ -88,6 +89,11 @@ class VirtualServer:
         self._node = NodeJoined("local", tuple(range(cores)), fractional)
         self._spread = spread
         self._rng = np.random.default_rng(seed)
+        self._counts = {
+            (name, stage): items.of
+            for name, service in services.items()
+            for stage, items in stage_items(service, seed).items()
+        }
         self._arrivals = {name: tuple(times_s) for name, times_s in arrivals.items()}
         self._losses: list[tuple[float, int]] = []
         self._cores: dict[int, tuple[str, float]] = {}
@@ -150,6 +156,7 @@ class VirtualServer:
             loop=loop,
             service_time_s=self._service_time_s,
             cold_start_s=self._cold_start_s(),
+            counts=self._counts,
         )
         drained = {name: asyncio.Event() for name in self._services}
         drivers = {
@@ -187,12 +194,11 @@ class VirtualServer:
         await backend.close()
 
     def _requests(self) -> Iterable[Request]:
-        sequence = 0
-        for name, times_s in self._arrivals.items():
-            for at_s in times_s:
-                sequence += 1
-                deadline_s = at_s + self._services[name].slo_s
-                yield Request(RequestId(0, sequence), name, 1, "x", at_s, deadline_s)
+        """Numbered as in a simulation, since items follow from the number."""
+        for front_end, (name, service) in enumerate(self._services.items()):
+            for sequence, at_s in enumerate(self._arrivals.get(name, ())):
+                deadline_s = at_s + service.slo_s
+                yield Request(RequestId(front_end, sequence), name, 1, "x", at_s, deadline_s)
 
     def _times_of(self, service: str) -> dict[str, ServiceTimes]:
         return {stage: times for (owner, stage), times in self._times.items() if owner == service}
