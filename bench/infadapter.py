@@ -9,10 +9,10 @@ the measured capacities, of which all keep a fifth as headroom.
 requests a second, mean 97) and the steepest surge, loads scaled with the budget. The baseline is the
 Kubernetes VPA with one fixed variant, which here resizes in place, where the authors' ran as create before
 delete; as published (`vpa`: nothing is ever dropped, so that a backlog makes everybody late who comes after
-it) and on the shared data plane (`vpa+ours`). What no table says is made from it: a replica of n cores takes rows one at a time, each in the
-constant time with which Poisson arrivals at exactly the published capacity have a 0.99 quantile of 750 ms. So
-what the simulator carries within the SLO is the published table. Loading takes the published seconds, a
-resize 50 ms.
+it) and on the shared data plane (`vpa+ours`). What no table says is made from it: a replica of n cores takes
+rows one at a time, each in the constant time with which Poisson arrivals at exactly the published capacity
+have a 0.99 quantile of 750 ms. So what the simulator carries within the SLO is the published table. Loading
+takes the published seconds, a resize 50 ms.
 
 The table is not ours to ship (it carries no licence): give its path.
 
