@@ -9,7 +9,7 @@ import pytest
 
 from steelyard.core.commands import Command
 from steelyard.core.events import Event
-from steelyard.core.types import Service, Stage, Variant
+from steelyard.core.types import Items, Service, Stage, Variant
 from steelyard.journal.codec import encode
 from steelyard.journal.records import VERSION, Header, Record
 from steelyard.profile.tables import StageTimes
@@ -105,3 +105,28 @@ def test_bounds_and_rows_of_requests_come_back(tmp_path: Path) -> None:
     for ours, theirs in zip(seen.requests, trace.requests, strict=True):
         assert ours.at_s == pytest.approx(theirs.at_s)
         assert ours.mark.latency_s == pytest.approx(theirs.mark.latency_s)
+
+
+def test_items_that_were_counted_are_simulated_again() -> None:
+    variants = (msgspec.structs.replace(VARIANT, cold_start_s=0.1),)
+    stages = (
+        Stage("crop", variants),
+        Stage("read", variants, ("crop",), 2.5, items_of="crop", items=Items({"": 2.5}, "fixed")),
+    )
+    times = tuple(StageTimes("naps", stage.name, declared=TIMES.declared) for stage in stages)
+    given = scenario("static")._replace(
+        services={"naps": Service("naps", 1.0, stages)}, times=times, nodes=(SimulatedNode("local", 4),)
+    )
+    first, lines = run(given)
+    header = lines[0]
+    assert isinstance(header, Header)
+    by_stage = {stage.stage: msgspec.to_builtins(stage) for stage in times}
+    lines[0] = msgspec.structs.replace(header, service_times={"naps": by_stage})
+    first.run()
+    seen = recorded(lines, "naps")
+    # Fixed counts of 2 and 3 in turn: over all rows that ran, 2.5 to within half an item.
+    assert seen.constants.items["read"]["base"] == pytest.approx(2.5, abs=0.1)
+    read = seen.scenario().services["naps"].stages[1]
+    assert read.items is not None
+    assert read.items.distribution == "fixed"
+    assert read.items.mean["base"] == seen.constants.items["read"]["base"]

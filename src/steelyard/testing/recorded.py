@@ -3,7 +3,7 @@
 Time 0 is when the first decision was answered (a live planner is a process that has to start first), without
 replicas: the run is simulated from a cold start. Everything is read from the journal: arrivals as the edge
 stamped them, ends, cores as the simulator charges them (growth from when it is asked for, a shrink until it
-has let go), and the constants of the machine that the run ran on.
+has let go), the constants of the machine that the run ran on, and how many items its requests had.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,7 +26,7 @@ from steelyard.core.events import (
     Solved,
 )
 from steelyard.core.snapshot import CoreShare
-from steelyard.core.types import Request, RequestId, Service, ServiceTimes
+from steelyard.core.types import Items, Request, RequestId, Service, ServiceTimes
 from steelyard.journal.codec import read
 from steelyard.journal.records import CONTROL, Header, Record, machine_name
 from steelyard.metrics.summary import CoreSeconds
@@ -44,6 +44,7 @@ class Constants(NamedTuple):
         resize_s: of a resize in place.
         solve_s: of a decision.
         service_ratio: time that all batches took together, over the known medians for their rows and cores.
+        items: mean items a row, by the stage that takes them and the variant that made them.
     """
 
     dispatch_s: float
@@ -51,6 +52,7 @@ class Constants(NamedTuple):
     resize_s: float | None
     solve_s: float | None
     service_ratio: float
+    items: dict[str, dict[str, float]]
 
 
 class RecordedRun(NamedTuple):
@@ -214,7 +216,8 @@ def _core_seconds(control: Iterable[Record], service: str, from_s: float, to_s: 
 def _constants(
     records: Iterable[Record], control: Iterable[Record], times: Mapping[str, ServiceTimes]
 ) -> Constants:
-    sent: dict[int, tuple[float, float]] = {}  # by batch: when, and the seconds that it should take
+    sent: dict[int, tuple[float, float, str]] = {}  # by batch: when, the seconds it should take, its variant
+    counted: dict[str, dict[str, list[int]]] = {}
     cores: dict[int, float] = {}
     out_s, back_s, took_s, known_s = [], [], [], []
     for record in records:
@@ -222,7 +225,9 @@ def _constants(
         if isinstance(event, ReplicaReady | ReplicaResized):
             cores[event.replica_id] = event.cores
         elif isinstance(event, BatchCompleted) and event.batch_id in sent:
-            sent_s, should_s = sent.pop(event.batch_id)
+            sent_s, should_s, variant = sent.pop(event.batch_id)
+            for taker, counts in event.items.items():
+                counted.setdefault(taker, {}).setdefault(variant, []).extend(counts)
             out_s.append(event.started_s - sent_s)
             back_s.append(record.now_s - event.finished_s)
             took_s.append(event.finished_s - event.started_s)
@@ -232,7 +237,7 @@ def _constants(
                 should_s = times[command.stage].service_time_s(
                     command.variant, 0, command.rows, cores[command.replica_id]
                 )
-                sent[command.batch_id] = (record.now_s, should_s)
+                sent[command.batch_id] = (record.now_s, should_s, command.variant)
     events = [record.event for record in control]
     cold_starts_s = [e.cold_start_s for e in events if isinstance(e, ReplicaReady) and e.cold_start_s > 0]
     dispatch_s = (float(np.median(out_s)) + float(np.median(back_s))) / 2 if out_s else 0.0
@@ -242,23 +247,29 @@ def _constants(
         _median([event.call_s for event in events if isinstance(event, ReplicaResized)]),
         _median([event.solve_s for event in events if isinstance(event, Solved)]),
         sum(took_s) / sum(known_s) if known_s else 1.0,
+        {
+            taker: {variant: float(np.mean(counts)) for variant, counts in by_variant.items()}
+            for taker, by_variant in counted.items()
+        },
     )
 
 
 def _with_constants(service: Service, constants: Constants) -> Service:
-    """Every variant with the cold start and the resize that were seen."""
+    """Every variant with the cold start and the resize that were seen, every stage with its items."""
     seen: dict[str, float] = {}
     if constants.cold_start_s is not None:
         seen["cold_start_s"] = constants.cold_start_s
     if constants.resize_s is not None:
         seen["resize_s"] = constants.resize_s
-    stages = tuple(
-        msgspec.structs.replace(
-            stage, variants=tuple(msgspec.structs.replace(variant, **seen) for variant in stage.variants)
-        )
-        for stage in service.stages
-    )
-    return msgspec.structs.replace(service, stages=stages)
+    stages = []
+    for stage in service.stages:
+        variants = tuple(msgspec.structs.replace(variant, **seen) for variant in stage.variants)
+        items = stage.items
+        if stage.items_of and stage.name in constants.items:
+            known = items or Items({"": stage.fan_out})
+            items = msgspec.structs.replace(known, mean={**known.mean, **constants.items[stage.name]})
+        stages.append(msgspec.structs.replace(stage, variants=variants, items=items))
+    return msgspec.structs.replace(service, stages=tuple(stages))
 
 
 def _median(values: list[float]) -> float | None:
