@@ -5,16 +5,16 @@ Everything counts end to end, per client request: late, dropped or refused is a 
     loki               two steps as published: the best variants on the fewest servers, else all variants
     loki, one price    ours: one objective, accuracy less 0.01 for all servers
     loki+ours          two steps on the shared data plane
-    hardware           the best variants alone (the authors' stand-in for InferLine)
+    hardware           the best variants alone (the authors' stand-in for InferLine); +ours likewise
     tasks apart        each stage planned for itself (Proteus a stage)
 
 Three measurements:
 1. *Capacity*: the largest steady rate of a grid at which at most 1 % of the requests are violations, and the
-   accuracy there; hardware alone against accuracy scaling.
+   accuracy there; hardware alone against accuracy scaling, both on either data plane.
 2. *A day*: a sine from 50 to 425 and back, compressed: violations, accuracy.
 3. *Off-peak*: mean servers in the first and last eighth of that day, against all 20.
 
-    python bench/loki.py [--quick] [--seconds 100] [--seed 1] [--profiles DIR]
+    python bench/loki.py [--quick] [--seconds 120] [--seed 1] [--profiles DIR]
 """
 
 import argparse
@@ -34,9 +34,9 @@ from steelyard.workload.synth import constant, diurnal
 from steelyard.workload.trace import CountTrace, count_trace
 
 LOW_RPS, HIGH_RPS = 50.0, 425.0
-GRID_RPS = (50, 75, 100, 125, 150, 200, 250, 300, 350, 425, 500, 600, 800, 1000, 1200)
+GRID_RPS = (50, 75, 100, 150, 200, 250, 300, 350, 425, 500, 600, 800)
 VIOLATIONS_MAX = 0.01
-STEADY_S = 12
+STEADY_S = 10
 OFF_PEAK_SHARE = 8
 LEAF_WEIGHTS = dict.fromkeys(LEAVES, 0.5)
 
@@ -50,14 +50,18 @@ class Case(NamedTuple):
 
 
 LOKI = Case("loki", "loki")
+LOKI_OURS = Case("loki+ours", "loki+ours")
 HARDWARE = Case("hardware", "loki", {"variants": "accurate"})
+HARDWARE_OURS = Case("hardware+ours", "loki+ours", {"variants": "accurate"})
 CASES = (
     LOKI,
     Case("loki, one price", "loki", {"price": 0.01}),
-    Case("loki+ours", "loki+ours"),
+    LOKI_OURS,
     HARDWARE,
+    HARDWARE_OURS,
     Case("tasks apart", "loki", {"plans": "tasks"}),
 )
+STEADY = (HARDWARE, LOKI, HARDWARE_OURS, LOKI_OURS)
 
 
 def run(case: Case, trace: CountTrace, profiles: Path, seed: int) -> dict[str, float]:
@@ -84,13 +88,13 @@ def run(case: Case, trace: CountTrace, profiles: Path, seed: int) -> dict[str, f
 
 
 def capacity(case: Case, profiles: Path, seed: int, grid: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Steady rates, up to the first with too many violations."""
+    """Steady rates, up to the second with too many violations."""
     rows: list[dict[str, Any]] = []
     for rate in grid:
         trace = count_trace(np.random.default_rng([seed, rate]).poisson(constant(STEADY_S, rate_rps=rate)))
         rows.append({"case": case.name, "rate_rps": rate, **run(case, trace, profiles, seed)})
         show(rows[-1])
-        if rows[-1]["violations"] > VIOLATIONS_MAX:
+        if sum(not good(row) for row in rows) > 1:
             break
     return rows
 
@@ -100,15 +104,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="a day of 40 s, a coarser grid of rates")
-    parser.add_argument("--seconds", type=int, default=100)
+    parser.add_argument("--seconds", type=int, default=120)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--profiles", type=Path, default=PROFILES)
     options = parser.parse_args()
     seconds = 40 if options.quick else options.seconds
-    grid = GRID_RPS[2::3] if options.quick else GRID_RPS
-    steady = [
-        row for case in (HARDWARE, LOKI) for row in capacity(case, options.profiles, options.seed, grid)
-    ]
+    grid = GRID_RPS[1::3] if options.quick else GRID_RPS
+    steady = [row for case in STEADY for row in capacity(case, options.profiles, options.seed, grid)]
     rates = diurnal(seconds, low_rps=LOW_RPS, high_rps=HIGH_RPS, period_s=float(seconds))
     trace = count_trace(np.random.default_rng([options.seed, seconds]).poisson(rates))
     days: list[dict[str, Any]] = []
@@ -122,8 +124,8 @@ def main() -> None:
         "items": {name: cars[name] + faces[name] for name in cars},
         "steady": steady,
         "capacity_rps": {
-            name: max((r["rate_rps"] for r in steady if r["case"] == name and good(r)), default=0)
-            for name in (HARDWARE.name, LOKI.name)
+            case.name: max((r["rate_rps"] for r in steady if r["case"] == case.name and good(r)), default=0)
+            for case in STEADY
         },
         "days": days,
     }

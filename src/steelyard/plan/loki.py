@@ -33,6 +33,8 @@ from steelyard.plan.linear import GAP, TREE_NODES_MAX, Program
 UNSERVED = 100.0
 """Accuracy that a request which is not served costs."""
 PATHS_MAX = 20_000
+GAIN_MIN = 1.03
+"""A larger batch takes longer: it is looked at only if it answers so many times the rows a second."""
 _ROUNDING = 1e-6
 
 PRICE = 0.01
@@ -355,12 +357,12 @@ def weight_of(problem: LokiProblem, path: Path) -> float:
 
 
 def _steps(task: Task) -> list[_Step]:
-    """A task's variants with each batch size that answers more rows a second than all smaller ones."""
+    """A task's variants with each batch size that answers `GAIN_MIN` times as much as all smaller ones."""
     steps = []
     for option in task.options:
         best_rps = 0.0
         for rows, time_s in option.time_s:
-            if rows / time_s > best_rps * (1.0 + _ROUNDING):
+            if rows / time_s > best_rps * GAIN_MIN:
                 best_rps = rows / time_s
                 steps.append(_Step(task.name, option.name, rows, time_s))
     return steps
