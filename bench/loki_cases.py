@@ -2,7 +2,7 @@
 
 Published (in the authors' repository UMass-LIDS/Loki, which has no licence for this part: it is read where
 it lies): seconds of a batch of 1 to 64 for YOLOv5 n to x and EfficientNet b0 to b6 on a GTX 1080 Ti, and how
-many cars and faces each detector finds in a frame. Accuracies are relative to the best of the task, from official
+many cars and faces each detector finds in a frame. Accuracies are relative to the best, from official
 tables (mAP 28.0 to 50.7; top-1 77.7 to 84.0), and of a path the product. Made, since no times are published
 for it: the classifier of faces, VGG 11 to 19, 1 ms + 0.19 ms a GFLOP and face; a twentieth of the items.
 """

@@ -128,12 +128,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="20 s, factors 1 and 2")
+    parser.add_argument("--quick", action="store_true", help="30 s, factors 1 and 2")
     parser.add_argument("--seconds", type=int, default=80)
     parser.add_argument("--factors", default="1,1.5,2,3")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    seconds = 20 if options.quick else options.seconds
+    seconds = 30 if options.quick else options.seconds
     factors = [1.0, 2.0] if options.quick else [float(f) for f in options.factors.split(",")]
     rows: list[dict[str, Any]] = []
     for factor, case in product(factors, CASES):
