@@ -9,8 +9,9 @@ foresee bursts, and a load between two levels is carried by both.
   Which stages of a pipeline are lowered is thus the plan's choice, and how far they are, the moment's.
 - Weights: the level with the largest weighted sum.
 - A floor: the two levels around it whose mixture is cheapest, in turns. An account of what was answered says
-  whose turn it is: the lower one's, if the mean stays above the floor through its turn. Levels hold for
-  `TURN_S`, so the cores that a turn saves can be given up.
+  whose turn it is: the lower one's, if the mean stays above the floor through its turn, also where the upper
+  one's turns brought less than they should have for want of cores. Levels hold for `TURN_S`, so that the
+  cores that a turn saves can be given up.
 
 More accurate levels are reckoned at `RISE` times the rate: a load at the edge does not move the level.
 """
@@ -125,11 +126,11 @@ class Aim:
 
     def _turn(self, offers: Sequence[Offer], cores: float, rate_rps: float, floor: float) -> Level:
         """Of the two levels whose mixture reaches the floor at least cost, the one whose turn it is."""
-        affordable = [offer for offer in offers if offer.cores <= cores + EXACT]
-        upper = [offer for offer in affordable if offer.accuracy >= floor - EXACT]
-        lower = [offer for offer in affordable if offer.accuracy < floor - EXACT]
+        offers = [offer._replace(cores=min(offer.cores, cores)) for offer in offers]
+        upper = [offer for offer in offers if offer.accuracy >= floor - EXACT]
+        lower = [offer for offer in offers if offer.accuracy < floor - EXACT]
         if not upper:
-            return _ceiling(offers, cores)
+            return offers[0].level
         high = min(upper, key=lambda offer: offer.cores)
         best, low = high.cores, high
         for first in upper:
