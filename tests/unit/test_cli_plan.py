@@ -76,9 +76,15 @@ def test_an_answer_is_what_the_policy_decided(made: Blueprint) -> None:
 
 
 def test_an_unknown_accuracy_is_none() -> None:
-    text = TEXT.replace("x: {latency: {alpha_ms: 5}, accuracy: 0.5,", "x: {latency: {alpha_ms: 5},")
+    text = TEXT.replace("v: {latency: {alpha_ms: 10}, accuracy: 0.9,", "v: {latency: {alpha_ms: 10},")
     made = blueprint(read_spec(text, "spec.yaml", Path()), cores_available=1)
     assert planned(made, Question("static", {}, "s", 1.0)).accuracy is None
+
+
+def test_a_measured_path_counts_before_the_product_of_its_stages() -> None:
+    text = TEXT.replace("s: {slo", "s: {path_accuracies: [{variants: {a: v, b: x}, accuracy: 0.7}], slo")
+    made = blueprint(read_spec(text, "spec.yaml", Path()), cores_available=1)
+    assert planned(made, Question("static", {}, "s", 1.0)).accuracy == pytest.approx(0.7)
 
 
 def test_an_infeasible_plan_says_why_and_what_would_do(made: Blueprint) -> None:

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from steelyard.cli.verdict import Verdict, alternative, assess, groups_of, sizes_text, within_reach
+from steelyard.cli.groups import groups_of
+from steelyard.cli.verdict import Verdict, alternative, assess, sizes_text, within_reach
 from steelyard.config.load import read_spec
 from steelyard.config.planning import Blueprint, blueprint
 from steelyard.core.plan import ReplicaPlan, ServicePlan, StagePlan, StageRules, VariantShare
+from steelyard.profile.tables import StageTimes, service_times
+from steelyard.profile.types import DeclaredLatency
 
 # 10 ms for a row on one core, always; the reply takes 1 ms.
 FIXED = "latency: {alpha_ms: 10, distribution: fixed}, batch_max: 4, cores_max: 4"
@@ -214,3 +217,24 @@ def test_no_replica_is_offered_that_is_larger_than_any_node() -> None:
     # A row takes 400 / 4 = 100 ms on all cores of a node; the limit of 9 cores is no node of 9.
     instead = alternative(known, ServicePlan("s", {"a": stage(1.0)}), 1.0)
     assert instead.startswith("no plan is faster than 10")
+
+
+def fitting(rate_rps: float) -> list[tuple[str, int, float]]:
+    """Two replicas with v (10 ms a row) and w (5 ms) resident, of which the data plane picks."""
+    replicas = (ReplicaPlan(1.0, ("v", "w")),) * 2
+    mix = (VariantShare("v", 1.0), VariantShare("w", 0.0))
+    plan = StagePlan(replicas, mix, rules=StageRules(choice="fit"))
+    variants = {"v": (10.0, 0.0, 0.0, 0.0), "w": (5.0, 0.0, 0.0, 0.0)}
+    declared = {name: DeclaredLatency(coefficients_ms=known) for name, known in variants.items()}
+    times = service_times(StageTimes("s", "a", declared=declared))
+    return [(g.variant, g.replicas, round(g.share, 6)) for g in groups_of(plan, times, rate_rps)]
+
+
+def test_a_choice_that_fits_lowers_accuracy_by_the_rate() -> None:
+    # v carries 200 rows/s, of which 90 % are planned; w 400.
+    assert fitting(100.0) == [("v", 2, 1.0)]
+    # x / 200 + (1 - x) / 400 = 0.9 / 200: x = 0.8; and 0.9 / 300: x = 0.2. The replicas count once.
+    assert fitting(200.0) == [("v", 2, 0.8), ("w", 0, 0.2)]
+    assert fitting(300.0) == [("w", 2, 0.8), ("v", 0, 0.2)]
+    # Beyond what even w carries there is w.
+    assert fitting(500.0) == [("w", 2, 1.0)]

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Mapping
-from math import inf, isfinite
+from itertools import product
+from math import inf, isfinite, prod
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -11,13 +12,15 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from steelyard.cli.groups import Group, groups_of
 from steelyard.cli.output import JsonOption, say, write_json
-from steelyard.cli.verdict import Group, alternative, assess, groups_of, sizes_text, within_reach
+from steelyard.cli.verdict import alternative, assess, sizes_text, within_reach
 from steelyard.config.notices import notices
 from steelyard.config.planning import Blueprint, blueprint
 from steelyard.config.policy import asked_policy, node_notice
 from steelyard.config.source import nearest
 from steelyard.control.machine import ControlMachine
+from steelyard.core.accuracy import Accuracies
 from steelyard.core.errors import SpecError, SteelyardError
 from steelyard.core.events import NodeJoined, WindowReported
 from steelyard.core.snapshot import ClusterSnapshot, ServiceWindow, StageWindow
@@ -28,6 +31,8 @@ from steelyard.sim.scenario import WINDOW_S
 from steelyard.workload.synth import constant, counts_of
 
 RATE_MAX_RPS = 1e6
+CHOICES_MAX = 10_000
+"""Combinations of variants over which an accuracy is averaged."""
 HISTORY_S = 5
 """Seconds of sensing windows that the policy is shown."""
 FUTURE_S = 60
@@ -135,7 +140,11 @@ def planned(made: Blueprint, asked: Question, *, label: str = "") -> Planned:
     verdict = assess(made, found, asked.rate_rps)
     reach = within_reach(made, found, asked.rate_rps) if verdict.objection and deciding.reacts else None
     times = made.service_times()
-    stages = {name: list(groups_of(s, times[asked.service, name])) for name, s in found.stages.items()}
+    fan_outs = {stage.name: stage.fan_out for stage in made.services[asked.service].stages}
+    stages = {
+        name: list(groups_of(s, times[asked.service, name], asked.rate_rps * fan_outs[name]))
+        for name, s in found.stages.items()
+    }
     cores = sum(group.replicas * group.cores for listed in stages.values() for group in listed)
     bound_s, reasons = verdict.latency_bound_s, [decision.reason]
     if reach is not None:
@@ -207,15 +216,24 @@ def _service_named(name: str | None, known: tuple[str, ...]) -> str:
 
 
 def _accuracy(service: Service, groups: Mapping[str, list[Group]]) -> float | None:
-    """The product over the stages of their mean accuracies; None where one is not known."""
-    product = 1.0
+    """Mean over the rows, each stage's variants by their shares; None where that of a choice is not known."""
+    accuracies = Accuracies(service)
+    shares: list[dict[str, float]] = []
     for stage in service.stages:
-        known = {variant.name: variant.accuracy for variant in stage.variants}
-        shares = [(known[group.variant], group.share) for group in groups.get(stage.name, ())]
-        if not shares or any(accuracy is None for accuracy, _ in shares):
+        of_stage: dict[str, float] = {}
+        for group in groups.get(stage.name, ()):
+            of_stage[group.variant] = of_stage.get(group.variant, 0.0) + group.share
+        shares.append({variant: share for variant, share in of_stage.items() if share > 0})
+    if prod(map(len, shares)) > CHOICES_MAX:
+        return None
+    mean = 0.0
+    for chosen in product(*(of_stage.items() for of_stage in shares)):
+        names = {stage.name: variant for stage, (variant, _) in zip(service.stages, chosen, strict=True)}
+        accuracy, _ = accuracies.of(names)
+        if accuracy is None:
             return None
-        product *= sum(accuracy * share for accuracy, share in shares if accuracy is not None)
-    return product
+        mean += accuracy * prod(share for _, share in chosen)
+    return mean if all(shares) else None
 
 
 def _show(result: Planned, service: Service) -> None:

@@ -7,18 +7,18 @@ smaller than the plan allows, so the size with the least bound counts; where the
 batch, that is charged.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from math import ceil, inf
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from steelyard.cli.groups import crews_of, groups_of
 from steelyard.config.planning import Blueprint
 from steelyard.control.ledger import Ledger
 from steelyard.control.validate import plan_objection
-from steelyard.core.plan import ReplicaPlan, ServicePlan, StagePlan
-from steelyard.core.types import Frozen, Service, ServiceTimes, Stage
+from steelyard.core.plan import ServicePlan, StagePlan
+from steelyard.core.types import Service, ServiceTimes, Stage
 from steelyard.plan import joint, tight
 from steelyard.plan.problem import PlannedService, PlanProblem, stage_of
 from steelyard.plan.queueing import fill_wait_s
@@ -26,50 +26,11 @@ from steelyard.plan.tails import RHO_MAX, StageLoad, chain_latency_quantile_s
 from steelyard.sim.scenario import WINDOW_S
 
 
-class Group(Frozen, frozen=True):
-    """Equal replicas of one stage, and the share of its rows that they answer."""
-
-    variant: str
-    replicas: int
-    cores: float
-    batch: int
-    share: float
-
-
 class Verdict(NamedTuple):
     """Seconds that a plan holds at the service's quantile, infinite if a queue grows; why it will not do."""
 
     latency_bound_s: float
     objection: str
-
-
-def groups_of(stage: StagePlan, times: ServiceTimes) -> tuple[Group, ...]:
-    """A stage's replicas, equal ones counted together, most cores first.
-
-    A replica answers with the resident variant that has the largest share of the mix. Rows of a variant are
-    divided by what its replicas can carry.
-    """
-    shares = dict(stage.mix)
-    counted = Counter((_variant(replica, shares), replica.cores) for replica in stage.replicas)
-    rates: dict[tuple[str, float], float] = {}
-    for (variant, cores), count in counted.items():
-        rows = stage.batch_rows_max
-        rates[variant, cores] = (
-            count * rows / times.service_time_s(variant, 0, rows, cores) if cores > 0 else 0.0
-        )
-    totals: dict[str, float] = {}
-    for (variant, _), rate_rps in rates.items():
-        totals[variant] = totals.get(variant, 0.0) + rate_rps
-    return tuple(
-        Group(
-            variant,
-            count,
-            cores,
-            stage.batch_rows_max,
-            shares.get(variant, 0.0) * rates[variant, cores] / totals[variant] if totals[variant] else 0.0,
-        )
-        for (variant, cores), count in sorted(counted.items(), key=lambda item: (-item[0][1], item[0][0]))
-    )
 
 
 def assess(made: Blueprint, plan: ServicePlan, rate_rps: float) -> Verdict:
@@ -157,7 +118,7 @@ def _problem(
     stages = []
     for stage in service.stages:
         known = {variant.name: variant for variant in stage.variants}
-        groups = groups_of(plan.stages[stage.name], times[service.name, stage.name])
+        groups = groups_of(plan.stages[stage.name], times[service.name, stage.name], rate_rps * stage.fan_out)
         variant = known[groups[0].variant] if groups else stage.variants[0]
         made_stage = stage_of(stage, variant, times[service.name, stage.name])
         if replicas_max is not None:
@@ -185,10 +146,6 @@ def _nodes(made: Blueprint, service: Service) -> tuple[int, ...]:
     return tuple(most for most in nodes if most)
 
 
-def _variant(replica: ReplicaPlan, shares: Mapping[str, float]) -> str:
-    return max(replica.variants, key=lambda variant: shares.get(variant, 0.0))
-
-
 def _stage_load(
     service: Service, stage: Stage, plan: StagePlan, times: ServiceTimes, rate_rps: float
 ) -> StageLoad | None:
@@ -196,24 +153,22 @@ def _stage_load(
     rows_rps = rate_rps * stage.fan_out
     loss = _loss(service)
     slowest: StageLoad | None = None
-    for group in groups_of(plan, times):
-        if group.share == 0:
+    for crew in crews_of(groups_of(plan, times, rows_rps)):
+        if crew.share == 0:
             continue
         held_s = _held_s(plan, rows_rps, loss)
-        least = 1 if plan.rules.forming == "hold" else group.batch
+        least = 1 if plan.rules.forming == "hold" else crew.batch
         loads = [
             StageLoad(
-                rate_rps=rows_rps * group.share,
-                replicas=group.replicas,
-                service_s=times.service_time_s(group.variant, 0, rows, group.cores),
+                rate_rps=rows_rps * crew.share,
+                replicas=crew.replicas,
+                service_s=crew.service_time_s(times, rows),
                 rows=rows,
-                latency_s=times.service_time_s_p99(group.variant, 0, rows, group.cores) + held_s,
-                single_s=times.service_time_s(
-                    group.variant, 0, max(least, min(rows, ceil(stage.fan_out))), group.cores
-                ),
+                latency_s=crew.service_time_s_p99(times, rows) + held_s,
+                single_s=crew.service_time_s(times, max(least, min(rows, ceil(stage.fan_out)))),
                 burst=float(stage.fan_out),
             )
-            for rows in range(least, group.batch + 1)
+            for rows in range(least, crew.batch + 1)
         ]
         best = min(loads, key=lambda load: stage_latency_s(load, loss))
         if stage_latency_s(best, loss) == inf:
@@ -262,13 +217,11 @@ def _is_chain(service: Service) -> bool:
 
 def _overload(name: str, stage: StagePlan, times: ServiceTimes, rate_rps: float) -> str:
     """Why a stage's queue has no bound, in figures."""
-    groups = groups_of(stage, times)
+    crews = crews_of(groups_of(stage, times, rate_rps))
     carried_rps = sum(
-        g.replicas * g.batch / times.service_time_s(g.variant, 0, g.batch, g.cores)
-        for g in groups
-        if g.cores > 0
+        crew.replicas * crew.batch / crew.service_time_s(times, crew.batch) for crew in crews if crew.cores
     )
-    cores = sum(g.replicas * g.cores for g in groups)
+    cores = sum(crew.replicas * crew.cores for crew in crews)
     return (
         f"stage {name} is given {rate_rps:.4g} rows/s, its {cores:g} cores carry {carried_rps:.4g} "
         f"(planned up to {RHO_MAX:.0%} of it)"

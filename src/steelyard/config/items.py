@@ -70,6 +70,16 @@ def check_items(service: ServiceSpec, source: Source, path: Path) -> None:
             message = f"want an output of {taken.of}, which makes the items, got {stage.when}"
             raise source.error((*at[:-1], "when"), message)
         _check_one_level(service, taken.of, source, at)
+        if taken.when is not None:
+            _check_share(service, taken.when, source, path)
+
+
+def _check_share(service: ServiceSpec, when: Condition, source: Source, path: Path) -> None:
+    for variant, share in _shares(service, when).items():
+        if share > 1:
+            at = (*path, "items", f"{when.stage}.{when.tensor}", *(("mean", variant) if variant else ()))
+            message = f"it is the share for which a condition holds: want at most 1, got {share:g}"
+            raise source.error(at, message)
 
 
 def _check_one_level(service: ServiceSpec, maker: str, source: Source, at: Path) -> None:
@@ -144,7 +154,7 @@ def _items(
         message = f"nothing says how many {stage.each} has: give items: {{{stage.each}: 6}}, for example"
         raise source.error((*at, "each"), message)
     counts = _by_maker(makers, given.mean if given is not None else {"": fixed or 0.0})
-    shares = _by_maker(makers, _shares(service, taken.when, source, path))
+    shares = _by_maker(makers, _shares(service, taken.when))
     means = {
         maker: counts.get(maker, counts[""]) * shares.get(maker, shares[""]) for maker in {**counts, **shares}
     }
@@ -154,18 +164,10 @@ def _items(
     return Items(means, given.distribution if given is not None else "fixed")
 
 
-def _shares(service: ServiceSpec, when: Condition | None, source: Source, path: Path) -> Mapping[str, float]:
+def _shares(service: ServiceSpec, when: Condition | None) -> Mapping[str, float]:
     """The share of items for which a condition holds: all, unless `items` says something of its tensor."""
-    reference = "" if when is None else f"{when.stage}.{when.tensor}"
-    if reference not in service.items:
-        return {"": 1.0}
-    shares = service.items[reference].mean
-    for variant, share in shares.items():
-        if share > 1:
-            message = f"it is the share for which a condition holds: want at most 1, got {share:g}"
-            key = ("mean", variant) if variant else ()
-            raise source.error((*path, "items", reference, *key), message)
-    return shares
+    found = service.items.get("" if when is None else f"{when.stage}.{when.tensor}")
+    return {"": 1.0} if found is None else found.mean
 
 
 def _by_maker(makers: Sequence[str], means: Mapping[str, float]) -> dict[str, float]:

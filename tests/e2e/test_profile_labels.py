@@ -1,0 +1,149 @@
+"""`steelyard profile --labels` on a real pipeline in real workers: right, found again, clear errors."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from typer.testing import CliRunner
+
+from steelyard.cli.main import app
+
+pytestmark = pytest.mark.slow
+runner = CliRunner()
+
+GLUE = """
+import numpy as np
+
+def cut(batch):
+    return {"lines": [mask[mask > 0][:, None] for mask in batch["mask"]]}
+
+def total(batch):
+    return {"sum": np.array([codes.sum() for codes in batch["codes"]], np.float32)}
+
+def half(outputs, labels):
+    return [1.0 if value == label else 0.5 for value, label in zip(outputs["sum"], labels)]
+
+def raises(batch):
+    raise ValueError("no ink")
+"""
+SPEC = """
+models:
+  detector: {variants: {det: {onnx: detect.onnx}}}
+  reader: {variants: {twice: {onnx: twice.onnx}, thrice: {onnx: thrice.onnx}}}
+services:
+  pages:
+    slo: {latency: 1s}
+    pipeline:
+      detect: {model: detector}
+      cut: {python: "glue.py:cut", inputs: {mask: detect.mask}}
+      read: {model: reader, each: cut.lines}
+      total: {python: "glue.py:total", inputs: {codes: read.code}}
+    items: {cut.lines: 3}
+cluster: {nodes: [{name: far, cores: 8}]}
+policy: static
+"""
+PAGES = np.array([[1, 2, -1], [-1, -2, -3], [4, -1, 2], [0, 3, 0]], np.float32)
+# Twice what is positive: 6, 0, 12, 6; the last label is wrong. Three times it is right without ink.
+LABELS = np.array([6, 0, 12, 7], np.float32)
+
+
+def save(path: Path, name: str, shape: list[str | int], out: str, *nodes: Any, scale: float = 1.0) -> None:
+    tensor = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        list(nodes),
+        "g",
+        [tensor(name, TensorProto.FLOAT, shape)],
+        [tensor(out, TensorProto.FLOAT, shape)],
+        [helper.make_tensor("k", TensorProto.FLOAT, [], [scale])],
+    )
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    relu = helper.make_node("Relu", ["page"], ["mask"])
+    save(tmp_path / "detect.onnx", "page", ["n", 3], "mask", relu)
+    for name, scale in (("twice", 2.0), ("thrice", 3.0)):
+        times = helper.make_node("Mul", ["line", "k"], ["code"])
+        save(tmp_path / f"{name}.onnx", "line", ["n", 1], "code", times, scale=scale)
+    (tmp_path / "glue.py").write_text(GLUE)
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    np.savez(tmp_path / "labels.npz", page=PAGES, label=LABELS)
+    return tmp_path
+
+
+def profile(*options: str) -> dict[str, Any]:
+    asked = ["profile", "spec.yaml", "--labels", "labels.npz", "--profiles", "profiles", "--json", "-"]
+    result = runner.invoke(app, [*asked, *options])
+    assert result.exit_code == 0, result.stderr
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def refusal(*options: str) -> str:
+    asked = ["profile", "spec.yaml", "--labels", "labels.npz", "--profiles", "profiles"]
+    result = runner.invoke(app, [*asked, *options])
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()[-1:]
+    return line
+
+
+def test_every_choice_is_measured_as_a_whole_and_found_by_plan(folder: Path) -> None:
+    found = profile()
+    assert found["profiles"] == []
+    assert [(each["variants"], each["accuracy"], each["examples"]) for each in found["accuracies"]] == [
+        ({"detect": "det", "read": "twice"}, 0.75, 4),
+        ({"detect": "det", "read": "thrice"}, 0.25, 4),
+    ]
+    assert list(found["accuracies"][0]) == [
+        "service",
+        "variants",
+        "accuracy",
+        "accuracy_low",
+        "accuracy_high",
+        "examples",
+        "metric",
+    ]
+    # The file is taken by a spec as it is.
+    (folder / "acc.json").write_text(json.dumps(found))
+    stated = SPEC.replace("    items:", "    path_accuracies: {file: acc.json}\n    items:")
+    latency = "latency: {alpha_ms: 1}"
+    for name in ("detect", "twice", "thrice"):
+        stated = stated.replace(f"{name}.onnx", f"{name}.onnx, {latency}")
+    (folder / "stated.yaml").write_text(stated)
+    (folder / "unstated.yaml").write_text(stated.replace("path_accuracies: {file: acc.json}", ""))
+    for spec in ("stated.yaml", "unstated.yaml"):  # what was stored is found without the file
+        asked = ["plan", spec, "--rate", "5", "--profiles", "profiles", "--json", "-"]
+        planned = runner.invoke(app, asked)
+        assert planned.exit_code == 0, planned.stderr
+        assert json.loads(planned.stdout)["accuracy"] == 0.75
+
+
+def test_a_users_metric_scores_what_clients_see(folder: Path) -> None:
+    # 1, 1, 1, 0.5 of the first; 0.5, 1, 0.5, 0.5 of the second.
+    found = profile("--metric", "glue:half")["accuracies"]
+    assert [(each["accuracy"], each["metric"]) for each in found] == [
+        (0.875, "glue:half"),
+        (0.625, "glue:half"),
+    ]
+
+
+def test_what_is_wrong_is_told_in_one_line(folder: Path) -> None:
+    assert (
+        refusal("--service", "page") == "--service: unknown service page; did you mean pages? (known: pages)"
+    )
+    assert refusal("--output", "text") == "--output: want one of sum, got text"
+    assert refusal("--metric", "f1").startswith("--metric: want exact, top1 or module:function")
+    (folder / "spec.yaml").write_text(SPEC.replace("glue.py:total", "glue.py:raises"))
+    message = refusal()
+    assert message.startswith("example ")
+    assert ": variant total: predict of " in message
+    assert "ValueError: no ink" in message
+    np.savez(folder / "labels.npz", page=PAGES, label=LABELS[:3])
+    assert refusal() == "--labels: labels.npz: label has 3 entries, page has 4"
