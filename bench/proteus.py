@@ -3,10 +3,10 @@
 The profile is synthetic (`synthetic_families`), the demand too: a day's wave compressed, from 0.3 of the
 peak (1,025 requests a second times the factor) to the peak and back, with noise, split among the families by
 Zipf's law, gaps exponential. Everybody starts with the same planner's placement for the first rate seen, and
-runs on the same data plane (a queue a device, adaptive batching), so what differs is what is decided:
+all run on the same data plane, once on Proteus' (a queue a device, adaptive batching) and once on ours (a
+queue a family, earliest deadline first, no waiting), so what differs is what is decided:
 
     proteus                 variants, placement and shares anew every 10 s and when demand exceeds capacity
-    proteus+ours            the same on the shared data plane: one queue a family, earliest deadline first
     clipper HA, HT          static: the most accurate, the fastest variants
     infaas, sommelier       variants switched, placement fixed (likenesses)
 
@@ -15,7 +15,7 @@ exact, as in the authors' simulator, but for one row with a spread of 5 %: a rul
 moment is late with every second batch then. Accuracy drop is 1 less the least mean accuracy of all that was
 served in 10 s; violations are late or dropped requests over all.
 
-    python bench/proteus.py [--quick] [--seconds 80] [--factors 1,1.5,2,3] [--seed 1]
+    python bench/proteus.py [--quick] [--seconds 60] [--factors 1,1.5,2,3] [--seed 1]
 """
 
 import argparse
@@ -51,14 +51,17 @@ class Case(NamedTuple):
     options: dict[str, Any] = {}
 
 
-CASES = (
+DECIDERS = (
     Case("proteus", "proteus"),
-    Case("proteus+ours", "proteus+ours"),
     Case("clipper HA", "clipper", {"variants": "accurate"}),
     Case("clipper HT", "clipper", {"variants": "fast"}),
     Case("infaas", "infaas"),
     Case("sommelier", "sommelier"),
 )
+CASES = tuple(
+    Case(case.name + plane, case.policy + plane, case.options) for plane in ("", "+ours") for case in DECIDERS
+)
+PROTEUS_OURS = CASES[len(DECIDERS)]
 BATCHING = tuple(Case(rule, "proteus", {"batching": rule}) for rule in ("adaptive", "aimd", "nexus"))
 
 
@@ -128,12 +131,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="30 s, factors 1 and 2")
-    parser.add_argument("--seconds", type=int, default=80)
+    parser.add_argument("--quick", action="store_true", help="20 s, factors 1 and 2")
+    parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--factors", default="1,1.5,2,3")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    seconds = 30 if options.quick else options.seconds
+    seconds = 20 if options.quick else options.seconds
     factors = [1.0, 2.0] if options.quick else [float(f) for f in options.factors.split(",")]
     rows: list[dict[str, Any]] = []
     for factor, case in product(factors, CASES):
@@ -145,7 +148,7 @@ def main() -> None:
         found = run(case, make(1.0, seconds, options.seed), seconds, options.seed)
         batching.append({"gaps": gaps, "case": case.name, **found})
         show(batching[-1])
-    for case in (BATCHING[0], CASES[1]):
+    for case in (BATCHING[0], PROTEUS_OURS):
         found = run(case, poisson(1.0, seconds, options.seed), seconds, options.seed, spread=SPREAD)
         batching.append({"gaps": f"exponential, spread {SPREAD:.0%}", "case": case.name, **found})
         show(batching[-1])
