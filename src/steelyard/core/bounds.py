@@ -105,6 +105,8 @@ class Bounds:
     def missed(self, opened: OpenRequest, accuracy: float | None, *, is_late: bool) -> tuple[str, ...]:
         """Names of a request's own bounds that its answer does not keep to."""
         request = opened.request
+        if not is_late and request.min_accuracy is None and request.max_core_ms is None:
+            return ()
         found = []
         if is_late and self.has_own_deadline(request):
             found.append("max_latency_ms")

@@ -59,13 +59,15 @@ class Dispatcher:
 
     def step(self, *, now_s: float) -> Assembly | Shedding | None:
         """What to do next; None if there is nothing to do before `wake_s`."""
-        while True:
-            step = self._decide(now_s)
-            if not isinstance(step, Shedding) or not self._reroutes:
-                return step
+        step = self._decide(now_s)
+        if not self._reroutes:
+            return step
+        while isinstance(step, Shedding):
             lost = [piece for piece in step.pieces if not self._reroute(piece, now_s)]
             if lost:
                 return Shedding(lost, step.reason)
+            step = self._decide(now_s)
+        return step
 
     def _decide(self, now_s: float) -> Assembly | Shedding | None:
         self.wake_s = NEVER

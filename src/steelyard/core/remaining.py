@@ -3,9 +3,9 @@
 A request has one absolute deadline, end to end. A piece is due at
 `deadline - reply_s - (longest path behind its stage of least service times)`: what finishes later cannot be
 answered in time, whatever happens behind. The least service time of a stage is that of one row of a request
-(`fan_out` rows there, as counted lately if they are items; at most a batch) on its largest ready replica with
-the variant that is fastest on it, as corrected live; without a ready replica, that of its first variant on as
-many cores as it can use.
+(`fan_out` rows there, as counted lately if they are items; at most a batch) on the ready replica and with the
+variant that are fastest, as corrected live; without a ready replica, that of its fastest variant on as many
+cores as it can use.
 
 The rule leaves queueing behind a stage out, and so is a bound and not a share: no stage has a budget of its
 own, and the order of deadlines is the same at all stages. A piece's due time is set when it begins to wait,
@@ -18,7 +18,7 @@ from __future__ import annotations
 from math import ceil
 
 from steelyard.core.estimate import Estimator
-from steelyard.core.lifecycle import Replica, ReplicaPool
+from steelyard.core.lifecycle import ReplicaPool
 from steelyard.core.types import Stage
 
 
@@ -38,10 +38,10 @@ class Remaining:
         self._fan_out = ceil(stage.fan_out)
         self._fan_out_version = 0
         self.behind: list[Remaining] = []
-        self._first = stage.variants[0]
+        self._variants = stage.variants
         self._estimator = estimator
         self._pool = pool
-        self._largest: Replica | None = None
+        self._largest: dict[tuple[str, ...], float] = {}
         self._largest_version = -1
         self._followers: list[Remaining] = []
         self._after_s: dict[int, float] = {}
@@ -55,10 +55,15 @@ class Remaining:
                 self.behind.append(stage)
 
     @property
-    def largest(self) -> tuple[float, tuple[str, ...]]:
-        """Cores and variants of the largest ready replica; none without one."""
-        replica = self._largest_ready()
-        return (0.0, ()) if replica is None else (replica.cores, replica.variants)
+    def largest(self) -> dict[tuple[str, ...], float]:
+        """Cores of the largest ready replica with the same resident variants, by those."""
+        if self._largest_version != self._pool.version:
+            self._largest_version = self._pool.version
+            self._largest = {}
+            for replica in self._pool:
+                if replica.state == "ready" and replica.cores > self._largest.get(replica.variants, 0.0):
+                    self._largest[replica.variants] = replica.cores
+        return self._largest
 
     def expect(self, fan_out: float) -> None:
         """It is given so many rows for each row of a request."""
@@ -87,18 +92,13 @@ class Remaining:
 
     def least_s(self, bucket: int) -> float:
         """Seconds that this stage takes for one row of a request at least."""
-        replica = self._largest_ready()
-        if replica is None:
-            return self._service_s(self._first.name, bucket, float(self._first.cores_max))
-        return min(self._service_s(variant, bucket, replica.cores) for variant in replica.variants)
+        services_s = [
+            self._service_s(variant, bucket, cores)
+            for variants, cores in self.largest.items()
+            for variant in variants
+        ] or [self._service_s(variant.name, bucket, float(variant.cores_max)) for variant in self._variants]
+        return min(services_s)
 
     def _service_s(self, variant: str, bucket: int, cores: float) -> float:
         rows = self._estimator.rows_max(variant, self._fan_out)
         return self._estimator.service_s(variant, bucket, rows, cores)
-
-    def _largest_ready(self) -> Replica | None:
-        if self._largest_version != self._pool.version:
-            self._largest_version = self._pool.version
-            ready = [replica for replica in self._pool if replica.state == "ready" and replica.variants]
-            self._largest = max(ready, key=lambda replica: replica.cores, default=None)
-        return self._largest

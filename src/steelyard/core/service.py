@@ -92,7 +92,7 @@ class ServiceMachine:
         self._bounds = Bounds(service, list(self.stages.values()))
         self._dispatchers = [Dispatcher(stage, self._bounds) for stage in self.stages.values()]
         self._stage_of: dict[int, StageState] = {}  # by replica
-        self._largest: dict[str, tuple[float, tuple[str, ...]]] = {}  # ready replica, by stage
+        self._largest: dict[str, dict[tuple[str, ...], float]] = {}  # ready replicas, by stage
         self._commands: list[Command] = []
         self._requests = OpenRequests(self.stages.values(), self._bounds, self.tally, self._commands)
         self._now_s = float("-inf")
@@ -339,7 +339,7 @@ class ServiceMachine:
             self._try_again(opened, event.reason)
 
     def _replicas_changed(self, stage: StageState) -> None:
-        """What waits before a stage is due at another time if its largest replica changed (`remaining`)."""
+        """What waits before a stage is due at another time if its largest replicas changed (`remaining`)."""
         if not stage.sources or stage.remaining.largest == self._largest.get(stage.name):
             return
         self._largest[stage.name] = stage.remaining.largest

@@ -156,19 +156,20 @@ class StageState:
             if piece.alone:
                 rest.isolate()
             piece.visit.pieces.append(rest)
-            self._add(piece)
+            if self.assignment.is_asked or piece.terms is not None or piece.open.bounds is not None:
+                self.assignment.settle(piece)
+            self.queue.add(piece)
             piece = rest
-        self._add(piece)
-
-    def _add(self, piece: Piece) -> None:
         if self.assignment.is_asked or piece.terms is not None or piece.open.bounds is not None:
             self.assignment.settle(piece)
         self.queue.add(piece)
 
     def variants_for(self, bucket: list[Entry], replica: Replica, now_s: float) -> tuple[str, ...]:
         """Variants of a replica to try on pieces of one key, the preferred one first; none may be allowed."""
-        ranked = self.choice.ranked(bucket, replica, now_s)
         terms = bucket[0][2].terms
+        if terms is None and len(replica.variants) == 1:
+            return replica.variants
+        ranked = self.choice.ranked(bucket, replica, now_s)
         if terms is None or not (terms.variants or terms.is_bounded):
             return ranked
         allowed = terms.variants or replica.variants
