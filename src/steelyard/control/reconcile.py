@@ -210,7 +210,7 @@ class _Pass:
         for replica_id, names in gap.lacking:
             for name in names:
                 replica = self.fleet[replica_id]
-                if name in (*replica.coming, *replica.unloading):
+                if name in replica.coming or name in replica.unloading:
                     continue  # on its way, one way or the other
                 if (service, stage, name) in unloadable:
                     continue
