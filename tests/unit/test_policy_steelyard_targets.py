@@ -4,7 +4,7 @@ Times here are 10 b / c + 6 b / c' + 4 / c' ms for b rows on c cores with c' = m
 quantile is the median times `TAIL` (log-normal, spread 0.05).
 """
 
-from math import exp
+from math import exp, inf
 
 import pytest
 from hypothesis import given
@@ -44,10 +44,10 @@ def sizing_of(
 
 
 def targets_of(
-    *sizings: StageSizing, slo_s: float = SLO_S, cores: float = 2.0, ratio: float = 1.0
+    *sizings: StageSizing, slo_s: float = SLO_S, cores: float = 2.0, ratio: float = 1.0, room: float = inf
 ) -> tuple[StageTarget, ...]:
     service = Service("ocr", slo_s, tuple(s.stage for s in sizings))
-    return share_latency(service, sizings, cores, [ratio] * len(sizings))
+    return share_latency(service, sizings, cores, [ratio] * len(sizings), room=room)
 
 
 # Which batch and which cores
@@ -248,3 +248,23 @@ def test_the_need_is_carried_with_no_step_to_spare(need: float, replicas: int, s
         largest = active[0]
         less = sizing.rate_rps(largest - step) if largest > step else 0.0
         assert carried - sizing.rate_rps(largest) + less < need
+
+
+def test_more_stages_than_cores_get_parts_by_the_root_of_their_work() -> None:
+    # 40, 10 and 10 ms of work on two cores in quarters: eight steps, of which each stage has one. The sum of
+    # work over steps falls most by 40/1 - 40/2 = 20, then 40/6 = 6.7, then 5 (twice: 10/1 - 10/2), then 40/12
+    # = 3.3: that is 4, 2 and 2 steps, in proportion to the roots.
+    work = [CoefficientTimes(ms, 0.0, 0.0, 0.0) for ms in (40.0, 10.0, 10.0)]
+    sizings = [
+        sizing_of(times, name=f"s{i}", batch=1, step=0.25, after=(f"s{i - 1}",) if i else ())
+        for i, times in enumerate(work)
+    ]
+    targets = targets_of(*sizings, slo_s=1.0, room=2.0)
+    assert [target.cores for target in targets] == [1.0, 0.5, 0.5]
+    assert [target.least for target in targets] == [0.25, 0.25, 0.25]
+    # Half a core takes twice as long, and the tail a stall of half a period of 10 ms more.
+    assert targets[1].service_s == pytest.approx(0.020 * TAIL + 0.005, rel=1e-3)
+    # In whole cores, or with fewer steps than stages, they stay what they are.
+    for sizing in sizings:
+        sizing.step = 1.0
+    assert [target.cores for target in targets_of(*sizings, slo_s=1.0, room=2.0)] == [1.0, 1.0, 1.0]

@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.demo.pages.draw import HEIGHT, WIDTH
+
 LINE_HEIGHT, LINE_WIDTH = 48, 320
+STEPS = 40
+"""Places that a recogniser tells apart along a line."""
 PAD = 128
 """Grey beside a crop narrower than `LINE_WIDTH`: 0 after normalisation, as the recogniser knows it."""
 
@@ -29,6 +33,11 @@ class Crop:
     `lines` are uint8 (k, 48, 320, 3), `boxes` int32 (k, 4).
     """
 
+    signature = {  # noqa: RUF012 -- read once, by the runtime
+        "inputs": {"mask": ("UINT8", [-1, HEIGHT, WIDTH]), "page": ("UINT8", [-1, HEIGHT, WIDTH, 3])},
+        "outputs": {"lines": ("UINT8", [-1, LINE_HEIGHT, LINE_WIDTH, 3]), "boxes": ("INT32", [-1, 4])},
+    }
+
     def predict(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, list[NDArray[Any]]]:
         """Cut every line out of every page."""
         boxes = [find_boxes(mask) for mask in batch["mask"]]
@@ -44,10 +53,19 @@ class Crop:
 class Join:
     """Lists of `codes` (k, steps), `angle` (k,) and `boxes` (k, 4), one a page, to its `text`, (b,) BYTES."""
 
+    signature = {  # noqa: RUF012 -- read once, by the runtime
+        "inputs": {"codes": ("INT32", [-1, STEPS]), "angle": ("INT64", [-1]), "boxes": ("INT32", [-1, 4])},
+        "outputs": {"text": ("BYTES", [-1])},
+    }
+
     def predict(self, batch: Mapping[str, Sequence[NDArray[Any]]]) -> dict[str, NDArray[np.object_]]:
         """Read every page, in its own direction."""
         pages = zip(batch["codes"], batch["angle"], batch["boxes"], strict=True)
-        texts = [join(codes, angle, boxes) for codes, angle, boxes in pages]
+        # A page of one line may come without the axis of its lines: so it does when the stage is measured.
+        texts = [
+            join(np.reshape(codes, (-1, np.shape(codes)[-1])), np.reshape(angle, -1), np.reshape(boxes, (-1, 4)))
+            for codes, angle, boxes in pages
+        ]
         return {"text": np.array(texts, dtype=np.object_)}
 
 

@@ -7,6 +7,7 @@ changes. `decide` chooses the level; `react`, in another process, reads it off t
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
+from steelyard.core.accuracy import Accuracies
 from steelyard.core.plan import ServicePlan
 from steelyard.core.snapshot import NodeView, ServiceView
 from steelyard.core.types import Service, ServiceTimes
@@ -57,7 +58,8 @@ class Standing:
             stage.name: {v.name: StageSizing(stage, times[stage.name], v.name) for v in stage.variants}
             for stage in service.stages
         }
-        self._menus: tuple[Menu, ...] = menus_of(service, menus)
+        self._accuracies = Accuracies(service)
+        self._menus: tuple[Menu, ...] = menus_of(service, menus, self._accuracies)
         if "variants" in without:
             self._menus = tuple({name: menu[name] for name in list(menu)[:1]} for menu in self._menus)
         self.layouts: tuple[StageLayout, ...] = ()
@@ -89,7 +91,9 @@ class Standing:
         """Make the front anew if service times have changed."""
         if self._has_moved(view):
             self._observe(view, ground)
-            self.front = front_of(self.service, self._menus, self._cores(ground), self.ratios)
+            self.front = front_of(
+                self.service, self._menus, self._accuracies, self._cores(ground), self.ratios
+            )
             self._variants = ()
 
     def stand(self, variants: tuple[str, ...], ground: Ground) -> None:
@@ -131,7 +135,8 @@ class Standing:
     def _plain(self, ground: Ground) -> tuple[StageLayout, ...]:
         """Layouts at the level, of the planned variants alone."""
         sizings = tuple(menu[name] for menu, name in zip(self._menus, self._variants, strict=True))
-        targets = share_latency(self.service, sizings, self._cores(ground), self.ratios)
+        room = min(ground.cores, self.service.cores_max or ground.cores)
+        targets = share_latency(self.service, sizings, self._cores(ground), self.ratios, room=room)
         if "queue" in self._without:
             targets = tuple(target._replace(wait_s=target.wait_s / 4) for target in targets)
         for sizing, target, ratio in zip(sizings, targets, self.ratios, strict=True):
@@ -159,7 +164,5 @@ class Standing:
         return layout._replace(resident=names, limits=limits, limit=limit)
 
     def _order(self, index: int, planned: str) -> list[str]:
-        """A stage's variants that are on the front, the most accurate and slowest first."""
-        names = {level.variants[index] for level in self.front} | {planned}
-        menu = self._menus[index]
-        return sorted(names, key=lambda name: (-(menu[name].variant.accuracy or 0.0), name))
+        """A stage's variants that are on the front, those of the most accurate and dearest levels first."""
+        return list(dict.fromkeys([*(level.variants[index] for level in self.front), planned]))

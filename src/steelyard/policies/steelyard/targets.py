@@ -14,13 +14,14 @@ batches gain much lets its queue fill them.
 """
 
 from collections.abc import Sequence
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
 
 from steelyard.core.types import Service
 from steelyard.plan.graph import StageOptions, longest_path_s, solve
-from steelyard.policies.steelyard.sizing import StageSizing
+from steelyard.policies.steelyard.sizing import EXACT, StageSizing
 
 SERVICE_SHARE = 0.65
 WAIT_S_MIN = 0.002
@@ -57,6 +58,8 @@ def share_latency(
     sizings: Sequence[StageSizing],
     cores: float,
     ratios: Sequence[float],
+    *,
+    room: float = inf,
 ) -> tuple[StageTarget, ...]:
     """A target for each stage, in the service's order.
 
@@ -68,6 +71,7 @@ def share_latency(
         sizings: of its stages.
         cores: that one replica may have at most.
         ratios: observed over profiled service times, by stage.
+        room: cores for one active replica of every stage, all together.
     """
     names = {stage.name: index for index, stage in enumerate(service.stages)}
     after = tuple(tuple(names[source] for source in stage.after) for stage in service.stages)
@@ -97,7 +101,40 @@ def share_latency(
         limit = rows_within(sizing, choice.cores, most_s, choice.rows)
         least = _least(sizing, choice, ratio)
         targets.append(choice._replace(wait_s=wait_s, limit=limit, least=least))
+    if sum(target.least for target in targets) > room + EXACT:
+        return _squeezed(targets, sizings, ratios, room)
     return tuple(targets)
+
+
+def _squeezed(
+    targets: Sequence[StageTarget], sizings: Sequence[StageSizing], ratios: Sequence[float], room: float
+) -> tuple[StageTarget, ...]:
+    """Targets of stages that share too few cores: parts of one, so that a request is served soonest.
+
+    A step goes where it takes most off the sum of work over cores, which is convex: step by step is optimal.
+    From there any stage may give up all but one step, as others need it more. As they are, where cores come
+    whole or there are fewer steps than stages: nothing can be done.
+    """
+    step = max(sizing.step for sizing in sizings)
+    steps = int(room / step + EXACT)
+    if step > 1.0 - EXACT or steps < len(targets):
+        return tuple(targets)
+    work = [
+        sizing.stage.fan_out * sizing.core_s(target.rows, target.cores) * ratio
+        for sizing, target, ratio in zip(sizings, targets, ratios, strict=True)
+    ]
+    given = [1] * len(targets)
+    for _ in range(steps - len(targets)):
+        open_ = [i for i, target in enumerate(targets) if (given[i] + 1) * step <= target.cores + EXACT]
+        if not open_:
+            break
+        given[max(open_, key=lambda i: work[i] / given[i] - work[i] / (given[i] + 1))] += 1
+    return tuple(
+        target._replace(
+            cores=count * step, least=step, service_s=sizing.tail_s(target.rows, count * step) * ratio
+        )
+        for target, sizing, count, ratio in zip(targets, sizings, given, ratios, strict=True)
+    )
 
 
 def rows_within(sizing: StageSizing, cores: float, most_s: float, least: int = 1) -> int:
