@@ -13,8 +13,8 @@ Where stages have several variants of known accuracy, the plan has a *level*: th
 may answer (`levels`, `aim`, `standing`); less accurate ones stay resident (`residents`), and the data plane
 answers with them where the others would come too late.
 
-Parts of a core are used only where the node enforces them, and several services share it or one may not have
-a whole core.
+Parts of a core are used only where the node enforces them, and several services share it, or stages are more
+than its cores, or a service may not have a whole one.
 """
 
 from collections.abc import Iterable
@@ -204,7 +204,12 @@ class SteelyardPolicy:
 
     def _step(self, node: NodeView) -> float:
         limits = (service.cores_max for service in self._services.values())
-        wants_parts = len(self._services) > 1 or any(limit is not None and limit < 1 for limit in limits)
+        stages = sum(len(service.stages) for service in self._services.values())
+        wants_parts = (
+            len(self._services) > 1
+            or stages > node.cores
+            or any(limit is not None and limit < 1 for limit in limits)
+        )
         return FRACTION if node.fractional and wants_parts else 1.0
 
 
