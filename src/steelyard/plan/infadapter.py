@@ -19,7 +19,7 @@ Why it is exact and fast. With A_1 >= A_2 >= ... and S_k the capacity of the k m
 so a variant is worth what the capacity *up to it* is worth, and of two ways to spend the same cores on the
 first k variants, one with no more S and no more value is never better. A dynamic program over variants and
 cores that keeps the undominated (S, value) loses nothing. LC is a threshold: for each of its values in turn,
-only variants that load within it may change.
+from the largest, only variants that load within it may change, until not even free loading would help.
 
 Source: Salmani et al., "Reconciling High Accuracy, Cost-Efficiency, and Low Latency of Inference Serving
 Systems" (InfAdapter), EuroMLSys 2023 (arXiv 2304.10892); there a commercial solver, and capacities on a line.
@@ -27,13 +27,18 @@ Systems" (InfAdapter), EuroMLSys 2023 (arXiv 2304.10892); there a commercial sol
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steelyard.core.errors import SpecError
 from steelyard.core.plan import Infeasible
 from steelyard.core.types import Frozen
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 FITTED_ON = (1, 2, 4, 8, 16)
 """Cores on which the release measures."""
@@ -109,12 +114,22 @@ class Mix(Frozen, frozen=True):
     switches: int = 0
 
 
-class _Way(NamedTuple):
-    """A way to spend cores on the most accurate variants: what it carries, and what that is worth."""
+class _Ways(NamedTuple):
+    """Undominated ways to spend cores on the most accurate variants, arrays of shape (ways,).
 
-    rps: float
-    worth: float
-    cores_of: tuple[int, ...]
+    Attributes:
+        used: cores.
+        rps: what they carry, up to the rate.
+        worth: what that is worth so far.
+        of: the way that each continues, among those before the last variant.
+        given: cores of the last variant.
+    """
+
+    used: Ints
+    rps: Floats
+    worth: Floats
+    of: Ints
+    given: Ints
 
 
 def solve(problem: MixProblem) -> Mix | Infeasible:
@@ -124,12 +139,15 @@ def solve(problem: MixProblem) -> Mix | Infeasible:
         SpecError: no candidate, or a value that is out of range.
     """
     ordered = _ordered(problem)
-    loads_s = sorted({0.0, *(each.load_s for each in ordered)})
     best: Mix | None = None
-    for load_s in loads_s:
-        for mix in _mixes(problem, ordered, load_s):
+    for load_s in sorted({0.0, *(each.load_s for each in ordered)}, reverse=True):
+        mixes = _mixes(problem, ordered, load_s)
+        for mix in mixes:
             if best is None or mix.value > best.value + _ROUNDING:
                 best = mix
+        bound = max((_unloaded(problem, mix) for mix in mixes), default=-inf)
+        if best is None or bound <= best.value:
+            break  # with less to choose from, no mix is worth more
     return best or _too_little(problem)
 
 
@@ -141,7 +159,7 @@ def front(problem: MixProblem) -> tuple[Mix, ...]:
     """
     ordered = _ordered(problem)
     kept: list[Mix] = []
-    for mix in _mixes(problem, ordered, float("inf")):
+    for mix in _mixes(problem, ordered, inf):
         if not kept or mix.accuracy > kept[-1].accuracy + _ROUNDING:
             kept.append(mix)
     return tuple(kept)
@@ -203,26 +221,37 @@ def _ordered(problem: MixProblem) -> list[Candidate]:
 def _mixes(problem: MixProblem, ordered: Sequence[Candidate], load_s: float) -> list[Mix]:
     """The most valuable sufficient mix of every number of cores, among those ready within `load_s`."""
     rate_rps = max(problem.rate_rps, RATE_MIN_RPS)
-    ways: list[list[_Way]] = [[_Way(0.0, 0.0, ())]] + [[] for _ in range(problem.cores_max)]
+    none = np.zeros(1, np.int64)
+    steps = [_Ways(none, np.zeros(1), np.zeros(1), none, none)]
     accuracies = [each.accuracy for each in ordered] + [0.0]
     for each, (accuracy, following) in zip(ordered, pairwise(accuracies), strict=True):
-        further: list[list[_Way]] = [[] for _ in ways]
-        for used, here in enumerate(ways):
-            for cores in _choices(problem, each, load_s, problem.cores_max - used):
-                added = each.rps[cores - 1] if cores else 0.0
-                for way in here:
-                    rps = min(way.rps + added, rate_rps)
-                    worth = way.worth + (accuracy - following) * rps
-                    further[used + cores].append(_Way(rps, worth, (*way.cores_of, cores)))
-        ways = [_undominated(among) for among in further]
-    enough = rate_rps * (1 - _ROUNDING)
-    best = (max((w for w in here if w.rps >= enough), key=lambda w: w.worth, default=None) for here in ways)
-    return [_mix_of(problem, ordered, way.cores_of) for way in best if way is not None]
+        before = steps[-1]
+        given = np.array(_choices(problem, each, load_s), np.int64)
+        used = np.add.outer(before.used, given)
+        of, choice = np.nonzero(used <= problem.cores_max)
+        added = np.array([0.0, *each.rps])[given]
+        rps = np.minimum(before.rps[of] + added[choice], rate_rps)
+        worth = before.worth[of] + (accuracy - following) * rps
+        steps.append(_undominated(_Ways(used[of, choice], rps, worth, of, given[choice])))
+    last = steps[-1]
+    enough = np.flatnonzero(last.rps >= rate_rps * (1 - _ROUNDING))
+    enough = enough[np.lexsort((-last.worth[enough], last.used[enough]))]
+    _, first = np.unique(last.used[enough], return_index=True)
+    return [_mix_of(problem, ordered, _read_back(steps, way)) for way in enough[first].tolist()]
 
 
-def _choices(problem: MixProblem, each: Candidate, load_s: float, left: int) -> list[int]:
+def _read_back(steps: Sequence[_Ways], way: int) -> tuple[int, ...]:
+    """Cores of every variant in the way `way` of the last step."""
+    cores: list[int] = []
+    for step in reversed(steps[1:]):
+        cores.append(int(step.given[way]))
+        way = int(step.of[way])
+    return tuple(reversed(cores))
+
+
+def _choices(problem: MixProblem, each: Candidate, load_s: float) -> list[int]:
     """Cores that a variant may be given: none, what it has, and others if it loads in time."""
-    most = min(left, len(each.rps))
+    most = min(problem.cores_max, len(each.rps))
     chosen = [0]
     if each.load_s <= load_s:
         chosen += [n for n in range(problem.cores_min, most + 1) if each.rps[n - 1] > 0]
@@ -231,13 +260,22 @@ def _choices(problem: MixProblem, each: Candidate, load_s: float, left: int) -> 
     return chosen
 
 
-def _undominated(ways: Sequence[_Way]) -> list[_Way]:
-    """Those that no other beats in both; of equal ones the first."""
-    kept: list[_Way] = []
-    for way in sorted(ways, key=lambda w: (-w.rps, -w.worth)):
-        if not kept or way.worth > kept[-1].worth:
-            kept.append(way)
-    return kept
+def _undominated(ways: _Ways) -> _Ways:
+    """Those that no other of the same cores beats in both; of equal ones the first."""
+    order = np.lexsort((-ways.worth, -ways.rps, ways.used))
+    used, worth = ways.used[order], ways.worth[order]
+    floor = used * (2.0 * float(worth.max()) + 1.0)  # lifts every number of cores above the one before it
+    highest = np.maximum.accumulate(worth + floor)
+    kept = np.empty(len(order), dtype=np.bool_)
+    kept[0] = True
+    kept[1:] = worth[1:] + floor[1:] > highest[:-1]
+    order = order[kept]
+    return _Ways(used[kept], ways.rps[order], worth[kept], ways.of[order], ways.given[order])
+
+
+def _unloaded(problem: MixProblem, mix: Mix) -> float:
+    """The objective without the cost of loading."""
+    return mix.accuracy - problem.cost_weight * mix.cores / problem.cores_max
 
 
 def _mix_of(problem: MixProblem, ordered: Sequence[Candidate], cores_of: Sequence[int]) -> Mix:
