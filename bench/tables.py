@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from _markdown import table
+from accuracy_page import infadapter, ipa
 from headlines_page import headlines, papers, sponge_case
 from sim_page import sim_day, sim_speed, theory
 
@@ -202,6 +203,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "headlines": ("headlines", headlines),
     "papers": ("headlines", papers),
     "sponge_case": ("sponge_case", sponge_case),
+    "infadapter": ("infadapter", infadapter),
+    "ipa": ("ipa", ipa),
 }
 """By mark: the record's name, and what makes the table of it."""
 
