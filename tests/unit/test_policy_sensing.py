@@ -1,9 +1,11 @@
 """Rates that policies read off a snapshot's windows."""
 
+import msgspec
 import pytest
 
-from steelyard.core.snapshot import ServiceView, ServiceWindow
-from steelyard.policies.sensing import rate_over
+from steelyard.core.snapshot import ServiceView, ServiceWindow, StageWindow
+from steelyard.core.types import Stage, Variant
+from steelyard.policies.sensing import counted_fan_out, rate_over
 
 
 def view(*windows: tuple[float, float, int], by_second: tuple[int, ...] = ()) -> ServiceView:
@@ -26,3 +28,13 @@ def test_a_window_longer_than_asked_for_is_better_than_none() -> None:
 def test_without_a_window_the_last_whole_second_counts() -> None:
     assert rate_over(view(by_second=(3, 7)), 1.0, now_s=5.0) == 7.0
     assert rate_over(view(), 1.0, now_s=5.0) == 0.0
+
+
+@pytest.mark.parametrize(("reported", "wanted"), [(None, 2.0), (3.5, 3.5)])
+def test_a_fan_out_is_the_counted_one_where_there_is_one(reported: float | None, wanted: float) -> None:
+    read = Stage("read", (Variant("v"),), ("crop",), 2.0, items_of="crop")
+    seen = view((0.0, 0.1, 1))
+    assert counted_fan_out(seen, read) == 2.0  # the window knows no such stage
+    stages = (StageWindow("read", 0, 0, None, 0, fan_out=reported),)
+    windows = (msgspec.structs.replace(seen.windows[0], stages=stages),)
+    assert counted_fan_out(msgspec.structs.replace(seen, windows=windows), read) == wanted

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from steelyard.core.inputs import made_from
 from steelyard.core.stage import StageState
 from steelyard.core.tally import Counts
 from steelyard.core.types import RequestId
@@ -21,6 +22,7 @@ def check(
         _stages_come_in_order(stages, opened)
         for visit in opened.visits.values():
             _rows_are_covered(visit)
+            _items_are_counted(visit)
     _outputs_are_held(stages, requests)
 
 
@@ -118,6 +120,19 @@ def _rows_are_covered(visit: Visit) -> None:
         assert row_start == end, f"rows of {request_id} overlap or are missing at {name}: {spans}"
         end += rows
     assert end == visit.rows, f"rows of {request_id} do not add up at {name}: {spans}"
+
+
+def _items_are_counted(visit: Visit) -> None:
+    """A visit has the items that its maker has counted, as long as those are kept; no items, no work."""
+    maker, opened = visit.stage.maker, visit.open
+    if maker is None:
+        assert visit.rows > 0, f"{opened.request.id} has no rows at {visit.stage.name}"
+        return
+    made = opened.visits[maker.name]
+    if made.is_done and made.done and not made.lost:
+        counted = made_from(visit.stage, opened)
+        assert visit.made_from == counted, f"{opened.request.id} has other items at {visit.stage.name}"
+        assert visit.rows == sum(count for _, count in counted), f"{visit.rows} rows of {counted}"
 
 
 def _outputs_are_held(stages: Mapping[str, StageState], requests: Mapping[RequestId, OpenRequest]) -> None:

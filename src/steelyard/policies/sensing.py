@@ -2,6 +2,7 @@
 
 from steelyard.core.plan import ReplicaPlan, StagePlan
 from steelyard.core.snapshot import ReplicaView, ServiceView, StageWindow
+from steelyard.core.types import Stage
 
 
 def rows_in_last(view: ServiceView, seconds: float, *, now_s: float) -> tuple[int, float]:
@@ -35,6 +36,16 @@ def latest_stage(view: ServiceView, stage: str) -> StageWindow | None:
     if not view.windows:
         return None
     return next((s for s in view.windows[-1].stages if s.stage == stage), None)
+
+
+def counted_fan_out(view: ServiceView, stage: Stage) -> float:
+    """Rows that a stage is given for each row of a request: counted if it takes items, else as planned.
+
+    What is planned may be a guess, or nothing at all where a spec does not say; what is counted is 8 rows of
+    the plan and then the latest 256 or so (`core.item_mean`).
+    """
+    latest = latest_stage(view, stage.name)
+    return stage.fan_out if latest is None or latest.fan_out is None else latest.fan_out
 
 
 def live_replicas(view: ServiceView, stage: str) -> list[ReplicaView]:
