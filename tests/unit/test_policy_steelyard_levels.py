@@ -6,10 +6,11 @@ Service times are so many ms a row on one core, whatever the batch.
 import msgspec
 import pytest
 
+from steelyard.core.accuracy import Accuracies
 from steelyard.core.snapshot import BusyCell, NodeView, ServiceView, ServiceWindow
 from steelyard.core.types import Objective, PathAccuracy, Service, Stage, Variant
 from steelyard.policies.steelyard.aim import RISE, TURN_S, Aim
-from steelyard.policies.steelyard.levels import BUSY_MAX, Level, front_of, menus_of, path_accuracy
+from steelyard.policies.steelyard.levels import BUSY_MAX, Level, front_of, menus_of
 from steelyard.policies.steelyard.residents import replicas_at_most, resident, room_bytes
 from steelyard.policies.steelyard.sizing import StageSizing
 from steelyard.profile.tables import StageTimes, service_times
@@ -38,7 +39,8 @@ def levels(*stages: Of, of: Service | None = None) -> list[Level]:
         }
         times = service_times(StageTimes("a", stage.name, (), declared))
         sizings[stage.name] = {name: StageSizing(stage, times, name) for name in costs}
-    return front_of(of, menus_of(of, sizings), 4.0, [1.0] * len(stages))
+    known = Accuracies(of)
+    return front_of(of, menus_of(of, sizings, known), known, 4.0, [1.0] * len(stages))
 
 
 def view(*windows: ServiceWindow) -> ServiceView:
@@ -76,9 +78,13 @@ class TestFront:
     def test_a_measured_path_counts_more_than_a_product(self) -> None:
         path = PathAccuracy({"s0": "large"}, 0.5)
         of = service(LARGE_TINY, path_accuracies=(path,))
-        assert path_accuracy(of, ("large",)) == 0.5
-        assert path_accuracy(of, ("tiny",)) == 0.85
         assert [one.variants for one in levels(LARGE_TINY, of=of)] == [("tiny",)]
+
+    def test_measured_paths_are_enough(self) -> None:
+        unmeasured: Of = {"large": (10.0, None), "tiny": (2.0, None)}
+        paths = (PathAccuracy({"s0": "large"}, 0.8), PathAccuracy({"s0": "tiny"}, 0.6))
+        found = levels(unmeasured, of=service(unmeasured, path_accuracies=paths))
+        assert [(one.variants, one.accuracy) for one in found] == [(("large",), 0.8), (("tiny",), 0.6)]
 
     def test_a_variant_that_cannot_meet_the_slo_does_not_count(self) -> None:
         of = service(LARGE_TINY, slo_s=0.009)  # a row of the large one takes 10 ms

@@ -61,7 +61,6 @@ class Account:
         kernel: the clock.
 
     Attributes:
-        by_variant: completed requests by the variant that answered.
         accuracy: estimated for completed requests.
     """
 
@@ -71,7 +70,6 @@ class Account:
         self._ended_s = array("d")
         self._codes = bytearray()
         self._expected = 0
-        self.by_variant: dict[str, int] = {}
         self.accuracy = AccuracyMean()
         self.actions: dict[type[Command], Callable[[Any], None]] = {
             Complete: self._complete,
@@ -105,11 +103,10 @@ class Account:
 
     def _complete(self, command: Complete) -> None:
         number = command.request_id[1]
-        codes, by_variant, variant = self._codes, self.by_variant, command.variant
+        codes = self._codes
         assert not codes[number], f"{command.request_id} ended twice"
         codes[number] = LATE if command.late else COMPLETED
         self._ended_s[number] = self._kernel.now_s
-        by_variant[variant] = by_variant.get(variant, 0) + 1
         self.accuracy.add(command.accuracy)
 
     def _end(self, command: Shed | Reject | Fail | Discard) -> None:
@@ -128,7 +125,6 @@ class Costs:
         cold_starts: replicas that were started and had to start up.
         resizes: changes of a live replica's cores.
         switches: batches on another variant than the batch before them on the same replica.
-        rows: by stage and then variant, of all batches.
         cores_by_second: reserved at the end of each second.
         replicas_by_second: alive at the end of each second.
     """
@@ -140,7 +136,6 @@ class Costs:
         self.cores = 0.0
         self.replicas = 0
         self.cold_starts = self.resizes = self.switches = 0
-        self.rows: dict[str, dict[str, int]] = {}
         self.cores_by_second = array("d")
         self.replicas_by_second = array("l")
 

@@ -60,7 +60,7 @@ class _Replica:
 
     __slots__ = (
         "cores", "cores_paid", "costs", "durations", "id", "is_busy", "is_ready", "is_stopping", "items",
-        "letting_go", "listener", "node", "rows", "service", "shares", "stage", "variant", "variants",
+        "letting_go", "listener", "node", "service", "shares", "stage", "variant", "variants",
     )  # fmt: skip
 
     def __init__(
@@ -81,7 +81,6 @@ class _Replica:
         self.durations = durations
         self.items = items
         self.costs = costs
-        self.rows = costs.rows.setdefault(command.stage, {})
         self.listener = listener
         self.is_ready = self.is_busy = self.is_stopping = False
         self.variant: str | None = None  # of the latest batch
@@ -156,7 +155,6 @@ class Cluster:
         if self._stretches:
             duration_s *= self._stretch(replica, started_s)
             self._busy_of_node[replica.node] += replica.cores
-        replica.rows[variant] = replica.rows.get(variant, 0) + rows
         if replica.variant != variant:
             replica.costs.switches += replica.variant is not None
             replica.variant = variant

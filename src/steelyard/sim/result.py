@@ -103,7 +103,7 @@ def summary_of(
         violations=violations,
         violation_ratio=violations / counted if counted else 0.0,
         core_seconds=costs.core_seconds,
-        accuracy_mean=_accuracy_mean(service, account, costs),
+        accuracy_mean=account.accuracy.mean,
         latency_ms=_latency_ms(latencies_s(service, ends)),
         cold_starts=costs.cold_starts,
         resizes=costs.resizes,
@@ -164,26 +164,3 @@ def _plan_ms(decide_s: Sequence[float]) -> dict[str, float | None]:
     if not len(decide_s):
         return {"p50": None, "max": None}
     return {"p50": float(np.median(decide_s)) * 1e3, "max": max(decide_s) * 1e3}
-
-
-def _accuracy_mean(service: Service, account: Account, costs: Costs) -> float | None:
-    """Product over the stages of their mean accuracies; None where one that answered has no known accuracy.
-
-    The last stage's mean is over completed requests; the others', whose variants an answer does not name,
-    over the rows of their batches.
-    """
-    product = 1.0
-    for stage in service.stages:
-        is_last = stage is service.stages[-1]
-        weighted, total = 0.0, 0
-        weights = account.by_variant if is_last else costs.rows.get(stage.name, {})
-        for variant in stage.variants:
-            weight = weights.get(variant.name, 0)
-            if weight and variant.accuracy is None:
-                return None
-            weighted += weight * (variant.accuracy or 0.0)
-            total += weight
-        if not total:
-            return None
-        product *= weighted / total
-    return product

@@ -19,10 +19,11 @@ More accurate levels are reckoned at `RISE` times the rate: a load at the edge d
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from steelyard.core.accuracy import Accuracies
 from steelyard.core.snapshot import ServiceView
 from steelyard.core.types import Service
 from steelyard.plan.accuracy import pick
-from steelyard.policies.steelyard.levels import Level, path_accuracy, variant_of
+from steelyard.policies.steelyard.levels import Level
 from steelyard.policies.steelyard.sizing import EXACT
 
 RISE = 1.1
@@ -152,6 +153,7 @@ class _Account:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._accuracies = Accuracies(service)
         self._seen_s = float("-inf")
         self.above = 0.0
 
@@ -178,21 +180,21 @@ class _Account:
         """Mean accuracy of what ran: of the path where each stage ran one variant, else by stages."""
         if any(stage.name not in rows for stage in self._service.stages):
             return None
-        most = [_main(rows[stage.name]) for stage in self._service.stages]
-        accuracy = path_accuracy(self._service, most)
+        main = {stage: _most(counts) for stage, counts in rows.items()}
+        accuracy, _ = self._accuracies.of(main)
         if accuracy is None:
             return None
-        for stage, main in zip(self._service.stages, most, strict=True):
-            of_main = variant_of(stage, main).accuracy or 1.0
-            total = sum(rows[stage.name].values())
-            weighted = sum(n * (variant_of(stage, v).accuracy or 1.0) for v, n in rows[stage.name].items())
-            accuracy *= weighted / total / of_main
+        for stage, counts in rows.items():
+            known = {variant: self._accuracies.of_variant(stage, variant) for variant in counts}
+            if known[main[stage]]:
+                mean = sum(n * known[variant] for variant, n in counts.items()) / sum(counts.values())
+                accuracy *= mean / known[main[stage]]
         return accuracy
 
 
-def _main(rows: dict[str, int]) -> str:
+def _most(counts: dict[str, int]) -> str:
     """The variant of most rows."""
-    return max(rows, key=lambda variant: rows[variant])
+    return max(counts, key=lambda variant: counts[variant])
 
 
 def _ceiling(offers: Sequence[Offer], cores: float) -> Level:

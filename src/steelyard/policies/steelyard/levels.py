@@ -2,10 +2,9 @@
 
 Of all levels that can meet the SLO, those on the front count: no other one, and no mixture of two others, is
 as accurate at as few core-seconds a request. One that lies below that line is not worth a batch: some answers
-of the level above it and some of the one below are more accurate at the same cost. The accuracy of a level is
-the measured one of its path where there is one, else the product of its stages'. Where a stage has several
-variants and the accuracy of one is not known, there is nothing to weigh: the first variants of all stages are
-the only level.
+of the level above it and some of the one below are more accurate at the same cost. Accuracies are those of
+answers (`core.accuracy`). Where one is not known, there is nothing to weigh: the first variants of all stages
+are the only level.
 
 The cost of a variant is that of its cheapest batch and size which take no longer than a service may spend on
 serving: exact for one stage, a little too low for pipelines, whose stages share that time.
@@ -13,12 +12,13 @@ serving: exact for one stage, a little too low for pipelines, whose stages share
 Only variants for cores count. Devices are planned by other policies.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from math import ceil, prod
 from typing import NamedTuple
 
-from steelyard.core.types import PathAccuracy, Service, Stage, Variant
+from steelyard.core.accuracy import Accuracies
+from steelyard.core.types import Service
 from steelyard.policies.steelyard.sizing import EXACT, StageSizing
 from steelyard.policies.steelyard.targets import SERVICE_SHARE
 
@@ -50,44 +50,62 @@ class Level(NamedTuple):
         return sum((step * max(1, ceil(need / step - EXACT)) for need in needs), 0.0)
 
 
-def menus_of(service: Service, sizings: Mapping[str, Menu]) -> tuple[Menu, ...]:
+def menus_of(service: Service, sizings: Mapping[str, Menu], accuracies: Accuracies) -> tuple[Menu, ...]:
     """What may be chosen for each stage: its variants for cores; the first alone where accuracies lack."""
-    offered = [[v for v in stage.variants if v.device == "cpu"] for stage in service.stages]
-    if any(v.accuracy is None for variants in offered if len(variants) > 1 for v in variants):
-        offered = [variants[:1] for variants in offered]
+    offered = [
+        [v.name for v in stage.variants if v.device == "cpu"] or [stage.variants[0].name]
+        for stage in service.stages
+    ]
+    if any(_accuracy(service, accuracies, choice) is None for choice in _corners(offered)):
+        offered = [names[:1] for names in offered]
     return tuple(
-        {variant.name: sizings[stage.name][variant.name] for variant in variants or stage.variants[:1]}
-        for stage, variants in zip(service.stages, offered, strict=True)
+        {name: sizings[stage.name][name] for name in names}
+        for stage, names in zip(service.stages, offered, strict=True)
     )
 
 
-def front_of(service: Service, menus: Sequence[Menu], cores: float, ratios: Sequence[float]) -> list[Level]:
+def _corners(offered: Sequence[Sequence[str]]) -> Iterable[tuple[str, ...]]:
+    """All choices; if there are too many, those that differ from the first in one stage."""
+    if prod(len(names) for names in offered) <= LEVELS_MAX:
+        return product(*offered)
+    first = tuple(names[0] for names in offered)
+    return [(*first[:i], name, *first[i + 1 :]) for i, names in enumerate(offered) for name in names]
+
+
+def front_of(
+    service: Service,
+    menus: Sequence[Menu],
+    accuracies: Accuracies,
+    cores: float,
+    ratios: Sequence[float],
+) -> list[Level]:
     """The levels that count, the most accurate and dearest first; at least one.
 
     Args:
         service: its stages, SLO and measured paths.
         menus: of its stages.
+        accuracies: of its answers.
         cores: that one replica may have at most.
         ratios: observed over profiled service times, by stage.
     """
     if all(len(menu) == 1 for menu in menus):
         only = tuple(next(iter(menu)) for menu in menus)
-        return [Level(only, path_accuracy(service, only), ())]
+        return [Level(only, _accuracy(service, accuracies, only), ())]
     available_s = service.slo_s - service.reply_s
     costs = [
         {name: _cost(sizing, cores, ratio, SERVICE_SHARE * available_s) for name, sizing in menu.items()}
         for menu, ratio in zip(menus, ratios, strict=True)
     ]
-    choices = _choices(service, costs)
+    choices = _choices(service, costs, accuracies)
     quickest = [
         {name: _quickest_s(sizing, cores) * ratio for name, sizing in menu.items()}
         for menu, ratio in zip(menus, ratios, strict=True)
     ]
     in_time = [c for c in choices if _path_s(service, quickest, c) <= available_s]
-    levels = [_level(service, costs, choice) for choice in in_time]
+    levels = [_level(service, costs, accuracies, choice) for choice in in_time]
     if not levels:  # none meets the SLO: the fastest misses it by least
         fastest = min(choices, key=lambda choice: _path_s(service, quickest, choice))
-        return [_level(service, costs, fastest)]
+        return [_level(service, costs, accuracies, fastest)]
     levels.sort(key=lambda level: (sum(level.core_s), -(level.accuracy or 0.0)))
     front: list[Level] = []
     for level in levels:
@@ -105,62 +123,46 @@ def _gain(lower: Level, upper: Level) -> float:
     return ((upper.accuracy or 0.0) - (lower.accuracy or 0.0)) / max(more_s, EXACT)
 
 
-def path_accuracy(service: Service, variants: Sequence[str]) -> float | None:
-    """Of an answer by these variants, stage by stage: as measured, else the product; None if not known."""
-    chosen = dict(zip((stage.name for stage in service.stages), variants, strict=True))
-    for path in service.path_accuracies:
-        if _is_on(path, chosen):
-            return path.accuracy
-    known = [_accuracy(stage, chosen[stage.name]) for stage in service.stages]
-    return prod(a for a in known if a is not None) if None not in known else None
+def _accuracy(service: Service, accuracies: Accuracies, choice: Sequence[str]) -> float | None:
+    """Of an answer by these variants, stage by stage; None if it is not known."""
+    return accuracies.of(dict(zip((stage.name for stage in service.stages), choice, strict=True)))[0]
 
 
-def _is_on(path: PathAccuracy, chosen: Mapping[str, str]) -> bool:
-    return all(chosen.get(stage) == variant for stage, variant in path.variants.items())
-
-
-def _accuracy(stage: Stage, name: str) -> float | None:
-    """Of a variant; the only one of a stage counts as 1 where nobody has said, since it is given."""
-    variant = variant_of(stage, name)
-    return 1.0 if variant.accuracy is None and len(stage.variants) == 1 else variant.accuracy
-
-
-def variant_of(stage: Stage, name: str) -> Variant:
-    """The variant of that name."""
-    return next(variant for variant in stage.variants if variant.name == name)
-
-
-def _choices(service: Service, costs: Sequence[Mapping[str, float]]) -> list[tuple[str, ...]]:
+def _choices(
+    service: Service, costs: Sequence[Mapping[str, float]], accuracies: Accuracies
+) -> list[tuple[str, ...]]:
     """All choices; if there are too many, those met when stages are lowered one by one at the best price."""
     if prod(len(of_stage) for of_stage in costs) <= LEVELS_MAX:
         return list(product(*costs))
-    stages = service.stages
-    ranked = [
-        sorted(of_stage, key=lambda name: (-(_accuracy(stage, name) or 0.0), of_stage[name]))
-        for stage, of_stage in zip(stages, costs, strict=True)
+    known = [
+        {name: accuracies.of_variant(stage.name, name) for name in of_stage}
+        for stage, of_stage in zip(service.stages, costs, strict=True)
     ]
-    places = [0] * len(stages)
+    ranked = [
+        sorted(cost, key=lambda name, a=accuracy, c=cost: (-a[name], c[name]))  # type: ignore[misc]
+        for accuracy, cost in zip(known, costs, strict=True)
+    ]
+    places = [0] * len(costs)
     met = [tuple(names[0] for names in ranked)]
-    while any(place + 1 < len(names) for place, names in zip(places, ranked, strict=True)):
-        index = min(
-            (i for i, names in enumerate(ranked) if places[i] + 1 < len(names)),
-            key=lambda i: (_price(stages[i], costs[i], *ranked[i][places[i] : places[i] + 2]), i),
-        )
-        places[index] += 1
+
+    def price(index: int) -> float:
+        """Accuracy that is lost, as a ratio, for a core-second saved by lowering a stage."""
+        before, after = ranked[index][places[index] : places[index] + 2]
+        saved = costs[index][before] - costs[index][after]
+        lost = 1.0 - known[index][after] / max(known[index][before], EXACT)
+        return lost / saved if saved > 0 else float("inf")
+
+    while lowerable := [i for i, names in enumerate(ranked) if places[i] + 1 < len(names)]:
+        places[min(lowerable, key=lambda i: (price(i), i))] += 1
         met.append(tuple(names[place] for place, names in zip(places, ranked, strict=True)))
     return met
 
 
-def _price(stage: Stage, costs: Mapping[str, float], before: str, after: str) -> float:
-    """Accuracy that is lost, as a ratio, for a core-second saved."""
-    saved = costs[before] - costs[after]
-    lost = 1.0 - (_accuracy(stage, after) or 0.0) / max(_accuracy(stage, before) or 0.0, EXACT)
-    return lost / saved if saved > 0 else float("inf")
-
-
-def _level(service: Service, costs: Sequence[Mapping[str, float]], choice: tuple[str, ...]) -> Level:
+def _level(
+    service: Service, costs: Sequence[Mapping[str, float]], accuracies: Accuracies, choice: tuple[str, ...]
+) -> Level:
     core_s = tuple(of_stage[name] for of_stage, name in zip(costs, choice, strict=True))
-    return Level(choice, path_accuracy(service, choice), core_s)
+    return Level(choice, _accuracy(service, accuracies, choice), core_s)
 
 
 def _cost(sizing: StageSizing, cores: float, ratio: float, within_s: float) -> float:
