@@ -410,6 +410,17 @@ class TestMadeAgain:
         bench.complete(2)
         assert isinstance(ends(bench.complete(3))[1], Complete)
 
+    @pytest.mark.parametrize(("count", "kind"), [(2, Complete), (3, Fail)])
+    def test_an_answer_that_is_made_again_last_is_judged_too(self, count: int, kind: type) -> None:
+        bench = ocr_bench(answers=("crop", "page"))
+        bench.arrive()
+        bench.complete(1, items={"read": [2]})
+        bench.complete(2)
+        bench.tell(ReplicaGone(1, expected=False))  # page runs, and crop's outputs belong to the answer
+        bench.ready(4, stage="crop")
+        assert ends(bench.complete(3)) == {}
+        assert isinstance(ends(bench.complete(4, items={"read": [count]}))[1], kind)
+
     def test_those_of_another_variant_are_others_whatever_their_number(self) -> None:
         bench = ocr_bench(batch_rows_max=2, variants=("big", "small"))
         bench.arrive()

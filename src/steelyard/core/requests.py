@@ -125,7 +125,8 @@ class OpenRequests:
                 opened.core_ms += row_core_ms * piece.rows
                 visit.variant = batch.variant
                 visit.pieces.remove(piece)
-                if visit.pieces or visit.done or opened.stages_left > 1:
+                # The last piece of a request that nothing follows needs no part; items are counted by parts.
+                if visit.pieces or visit.done or opened.stages_left > 1 or visit.stage.item_takers:
                     visit.done.append(Part(batch, piece, offset))
                     batch.holders += 1
                 if not visit.pieces:
