@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from steelyard.backend.base import Sink
 from steelyard.backend.memory import MemoryBackend
-from steelyard.core.commands import Complete, Fail, RunBatch
+from steelyard.core.commands import Complete, RunBatch
 from steelyard.core.types import Condition, Input, Service, Stage, Variant
 from steelyard.runtime.base import Array, Signature, TensorSpec, Value
 from steelyard.serve.base import ServedService
@@ -138,6 +138,7 @@ losses = st.lists(st.tuples(st.integers(0, 60), st.integers(0, len(STAGES) - 1))
 @pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(requests, losses)
+@example([(0, [(3, 1, 1)])], [(29, 1)])  # items are made again while the join is the last to run
 def test_answers_are_those_of_numpy_and_nothing_is_kept(
     asked: list[tuple[int, list[tuple[int, int, int]]]], lost: list[tuple[int, int]]
 ) -> None:
@@ -187,11 +188,6 @@ def test_answers_are_those_of_numpy_and_nothing_is_kept(
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         ended = runner.run(main())
     for x, (end, outputs) in ended:
-        if not lost:
-            assert isinstance(end, Complete)
-        if isinstance(end, Complete):
-            for name, want in expected(x).items():
-                np.testing.assert_array_equal(outputs[name], want, err_msg=name)
-        else:
-            assert isinstance(end, Fail)
-            assert end.reason == "worker_lost"
+        assert isinstance(end, Complete), end
+        for name, want in expected(x).items():
+            np.testing.assert_array_equal(outputs[name], want, err_msg=name)

@@ -255,10 +255,14 @@ class MemoryBackend:
             return
         for timer in replica.timers:
             timer.cancel()
+        self._loop.call_soon(self._gone, replica, ReplicaGone(replica_id, expected, reason))
+
+    def _gone(self, replica: _Replica, event: ReplicaGone) -> None:
+        """What a replica held can be read until this is said."""
         for outputs in replica.outputs.values():
             if self._arena is not None:
                 tensors.free(outputs, self._arena)
-        self._soon(ReplicaGone(replica_id, expected, reason))
+        self._sink(event)
 
     def _later(self, replica: _Replica, delay_s: float, callback: Callable[..., None], *args: object) -> None:
         def fire() -> None:
