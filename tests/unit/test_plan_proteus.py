@@ -86,6 +86,13 @@ def test_a_fixed_placement_is_kept() -> None:
     assert spread(asked, found).counts == {("f0", "large"): 3, ("f1", "small"): 1}
 
 
+def test_a_kind_that_a_placement_does_not_name_is_not_to_be_had() -> None:
+    gpu = Hosted("large@gpu", "gpu", 1.0, 50.0)
+    families = tuple(Family(name, 4.0, (LARGE, gpu)) for name in ("f", "g"))
+    fixed = ProteusProblem(families, {"cpu": 2, "gpu": 1}, placement={("gpu", "f"): 1, ("cpu", "g"): 2})
+    assert spread(fixed, solve(fixed)).counts == {("f", "large@gpu"): 1, ("g", "large"): 2}
+
+
 def test_of_equals_the_one_that_changes_least() -> None:
     """Two kinds that do the same: 3 rows fit one device of either."""
     twins = tuple(Hosted(f"v@{kind}", kind, 1.0, 4.0) for kind in ("a", "b"))

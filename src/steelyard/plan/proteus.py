@@ -141,9 +141,9 @@ def solve(problem: ProteusProblem, *, tree_nodes_max: int = TREE_NODES_MAX, gap:
             program.row(some, least=1.0)
     for kind, there in problem.devices.items():
         program.row({count[key]: 1.0 for key, one in keyed.items() if one.kind == kind}, most=there)
-    for (kind, name), there in (problem.placement or {}).items():
-        own = {count[k]: 1.0 for k, one in keyed.items() if one.kind == kind and k[0] == name}
-        program.row(own, most=there)
+        for family in problem.families if problem.placement is not None else ():
+            own = {count[family.name, one.name]: 1.0 for one in family.variants if one.kind == kind}
+            program.row(own, most=(problem.placement or {}).get((kind, family.name), 0))
     each = problem.keep / max(1, sum(problem.devices.values()))
     for key, there in problem.present.items():
         if each and key in count:
