@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from steelyard import __version__
+from steelyard.core.commands import RunBatch
 from steelyard.core.types import Request, Service
 from steelyard.metrics.app import PagesApp
 from steelyard.metrics.exporter import CONTENT_TYPE, Exporter, ServiceMetrics
@@ -48,6 +49,10 @@ class Account:
         latency_s = now_s - request.arrived_s
         self.statistics[request.service].observe(end, rows=request.rows, latency_s=latency_s, now_s=now_s)
 
+    def on_batch(self, service: str, batch: RunBatch) -> None:
+        """A batch starts."""
+        self._exporter.observe_batch(service, batch)
+
     def on_status(self, service: str, status: int) -> None:
         """An HTTP answer was sent."""
         self._exporter.observe_http(service, status)
@@ -81,8 +86,12 @@ class Account:
             "counters": metrics.summary.counts.as_dict(),
             "cold_starts": metrics.cold_starts,
             "resizes": metrics.resizes,
+            "switches": metrics.switches,
+            "accuracy_mean": metrics.summary.accuracy.mean,
+            "answers": dict(metrics.answers),
             "queue_rows": self.queue_rows[name],
             "rate_rps": view.rate_rps,
             "p50_ms": None if view.p50_s is None else view.p50_s * 1e3,
             "p99_ms": None if view.p99_s is None else view.p99_s * 1e3,
+            "accuracy": view.accuracy,
         }

@@ -250,6 +250,7 @@ class Server:
             report=report,
             on_end=account.on_end,
             on_drained=self._drained[name].set,
+            on_batch=partial(account.on_batch, name),
         )
 
     def _repository(
