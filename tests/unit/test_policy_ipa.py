@@ -62,6 +62,18 @@ def test_a_service_s_objective_replaces_the_weights() -> None:
     assert shape(policy(cap).decide(snapshot(0.0, (20,))))[0][0] == "heavy"
 
 
+def test_replicas_that_change_their_variant_can_be_weighed() -> None:
+    # `heavy` gains 0.3 for 1 core more, but its 3 replicas would have to be switched to: 0.11 each is too much.
+    def chosen(switch: float) -> str:
+        weights = (1.0, 0.0, switch)
+        service = msgspec.structs.replace(SERVICE, objective=Objective(weights=weights))
+        running = policy(variants="lightest").decide(snapshot(0.0, (20,)))
+        return shape(policy(service).decide(snapshot(10.0, (20,), running)))[0][0]
+
+    assert chosen(0.09) == "heavy"
+    assert chosen(0.11) == "light"
+
+
 def test_measured_paths_count_instead_of_the_product() -> None:
     measured = (
         PathAccuracy({"detect": "heavy", "classify": "only"}, 0.51),

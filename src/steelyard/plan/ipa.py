@@ -117,7 +117,7 @@ class IpaPlanned(NamedTuple):
 
 
 class IpaPoint(NamedTuple):
-    """A point of the front: PAS and cores of all replicas; `switches` is not known before it is chosen."""
+    """A point of the front: PAS and cores of all replicas; who knows what runs now fills `switches` in."""
 
     place: int
     accuracy: float

@@ -53,13 +53,22 @@ from steelyard.core.plan import (
 from steelyard.core.snapshot import ClusterSnapshot, ServiceView
 from steelyard.core.types import Objective, Service, ServiceTimes, Stage, Variant
 from steelyard.plan.accuracy import accuracies, pick
-from steelyard.plan.ipa import IpaPlanned, IpaProblem, IpaStage, IpaVariant, front
+from steelyard.plan.ipa import (
+    IpaFront,
+    IpaPlanned,
+    IpaPoint,
+    IpaProblem,
+    IpaStage,
+    IpaVariant,
+    front,
+)
 from steelyard.plan.ipa_base import LatencyS, base_cores, powers_of_two, shares_of_slo
 from steelyard.plan.ipa_paths import COMBINATIONS_MAX
 from steelyard.plan.themis import Choice
 from steelyard.policies.base import PolicyContext
 from steelyard.policies.fitting import fitted_choices
 from steelyard.policies.options import duration_s, integer, nearest_first, number, refuse_unknown
+from steelyard.policies.sensing import wanted_replicas
 from steelyard.policies.uniform import too_few_cores, whole_cores
 
 TICK_S = 10.0
@@ -135,7 +144,7 @@ class IpaPolicy:
         rate = (1 + self._margin) * max(view.arrival_rows_by_second[-self._look_s :], default=0)
         problem = self._problem(rate, cores)
         found = front(problem, accuracy_of=self._accuracy_of if self._paths is not None else None)
-        point = pick(found.points, self._objective, cores_max=cores)
+        point = pick(self._points(found, view), self._objective, cores_max=cores)
         if point is None:
             return self._cut(problem, view, cores, node.name, next_at_s)
         planned = found.plan(point)
@@ -148,6 +157,13 @@ class IpaPolicy:
         """As measured end to end, where it was; else the product."""
         assert self._paths is not None
         return self._paths.of(variants)[0] or 0.0
+
+    def _points(self, found: IpaFront, view: ServiceView) -> tuple[IpaPoint, ...]:
+        """The points, with the replicas that would change their variant where the objective weighs those."""
+        weights = self._objective.weights
+        if weights is None or not weights[2] or view.desired is None:
+            return found.points
+        return tuple(p._replace(switches=_switches(found.plan(p), view)) for p in found.points)
 
     def _problem(self, rate: float, cores: int) -> IpaProblem:
         """The service as the program sees it; a replica leaves a core for each other stage."""
@@ -303,6 +319,15 @@ def _alone(stage: IpaStage) -> IpaPlanned:
     """One replica of the least accurate variant with single rows."""
     first = stage.variants[0]
     return IpaPlanned(stage.name, first.name, 1, 1, first.cores, first.service_s[0], first.accuracy)
+
+
+def _switches(planned: tuple[IpaPlanned, ...], view: ServiceView) -> int:
+    """Planned replicas of stages that run on other variants now."""
+    return sum(
+        p.replicas
+        for p in planned
+        if all(p.variant not in replica.variants for replica in wanted_replicas(view, p.stage))
+    )
 
 
 def _words(planned: tuple[IpaPlanned, ...]) -> str:
