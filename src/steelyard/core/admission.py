@@ -6,7 +6,8 @@
             starting replicas came when expected: no replica could finish a batch of it in time, or all of
             them together could not finish what goes before it and itself,
             `sum of rate * (due - free) < rows_before + rows`. What goes before it does not include those who
-            would be shed for its sake (`early`: due before a best batch can be finished, while it is not).
+            would be shed for its sake (`early`: due before a best batch can be finished, while it is not; and
+            whoever is of a lighter class).
             A stage without any replica, ready or starting, refuses nothing that is not yet due: one may be
             started at any moment, and what does not make it is shed when it is due.
 
@@ -94,6 +95,12 @@ def _rows_before(stage: StageState, request: Request, due_s: float, outlook: Out
         return 0.0
     if stage.plan.rules.order == "fifo":
         return stage.queue.rows_before(request.arrived_s)
+    if stage.weighs:
+        weight = stage.weight_of(request)
+        entries = stage.queue.entries[: stage.queue.place_of(due_s)]
+        return sum(
+            [piece.rows for _, _, piece in entries if stage.weight_of(piece.open.request) >= weight], 0.0
+        )
     rows = stage.queue.rows_before(due_s)
     if stage.plan.rules.drop == "early" and due_s >= outlook.full_s:
         rows -= stage.queue.rows_before(outlook.full_s)

@@ -10,9 +10,11 @@
               If the stage is overloaded, the batch that finishes most rows a second goes first, and what is
               before it is shed: under backlog a head that is nearly late would otherwise shrink every batch,
               and each shrunken batch makes the next head late too (the sliding window of Nexus, SOSP 2019).
-              Nothing is shed early while another replica is idle.
-
-`budget`     Loki's early drop: a head is shed if its batch would end after `StagePlan.budget_s` from when it
+              Nothing is shed early while another replica is idle. Where classes of requests differ in weight,
+              a row counts by its weight; and what cannot all be served loses its lightest first: of those due
+              no later than one that would be late, the lightest that is lighter than that one, the latest due
+              of equals.
+`budget`      Loki's early drop: a head is shed if its batch would end after `StagePlan.budget_s` from when it
               began to wait here (without one, twice the service time of a planned batch of the variant).
 
 Pieces keep their order and are not packed around ones that do not fit: a batch is a run of neighbours.
@@ -102,10 +104,12 @@ def _take_feasible(stage: StageState, bucket: list[Entry], replica: Replica, now
 def _take_best(stage: StageState, bucket: list[Entry], replica: Replica, now_s: float) -> Choice:
     """`early`: as `infeasible`, unless the stage is overloaded and a later window finishes more."""
     choice = _take_feasible(stage, bucket, replica, now_s)
-    if not isinstance(choice, Assembly) or choice.is_full or len(stage.pool.idle) > 1:
+    if not isinstance(choice, Assembly) or len(stage.pool.idle) > 1:
         return choice
-    if len(choice.pieces) == len(bucket):
-        return choice  # nobody is left behind
+    if stage.weighs and (lightest := _outweighed(stage, choice, now_s)) is not None:
+        return Shedding([lightest], "early")
+    if choice.is_full or len(choice.pieces) == len(bucket):
+        return choice  # nobody would be left behind
     skipped = _skipped_for_window(stage, bucket, choice, now_s)
     if not skipped:
         return choice
@@ -118,6 +122,32 @@ def _take_best(stage: StageState, bucket: list[Entry], replica: Replica, now_s: 
         now_s=now_s,
     )
     return Shedding(skipped, "early") if is_overloaded else choice
+
+
+def _outweighed(stage: StageState, choice: Assembly, now_s: float) -> Piece | None:
+    """Who goes, so that somebody heavier who would be late may not be; None if there is no such pair."""
+    entries = stage.queue.entries
+    late = stage.capacity.late(
+        entries,
+        stage.queue.rows,
+        served=len(choice.pieces),
+        replica=choice.replica,
+        busy_s=choice.service_s,
+        now_s=now_s,
+    )
+    index = 0
+    lightest: Piece | None = None
+    least = float("inf")
+    for place in late:
+        while index <= place:
+            piece = entries[index][2]
+            weight = stage.weight_of(piece.open.request)
+            if weight <= least:
+                lightest, least = piece, weight
+            index += 1
+        if least < stage.weight_of(entries[place][2].open.request):
+            return lightest
+    return None
 
 
 def _take_within(stage: StageState, bucket: list[Entry], replica: Replica, now_s: float) -> Choice:
@@ -297,28 +327,38 @@ def _skipped_for_window(stage: StageState, bucket: list[Entry], head: Assembly, 
         return []  # nobody behind the head's batch: nothing to gain
     shape = head.pieces[0].bucket
     rows_max = estimator.batch_rows_max(variant)
-    best_rate = head.rows / head.service_s * BETTER
+    worth = float(head.rows)
+    if stage.weighs:
+        worth = sum([piece.rows * stage.weight_of(piece.open.request) for piece in head.pieces], 0.0)
+    best_rate = worth / head.service_s * BETTER
     best_index = index = start
     for size in estimator.sizes(variant, shape, cores, rows_max):
         finish_s = now_s + estimator.service_s(variant, shape, size, cores)
         while index < len(bucket) and bucket[index][2].due_s < finish_s:
             index += 1
-        rows = _rows_in_window(bucket, index, size, finish_s)
+        rows, worth = _rows_in_window(stage, bucket, index, size, finish_s)
         if rows == 0:
             continue
-        rate = rows / estimator.service_s(variant, shape, rows, cores)
+        rate = worth / estimator.service_s(variant, shape, rows, cores)
         if rate > best_rate:
             best_rate = rate
             best_index = index
     return [entry[2] for entry in bucket[start:best_index]]
 
 
-def _rows_in_window(bucket: list[Entry], start: int, rows_max: int, finish_s: float) -> int:
-    """Rows of the run of at most `rows_max` from `start` on whose pieces are due at `finish_s` or later."""
+def _rows_in_window(
+    stage: StageState, bucket: list[Entry], start: int, rows_max: int, finish_s: float
+) -> tuple[int, float]:
+    """Rows of the run of at most `rows_max` from `start` on whose pieces are due at `finish_s` or later.
+
+    And what they are worth: as many, or by their classes' weights.
+    """
     rows = 0
+    worth = 0.0
     for index in range(start, len(bucket)):
         piece = bucket[index][2]
         if rows + piece.rows > rows_max or piece.due_s < finish_s:
             break
         rows += piece.rows
-    return rows
+        worth += piece.rows * stage.weight_of(piece.open.request) if stage.weighs else piece.rows
+    return rows, worth

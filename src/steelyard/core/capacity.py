@@ -280,6 +280,37 @@ class Capacity:
     ) -> bool:
         """Whether somebody behind the first `served` of the queue would be late if those were served first.
 
+        `late` says how that is found out.
+        """
+        return bool(
+            self.late(
+                entries,
+                rows,
+                served=served,
+                replica=replica,
+                busy_s=busy_s,
+                now_s=now_s,
+                place=place,
+                room=room,
+                count_max=1,
+            )
+        )
+
+    def late(
+        self,
+        entries: Sequence[Entry],
+        rows: int,
+        *,
+        served: int,
+        replica: Replica,
+        busy_s: float,
+        now_s: float,
+        place: int = FASTEST,
+        room: float = 1.0,
+        count_max: int = ROUNDS_MAX,
+    ) -> list[int]:
+        """Who behind the first `served` of the queue would be late if those were served first: places in it.
+
         The rest is dealt out in its order, a best batch at a time, to the replica that is free first;
         `replica` is busy with the first ones for `busy_s`. What counts is the first, most urgent piece of
         each batch. Where shares decide which variant runs, replicas are counted with the first of theirs.
@@ -294,7 +325,9 @@ class Capacity:
             place: where any variant may run, each replica is counted with its first at this place of the mix
                 or behind it, else its fastest.
             room: share of the time until it is due within which each must be done.
+            count_max: as many are enough.
         """
+        found: list[int] = []
         servers = self._servers(entries[0][2].bucket, replica, busy_s, now_s, place)
         index, count = served, len(entries)
         mean_rows = rows / count
@@ -306,10 +339,12 @@ class Capacity:
             last = min(index + (batches - 1) * step, count - 1)
             finish_s = free_s + batches * service_s
             if finish_s - now_s > room * (entries[last][2].due_s - now_s):
-                return True
+                found.append(last)
+                if len(found) == count_max:
+                    break
             heapreplace(servers, (finish_s, order, best, service_s))
             index += batches * step
-        return False
+        return found
 
     def _servers(
         self, bucket: int, replica: Replica, busy_s: float, now_s: float, place: int

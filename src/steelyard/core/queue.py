@@ -107,12 +107,16 @@ class StageQueue:
         """What waits under a key, most urgent first; None if nothing does."""
         return self._buckets.get(key)
 
+    def place_of(self, order_s: float) -> int:
+        """How many would be served before a new piece of that order."""
+        return bisect_left(self.entries, (order_s, float("inf")))
+
     def rows_before(self, order_s: float) -> float:
         """Rows that would be served before a new piece of that order.
 
         Counted in pieces of mean size, so that it takes O(log n); exact if all pieces have equally many rows.
         """
-        count = bisect_left(self.entries, (order_s, float("inf")))
+        count = self.place_of(order_s)
         return count * self.rows / len(self.entries) if count else 0.0
 
     def __iter__(self) -> Iterator[Piece]:

@@ -13,7 +13,7 @@ from steelyard.core.mix import VariantMix
 from steelyard.core.plan import StagePlan, VariantShare
 from steelyard.core.queue import Entry, StageQueue
 from steelyard.core.remaining import Remaining
-from steelyard.core.types import ServiceTimes, Stage
+from steelyard.core.types import Request, ServiceTimes, Stage
 from steelyard.core.work import Batch, Piece, Visit
 
 
@@ -40,6 +40,8 @@ class StageState:
         choice: which variant runs a batch.
         assignment: what may run a piece.
         place: among the stages of the service.
+        weights: of classes of requests, by name.
+        weighs: they are not all the same.
         batches: in flight, by id.
         variants: those that can answer it.
         piece_rows_max: rows a piece may have: every variant of the mix can run it.
@@ -78,6 +80,8 @@ class StageState:
         self.choice = Choice(self)
         self.assignment = Assignment(self)
         self.place = 0
+        self.weights: dict[str, float] = {}
+        self.weighs = False
         self._sequence = 0
         self.piece_rows_max = self.piece_rows_least = 1
         self.adopt(plan or default_plan(stage))
@@ -99,6 +103,15 @@ class StageState:
         self.prefers_best = plan.rules.forming == "hold" and plan.rules.drop == "early"
         self.rows_floor = plan.batch_rows_max if plan.rules.forming == "full" and not self.is_draining else 0
         self.requeue()
+
+    def weigh(self, weights: dict[str, float]) -> None:
+        """Requests of these classes weigh so much; the others 1."""
+        self.weights = weights
+        self.weighs = any(weight != 1.0 for weight in weights.values())
+
+    def weight_of(self, request: Request) -> float:
+        """How much a row of a request weighs when not all can be served."""
+        return self.weights.get(request.slo_class, 1.0)
 
     def requeue(self) -> None:
         """Queue again what waits: the order, the limits, or what is behind this stage have changed."""
