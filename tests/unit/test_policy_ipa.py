@@ -63,7 +63,7 @@ def test_a_service_s_objective_replaces_the_weights() -> None:
 
 
 def test_replicas_that_change_their_variant_can_be_weighed() -> None:
-    # `heavy` gains 0.3 for 1 core more, but its 3 replicas would have to be switched to: 0.11 each is too much.
+    # `heavy` gains 0.3, but its 3 replicas would have to be switched to: 0.11 each is too much.
     def chosen(switch: float) -> str:
         weights = (1.0, 0.0, switch)
         service = msgspec.structs.replace(SERVICE, objective=Objective(weights=weights))
