@@ -31,6 +31,10 @@ class Body:
         """The next `size` bytes as views of the chunks they came in; `size` is at most `left`."""
         assert 0 <= size <= self.left, (size, self.left)
         self.left -= size
+        end = self._at + size
+        if size and end < len(self._chunks[self._index]):  # mostly: a small body is one chunk
+            at, self._at = self._at, end
+            return (memoryview(self._chunks[self._index])[at:end],)
         found: list[memoryview] = []
         while size:
             chunk = self._chunks[self._index]

@@ -82,7 +82,14 @@ def parameter_bounds(given: Parameters) -> Bounds:
     Raises:
         InputError: a value is not what its parameter takes.
     """
-    if given == Parameters(binary_data_output=given.binary_data_output):
+    if (  # one by one, as this runs for every request
+        given.timeout is None
+        and given.max_latency_ms is None
+        and given.elapsed_ms is None
+        and given.min_accuracy is None
+        and given.max_core_ms is None
+        and not given.slo_class
+    ):
         return UNBOUNDED
     latency_s = _seconds(_of_parameter("max_latency_ms", given.max_latency_ms, _POSITIVE), math.inf)
     timeout_us = _of_parameter("timeout", given.timeout or None, _POSITIVE)

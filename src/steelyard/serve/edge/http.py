@@ -106,7 +106,7 @@ class EdgeApp:
         self, route: Route, scope: MutableMapping[str, Any], receive: Receive, send: Send
     ) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        regions = self._regions if is_local(scope, headers) else None
+        regions = self._regions if not self._regions or is_local(scope, headers) else None
         request_id = RequestId(self._intake.front_end, next(self._sequence))
         exchange = Exchange(
             route,

@@ -120,6 +120,9 @@ class Regions:
     def __init__(self) -> None:
         self._by_name: dict[str, Region] = {}
 
+    def __len__(self) -> int:
+        return len(self._by_name)
+
     def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
         """Open a shared memory object and keep a range of it under `name`.
 
