@@ -75,10 +75,19 @@ steps = st.lists(
 class Desk:
     """A machine, the laws, and workers that do as they are told."""
 
-    def __init__(self, stages: tuple[Stage, ...], answers: tuple[str, ...], rows_max: int) -> None:
+    def __init__(
+        self,
+        stages: tuple[Stage, ...],
+        answers: tuple[str, ...],
+        rows_max: int,
+        *,
+        resident: tuple[str, ...] = VARIANTS,
+        retries_max: int = 3,
+    ) -> None:
         self.service = Service(
-            "ocr", 100.0, stages, queue_rows_max=60, reply_s=0.0, retries_max=3, answers=answers
+            "ocr", 100.0, stages, queue_rows_max=400, reply_s=0.0, retries_max=retries_max, answers=answers
         )
+        self.resident = resident
         plan = make_plan(
             self.service, batch_rows_max=rows_max, rules=PATIENT, shares={"big": 0.5, "small": 0.5}
         )
@@ -105,7 +114,7 @@ class Desk:
             there = [r for r in self.laws.replicas.values() if r.stage == stage.name and not r.is_draining]
             for _ in range(count - len(there)):
                 self.replicas += 1
-                variants = VARIANTS if self.replicas % 3 else VARIANTS[:1]
+                variants = self.resident if self.replicas % 3 else self.resident[:1]
                 self.tell(ReplicaReady(self.replicas, stage.name, "local", 1.0, variants))
 
     def take(self, step: Step) -> None:
@@ -179,6 +188,24 @@ def test_the_laws_hold_whatever_is_lost_and_whatever_is_counted_then(
         event(type(end).__name__ + (f" {end.reason}" if isinstance(end, Fail | Shed) else ""))
     assert desk.machine.open_requests == 0
     assert not any(replica.outputs for replica in desk.laws.replicas.values())
+
+
+@pytest.mark.slow
+@settings(max_examples=100, deadline=None)
+@given(stages=item_pipelines(), steps=steps, rows_max=st.integers(1, 6), data=st.data())
+def test_what_is_lost_costs_no_answer_while_the_same_items_are_found_again(
+    stages: tuple[Stage, ...], steps: list[Step], rows_max: int, data: st.DataObject
+) -> None:
+    answers = tuple(sorted(data.draw(st.sets(st.sampled_from([stage.name for stage in stages])))))
+    desk = Desk(stages, answers, rows_max, resident=("big",), retries_max=len(steps))
+    desk.staff()
+    for rows in (1, 3):
+        desk.take(Step("arrive", rows))
+    for step in steps:
+        if step.what not in ("fail", "cancel"):
+            desk.take(step._replace(luck=0))
+    desk.drain()
+    assert {type(end) for end in desk.laws.ends.values()} == {Complete}
 
 
 @pytest.mark.slow
