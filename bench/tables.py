@@ -16,6 +16,7 @@ from _markdown import table
 from accuracy_page import infadapter, ipa
 from headlines_page import headlines, papers, sponge_case
 from sim_page import sim_day, sim_speed, theory
+from variants_page import variants
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 RESULTS = Path(__file__).parent / "results"
@@ -205,6 +206,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "sponge_case": ("sponge_case", sponge_case),
     "infadapter": ("infadapter", infadapter),
     "ipa": ("ipa", ipa),
+    "variants": ("variants", variants),
 }
 """By mark: the record's name, and what makes the table of it."""
 
