@@ -123,7 +123,7 @@ def tiny(draw: st.DrawFn) -> ProteusProblem:
             if rng.random() < 0.8
         )
         families.append(Family(f"f{index}", float(rng.integers(1, 30)), variants))
-    return ProteusProblem(tuple(families), kinds, keep=0.0, serves_all=False)
+    return ProteusProblem(tuple(families), kinds, change=0.0, serves_all=False)
 
 
 def value(asked: ProteusProblem, counts: dict[Key, int]) -> float:

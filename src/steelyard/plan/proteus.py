@@ -4,18 +4,18 @@ Devices of one kind are alike, and a variant belongs to one family (a service), 
 X(t, j) devices of kind t that host variant j of family k, F(j) rows a second answered by it, p(j) what one
 device answers, s(k) the demand and u(k) what is not served:
 
-    maximise    sum of A(j) F(j) - UNSERVED sum of u(k) + keep x sum of K(j)
+    maximise    sum of A(j) F(j) - UNSERVED sum of u(k) - change x sum of C(j)
     subject to  F(j) <= p(j) X(j)
                 sum of F(j) over family k = s(k) - u(k)
                 sum of X(j) over kind t <= N(t)
-                K(j) <= X(j), K(j) <= how many host j already
+                C(j) >= X(j) - how many host j already
                 sum of X(j) over kind t and family k <= what a fixed placement gives it, if there is one
                 sum of X(j) over family k >= 1, as far as there are devices
 
 It is linear. The authors' program has a 0/1 variable for each device and variant, a bilinear term for each
 share, and is solved again with less demand where there is no solution; here that is u. Two things are ours:
-K, by which of plans that are worth the same the one that changes fewest devices is taken (`keep` 0 leaves it
-out), and that no family is left without a device for the others' sake (`serves_all`).
+C, by which of plans that are worth nearly the same the one that changes fewest devices is taken (`change` 0
+leaves it out), and that no family is left without a device for the others' sake (`serves_all`).
 
 What the optimum does not use is not idle: `spread` gives it to the families that are closest to their limit.
 """
@@ -30,8 +30,8 @@ from steelyard.plan.linear import GAP, INFINITY, TREE_NODES_MAX, Program
 
 UNSERVED = 100.0
 """Accuracy that a row which is not served costs: serving comes before accuracy."""
-KEEP = 0.01
-"""What it is worth to leave one of all devices as it is, in accuracy of the whole demand."""
+CHANGE = 0.01
+"""What it costs to change all devices, in accuracy of the whole demand."""
 _ROUNDING = 1e-6
 
 Key = tuple[str, str]
@@ -69,7 +69,7 @@ class ProteusProblem(Frozen, frozen=True):
         families: in any order.
         devices: how many there are of each kind.
         present: how many devices host a variant now, by family and variant.
-        keep: what it is worth to leave all devices as they are, in accuracy.
+        change: what it costs to change all devices, in accuracy; while nothing is present, nothing.
         placement: devices by kind and family that may not be exceeded, if it is fixed.
         serves_all: every family with demand has a device, as far as there are devices.
     """
@@ -77,7 +77,7 @@ class ProteusProblem(Frozen, frozen=True):
     families: tuple[Family, ...]
     devices: dict[str, int]
     present: dict[Key, int] = {}
-    keep: float = KEEP
+    change: float = CHANGE
     placement: dict[tuple[str, str], int] | None = None
     serves_all: bool = True
 
@@ -144,11 +144,10 @@ def solve(problem: ProteusProblem, *, tree_nodes_max: int = TREE_NODES_MAX, gap:
         for family in problem.families if problem.placement is not None else ():
             own = {count[family.name, one.name]: 1.0 for one in family.variants if one.kind == kind}
             program.row(own, most=(problem.placement or {}).get((kind, family.name), 0))
-    each = problem.keep / max(1, sum(problem.devices.values()))
-    for key, there in problem.present.items():
-        if each and key in count:
-            kept = program.column(each, most=there)
-            program.row({kept: 1.0, count[key]: -1.0}, most=0.0)
+    each = problem.change / max(1, sum(problem.devices.values()))
+    for key, devices in count.items() if problem.present and each else ():
+        changed = program.column(-each)
+        program.row({changed: 1.0, devices: -1.0}, least=-float(problem.present.get(key, 0)))
     answer = program.solve(tree_nodes_max=tree_nodes_max, gap=gap)
     assert answer is not None, "serving nobody is a solution"
     flows = {key: max(0.0, answer.values[index]) for key, index in flow.items()}
