@@ -4,6 +4,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec.structs import replace
 
 from steelyard.core.commands import Command, RunBatch, StopReplica, WakeAt
 from steelyard.core.events import (
@@ -28,7 +29,7 @@ from steelyard.core.events import (
 from steelyard.core.plan import StageRules
 from steelyard.core.service import ServiceMachine
 from steelyard.core.stage import StageState
-from steelyard.core.types import Input, RequestId, Service, Stage, Variant
+from steelyard.core.types import Input, RequestId, Service, SloClass, Stage, Variant
 from steelyard.testing.builders import (
     TableTimes,
     make_plan,
@@ -39,6 +40,7 @@ from steelyard.testing.builders import (
 from steelyard.testing.laws import ServiceLaws, named_outputs
 
 VARIANTS = ("big", "small")
+ACCURACIES = {"big": 0.9, "small": 0.6}
 
 rules = st.builds(
     StageRules,
@@ -52,6 +54,14 @@ rules = st.builds(
     choice=st.sampled_from(["mix", "fit", "table"]),
     reroutes=st.booleans(),
 )
+
+
+def with_accuracies(stage: Stage) -> Stage:
+    """The same stage, whose variants are known to be so accurate."""
+    known = [replace(variant, accuracy=ACCURACIES[variant.name]) for variant in stage.variants]
+    return replace(stage, variants=tuple(known))
+
+
 shares = st.sampled_from([{"big": 1.0}, {"big": 0.75, "small": 0.25}, {"small": 1.0}])
 resident = st.sampled_from([("big",), ("small",), ("big", "small")])
 durations_s = st.sampled_from([0.0, 0.001, 0.01, 0.05, 0.3])
@@ -112,11 +122,18 @@ class ServiceLife(RuleBasedStateMachine):
     ) -> None:
         # One row takes 10 ms on a core, six take 20 ms; the small variant takes half of it.
         times = TableTimes({1: 0.01, 6: 0.02}, tail=1.5, factors={"small": 0.5})
-        stages = data.draw(self.stages)
+        stages = tuple([with_accuracies(stage) for stage in data.draw(self.stages)])
         self.names = [stage.name for stage in stages]
         answers = tuple(sorted(data.draw(st.sets(st.sampled_from(self.names)))))
         self.service = Service(
-            "ocr", 0.1, stages, queue_rows_max=20, reply_s=reply_s, retries_max=1, answers=answers
+            "ocr",
+            0.1,
+            stages,
+            queue_rows_max=20,
+            reply_s=reply_s,
+            retries_max=1,
+            answers=answers,
+            classes={"gold": SloClass(0.1, 4.0)},
         )
         plan = make_plan(self.service, batch_rows_max=rows_max, rules=rules, shares=shares)
         self.machine = ServiceMachine(self.service, times_by_stage(self.service, times), plan)
@@ -135,11 +152,29 @@ class ServiceLife(RuleBasedStateMachine):
                 self.tell(ReplicaGone(command.replica_id, expected=True))
         return commands
 
-    @rule(rows=st.sampled_from([1, 1, 1, 2, 3, 9, 25]), key=st.sampled_from(["x", "y"]), slo_s=durations_s)
-    def arrive(self, rows: int, key: str, slo_s: float) -> None:
+    @rule(
+        rows=st.sampled_from([1, 1, 1, 2, 3, 9, 25]),
+        key=st.sampled_from(["x", "y"]),
+        slo_s=durations_s,
+        slo_class=st.sampled_from(["", "gold"]),
+    )
+    def arrive(self, rows: int, key: str, slo_s: float, slo_class: str) -> None:
         self.request_count += 1
         request = make_request(self.request_count, self.now_s, slo_s=slo_s, rows=rows, batch_key=key)
-        self.tell(RequestArrived(request))
+        self.tell(RequestArrived(replace(request, slo_class=slo_class)))
+
+    @rule(
+        rows=st.sampled_from([1, 1, 1, 2, 9, 25]),
+        slo_s=durations_s,
+        min_accuracy=st.sampled_from([None, 0.1, 0.5, 0.8, 0.99]),
+        max_core_ms=st.sampled_from([None, 1.0, 10.0, 30.0, 1000.0]),
+    )
+    def arrive_with_bounds(
+        self, rows: int, slo_s: float, min_accuracy: float | None, max_core_ms: float | None
+    ) -> None:
+        self.request_count += 1
+        request = make_request(self.request_count, self.now_s, slo_s=slo_s, rows=rows, batch_key="x")
+        self.tell(RequestArrived(replace(request, min_accuracy=min_accuracy, max_core_ms=max_core_ms)))
 
     @precondition(lambda self: self.laws.requests)
     @rule(data=st.data())
@@ -305,6 +340,8 @@ class ServiceLife(RuleBasedStateMachine):
             return  # it may wait for another replica, or for another variant
         sheds_lost = stage.plan.rules.drop in ("infeasible", "early")
         for piece in stage.queue:
+            if piece.open.bounds is not None:
+                continue  # it may not take what is idle
             for replica in stage.pool.idle.values():
                 for variant in stage.mix.usable(replica.variants):
                     service_s = stage.estimator.service_s(variant, piece.bucket, piece.rows, replica.cores)
