@@ -314,3 +314,17 @@ def test_strings_that_are_not_text_need_binary_data(intake: ComputingIntake) -> 
     answer = ask_app(make_app(intake), "POST", "/v2/models/text/infer", body, headers)
     line = "output 'u' is not UTF-8, which JSON needs: ask for binary data"
     assert (answer.status, answer.json()["error"]) == (400, line)
+
+
+def test_an_empty_tensor_may_come_with_both_no_data_and_no_bytes(intake: ComputingIntake) -> None:
+    """As the KServe SDK sends it; where there is any, both are one too many (test_edge_errors)."""
+    empty = {
+        "name": "a",
+        "datatype": "INT64",
+        "shape": [1, 0],
+        "data": [],
+        "parameters": {"binary_data_size": 0},
+    }
+    text = {"name": "b", "datatype": "BYTES", "shape": [1, 2], "data": ["p", "q"]}
+    outputs = [{"name": "a2"}]
+    assert infer(intake, "mix", {"inputs": [empty, text], "outputs": outputs}).status == 200

@@ -74,7 +74,7 @@ def check_input(spec: TensorSpec, given: HeadInput, body: Body, regions: Regions
     size = parameters.binary_data_size if parameters is not None else None
     if size is None:
         return _json_input(spec, shape, memoryview(given.data))
-    if given.data:
+    if given.data and (size or elements):  # the KServe SDK says `"data": []` beside a size of 0
         raise InputError(f"input '{given.name}' has both data and binary_data_size")
     return _binary_input(spec, shape, size, elements, body)
 
