@@ -202,8 +202,8 @@ def test_what_is_lost_costs_no_answer_while_the_same_items_are_found_again(
     for rows in (1, 3):
         desk.take(Step("arrive", rows))
     for step in steps:
-        if step.what not in ("fail", "cancel"):
-            desk.take(step._replace(luck=0))
+        what = "lose" if step.what in ("fail", "cancel") else step.what
+        desk.take(step._replace(what=what, luck=0))
     desk.drain()
     assert {type(end) for end in desk.laws.ends.values()} == {Complete}
 
