@@ -283,11 +283,9 @@ def test_a_broken_profile_is_named(tmp_path: Path, python_spec: LoadedSpec) -> N
 def test_keys_without_effect_are_said() -> None:
     loaded = spec(
         pipeline="{a: {model: m}, b: {model: m, inputs: {x: a.y}, when: 'a.ok > 0'}}",
-        service=", classes: {gold: {latency: 50ms, weight: 2}}",
         top="cluster: {nodes: [{name: n, cores: 4, price_per_hour: 2, network: 1ms}]}",
     )
     assert notices(loaded.spec, "simulate") == (
-        "services.s.classes.gold.weight is checked, but simulate does not apply it yet",
         "cluster.nodes[0].price_per_hour is checked, but simulate does not apply it yet",
         "cluster.nodes[0].network is checked, but simulate does not apply it yet",
     )

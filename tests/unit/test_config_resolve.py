@@ -322,14 +322,12 @@ def test_an_unknown_policy_names_the_nearest(folder: Path) -> None:
         resolve(loaded, cores_available=2, policy="statik", ask=answering(PLAIN))
 
 
-def test_what_is_checked_but_not_applied_is_said(folder: Path) -> None:
+def test_objective_and_classes_are_handed_on(folder: Path) -> None:
     service = (
         ", objective: {accuracy_floor: 0.9}, classes: {gold: {latency: 20ms, weight: 4}, lead: {latency: 1s}}"
     )
     loaded = spec("{v: {onnx: v.onnx}}", service, folder)
-    assert notices(loaded.spec) == (
-        "services.s.classes.gold.weight is checked, but serve does not apply it yet",
-    )
+    assert notices(loaded.spec) == ()
     served = resolved(loaded).services["s"].served
     assert served.classes == {"gold": 0.02, "lead": 1.0}
     assert served.service.classes == {"gold": SloClass(0.02, 4.0), "lead": SloClass(1.0)}

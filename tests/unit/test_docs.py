@@ -93,7 +93,7 @@ def test_every_key_of_the_spec_is_documented() -> None:
     text = (ROOT / "docs" / "spec.md").read_text(encoding="utf-8")
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     words = {word for code in re.findall(r"`([^`]+)`", prose) for word in re.findall(r"\w+", code)}
-    # How tables by device and accuracies are kept; in the file the devices' own names, and a list, stand there.
+    # How tables by device and accuracies are kept; in the file devices' own names, and a list, stand there.
     assert spec_keys() - words <= {"devices", "listed"}
 
 
