@@ -26,7 +26,9 @@ class StageRules(Frozen, frozen=True):
         order: `edf` earliest deadline first; `fifo` order of arrival.
         forming: `hold` an idle replica takes what is queued at once, or waits up to `StagePlan.hold_s_max`;
             `full` waits for exactly `batch_rows_max` rows, without limit (Themis 2024);
-            `timeout` waits for `batch_rows_max` rows or `timeout_s` after the head's arrival (Themis 2025).
+            `timeout` waits for `batch_rows_max` rows or `timeout_s` after the head's arrival (Themis 2025);
+            `adaptive` (Proteus), `aimd` (Clipper) and `nexus` for a queue a replica (`lanes`): they imply the
+            routing `assigned` and drop by themselves.
         timeout_s: for `timeout`, seconds.
         drop: `none` never; `age` at batch assembly when older than `age_s_max`; `infeasible` at dequeue when
             it cannot finish in time; `early` as `infeasible`, and a head that would shrink the batch is shed
@@ -93,7 +95,7 @@ class StagePlan(Frozen, frozen=True):
         mix: variants and their shares; batches use the first resident one that has share left.
         batch_rows_max: rows in one batch, >= 1.
         hold_s_max: seconds an idle replica may wait for company; 0 never waits.
-        budget_s: this stage's part of the SLO (its sub-deadline), for reports.
+        budget_s: this stage's part of the SLO (its sub-deadline): for reports, and for `drop: budget`.
         rules: the data plane's strategies.
         covers_starts: while replicas of the stage start, the others keep their cores and stay, whatever the
             plan says of them: they carry the load over the cold start. False for a policy that moves cores
