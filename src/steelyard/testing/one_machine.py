@@ -33,6 +33,7 @@ from steelyard.core.events import (
 from steelyard.core.service import ServiceMachine
 from steelyard.core.types import Request, RequestId
 from steelyard.journal.records import Record
+from steelyard.sim.items import stage_items
 from steelyard.sim.kernel import Kernel, Kind
 from steelyard.sim.service_driver import ServiceDriver
 
@@ -43,11 +44,12 @@ Sampler = Callable[[str, int, int, float], float]
 
 
 class GivenReplica(NamedTuple):
-    """A replica of the first stage that is there from the beginning, or becomes ready at `ready_s`."""
+    """A replica of a stage (empty: the first) that is there from the start, or becomes ready at `ready_s`."""
 
     cores: float
     variants: tuple[str, ...]
     ready_s: float = 0.0
+    stage: str = ""
 
 
 class Outcome(NamedTuple):
@@ -69,6 +71,7 @@ class OneMachine:
         events: further events and when they happen: resizes, losses, cancellations, plans.
         window_s: sensing window; None for none.
         journal: collects a record of every event, if given.
+        seed: of the items that requests have.
 
     Attributes:
         outcomes: by request, in the order of their ends.
@@ -85,11 +88,13 @@ class OneMachine:
         events: Iterable[tuple[float, ServiceEvent]] = (),
         window_s: float | None = None,
         journal: list[Record] | None = None,
+        seed: int = 0,
     ) -> None:
         self._machine = machine
         self._sample_s = sample_s
         self._window_s = window_s
         self._journal = journal
+        self._items = stage_items(machine.service, seed)
         self._kernel = Kernel()
         self._cores: dict[int, float] = {}
         self._requests: dict[RequestId, Request] = {}
@@ -131,8 +136,8 @@ class OneMachine:
         return self.outcomes
 
     def _place(self, replica_id: int, replica: GivenReplica) -> None:
-        stage = self._machine.service.stages[0].name
-        cores, variants, ready_s = replica
+        cores, variants, ready_s, name = replica
+        stage = name or self._machine.service.stages[0].name
         if ready_s > 0:
             started = ReplicaStarted(replica_id, stage, "local", cores, variants, ready_s)
             self._kernel.schedule(0.0, Kind.REPLICA, self._tell, started)
@@ -165,7 +170,9 @@ class OneMachine:
         cores = self._cores[command.replica_id]
         finished_s = now_s + self._sample_s(command.variant, bucket, command.rows, cores)
         self.batches.append((now_s, command))
-        completed = BatchCompleted(command.batch_id, command.replica_id, now_s, finished_s)
+        items = self._items.get(command.stage)
+        counts = {} if items is None else items.of(command)
+        completed = BatchCompleted(command.batch_id, command.replica_id, now_s, finished_s, (), counts)
         self._kernel.schedule(finished_s, Kind.COMPLETION, self._tell, completed)
 
     def _stop(self, command: StopReplica) -> None:
