@@ -163,8 +163,10 @@ def loads_rps(problem: LokiProblem, plan: LokiPlan) -> dict[Name, float]:
 
 def rates_rps(problem: LokiProblem, plan: LokiPlan) -> dict[Name, float]:
     """Rows a second that one server of each variant answers with batches as planned."""
-    steps = {(step.task, step.variant, step.rows): step for t in problem.tasks for step in _steps(t)}
-    return {name: steps[(*name, plan.rows[name])].rate_rps for name in plan.servers}
+    times = {
+        (task.name, option.name): dict(option.time_s) for task in problem.tasks for option in task.options
+    }
+    return {name: plan.rows[name] / times[name][plan.rows[name]] for name in plan.servers}
 
 
 def rows_of(problem: LokiProblem, path: Path) -> float:
