@@ -19,10 +19,14 @@ def demo(
     ] = Path("out/demo"),
     seed: Annotated[int, typer.Option(help="Of the lines and their arrivals.")] = 1,
     profiles: Annotated[Path | None, typer.Option(metavar="DIR", help="Where profiles are stored.")] = None,
+    pipeline: Annotated[
+        bool, typer.Option("--pipeline", help="Whole pages through a pipeline, and the third axis.")
+    ] = False,
     json: JsonOption = None,
 ) -> int:
     """Serve a text recogniser through a surge, show it hold its SLO, and compare with fixed cores."""
     from steelyard.backend.cpu import usable_core_ids
+    from steelyard.demo.pages.tour import pages_tour
     from steelyard.demo.spec import CORES
     from steelyard.demo.tour import Settings, tour
 
@@ -33,6 +37,7 @@ def demo(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steelyard" / "demo"
     settings = Settings(seconds=seconds, out=out, cache=cache, profiles=profiles, seed=seed)
-    outcome = tour(settings, Console(stderr=json == "-"))
+    give = pages_tour if pipeline else tour
+    outcome = give(settings, Console(stderr=json == "-"))
     write_json(json, outcome)
     return 0 if all(run.completed for run in outcome.runs) else 1

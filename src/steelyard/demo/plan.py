@@ -60,26 +60,47 @@ def plan_surge(cells: Sequence[Cell], *, seconds: int, seed: int) -> Surge:
     Raises:
         ProfileError: the profile lacks one core, or the trace is too short to show anything.
     """
-    if seconds < SECONDS_MIN:
-        raise ProfileError(f"--seconds: want at least {SECONDS_MIN}, got {seconds}")
     one_core = {cell.batch: cell.p50_ms for cell in cells if cell.cores == 1 and cell.batch <= BATCH_MAX}
     if 1 not in one_core:
         raise ProfileError("the profile has no single line on one core")
     best_batch = max(one_core, key=lambda batch: (batch / one_core[batch], -batch))
     capacity_rps = 1000 * best_batch / one_core[best_batch]
+    return scaled(
+        one_core[1], capacity_rps, best_batch, BASE_SHARE, SURGE_SHARE, SLO_FACTOR, seconds=seconds, seed=seed
+    )
+
+
+def scaled(
+    one_ms: float,
+    capacity_rps: float,
+    best_batch: int,
+    base_share: float,
+    surge_share: float,
+    slo_factor: float,
+    *,
+    seconds: int,
+    seed: int,
+) -> Surge:
+    """A surge in shares of a capacity, and an SLO in latencies of one request, rounded up to 10 ms.
+
+    Raises:
+        ProfileError: the trace is too short to show anything.
+    """
+    if seconds < SECONDS_MIN:
+        raise ProfileError(f"--seconds: want at least {SECONDS_MIN}, got {seconds}")
     from_s, to_s = round(seconds * 0.3), round(seconds * 0.7)
     rates = surge(
         seconds,
-        base_rps=BASE_SHARE * capacity_rps,
-        surge_rps=SURGE_SHARE * capacity_rps,
+        base_rps=base_share * capacity_rps,
+        surge_rps=surge_share * capacity_rps,
         from_s=from_s,
         to_s=to_s,
     )
     return Surge(
-        one_line_ms=one_core[1],
+        one_line_ms=one_ms,
         capacity_rps=capacity_rps,
         best_batch=best_batch,
-        slo_ms=float(ceil(SLO_FACTOR * one_core[1] / 10) * 10),
+        slo_ms=float(ceil(slo_factor * one_ms / 10) * 10),
         counts=counts_of(rates, np.random.default_rng(seed)).counts.tolist(),
         from_s=from_s,
         to_s=to_s,

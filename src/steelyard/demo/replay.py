@@ -46,7 +46,11 @@ def replay(
             command = _client_command(job_file, result_file)
             with started(command, stdout=PIPE, stderr=errors) as client:
                 samples = _watch(
-                    server, client, job.service, Stand(title, surge.slo_ms, len(surge.counts), []), console
+                    server,
+                    client,
+                    job.service,
+                    Stand(title, surge.slo_ms, len(surge.counts), [], job.task),
+                    console,
                 )
                 if client.wait(_AFTER_S_MAX) != 0:
                     raise SteelyardError(f"the client failed; its log: {errors.name}")

@@ -22,9 +22,9 @@ from steelyard.demo.spec import CORES, SERVICE, write_spec
 from steelyard.metrics.runs import RunSeries, RunSummary
 from steelyard.report.html import render
 
-_PROFILE_S_MAX = 120.0
+PROFILE_S_MAX = 240.0
 _PROVISIONAL_SLO_MS = 1000.0
-_COLUMNS = ("lines", "violations", "", "p50", "p99", "core-s", "accuracy", "starts", "resizes")
+_COLUMNS = ("requests", "violations", "", "p50", "p99", "core-s", "accuracy", "starts", "resizes")
 
 
 class Settings(Frozen, frozen=True):
@@ -95,7 +95,7 @@ def tour(settings: Settings, console: Console) -> Outcome:
             options=options,
             console=console,
         )
-        console.print(_sentence(series.summary), highlight=False, soft_wrap=True)
+        console.print(sentence(series.summary, "lines"), highlight=False, soft_wrap=True)
         return series
 
     runs = [run("steelyard", "steelyard")]
@@ -131,8 +131,8 @@ def comparison(runs: Sequence[RunSummary]) -> Table:
             str(run.requests),
             str(run.violations),
             f"{run.violation_ratio:.1%}",
-            _ms(run.latency_ms["p50"]),
-            _ms(run.latency_ms["p99"]),
+            ms(run.latency_ms["p50"]),
+            ms(run.latency_ms["p99"]),
             f"{run.core_seconds:.1f}",
             "-" if run.accuracy_mean is None else f"{run.accuracy_mean:.1%}",
             str(run.cold_starts),
@@ -148,18 +148,28 @@ def measured_cells(spec: Path, recogniser: Recogniser, folder: Path, options: Se
         SteelyardError: profiling failed; the message names the log.
     """
     write_spec(spec, recogniser.model, slo_ms=_PROVISIONAL_SLO_MS, fixed_batch=1)
+    rows = profiled(spec, folder, "--quick", *options)["profiles"]
+    return [Cell(row["batch"], row["cores"], row["latency_ms"]["p50"]) for row in rows]
+
+
+def profiled(spec: Path, folder: Path, *options: str) -> dict[str, Any]:
+    """The JSON of `steelyard profile SPEC`; it and its log are left in `folder`.
+
+    Raises:
+        SteelyardError: profiling failed; the message names the log.
+    """
     result, log = folder / "profile.json", folder / "profile.log"
-    command = steelyard_command("profile", str(spec), "--quick", "--json", str(result), *options)
+    command = steelyard_command("profile", str(spec), "--json", str(result), *options)
     with log.open("wb") as output, started(command, stdout=output, stderr=output) as process:
         try:
-            status = process.wait(_PROFILE_S_MAX)
+            status = process.wait(PROFILE_S_MAX)
         except subprocess.TimeoutExpired:
-            raise SteelyardError(f"profiling took longer than {_PROFILE_S_MAX:g} s; its log: {log}") from None
+            raise SteelyardError(f"profiling took longer than {PROFILE_S_MAX:g} s; its log: {log}") from None
     if status != 0:
         last = (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
         raise SteelyardError(f"profiling failed; its log {log} ends: {last}")
-    rows: list[dict[str, Any]] = msgspec.json.decode(result.read_bytes())["profiles"]
-    return [Cell(row["batch"], row["cores"], row["latency_ms"]["p50"]) for row in rows]
+    found: dict[str, Any] = msgspec.json.decode(result.read_bytes())
+    return found
 
 
 def _introduce(surge: Surge, console: Console) -> None:
@@ -174,14 +184,16 @@ def _introduce(surge: Surge, console: Console) -> None:
     )
 
 
-def _sentence(run: RunSummary) -> str:
+def sentence(run: RunSummary, noun: str) -> str:
+    """What a run came to, in one line."""
     return (
-        f"  {run.violations} of {run.requests} lines violated the SLO ({run.violation_ratio:.1%}); "
-        f"p99 {_ms(run.latency_ms['p99'])}; {run.core_seconds:.1f} core-seconds reserved"
+        f"  {run.violations} of {run.requests} {noun} violated the SLO ({run.violation_ratio:.1%}); "
+        f"p99 {ms(run.latency_ms['p99'])}; {run.core_seconds:.1f} core-seconds reserved"
     )
 
 
-def _ms(value: float | None) -> str:
+def ms(value: float | None) -> str:
+    """Milliseconds in words."""
     return "-" if value is None else f"{value:.0f} ms"
 
 

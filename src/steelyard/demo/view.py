@@ -18,12 +18,13 @@ _LINE_EVERY_S = 5.0
 
 
 class Stand(NamedTuple):
-    """How a run stands; `samples` are those so far, at least one."""
+    """How a run stands; `samples` are those so far, at least one; `noun` is what is counted."""
 
     title: str
     slo_ms: float
     seconds: float
     samples: Sequence[Sample]
+    noun: str = "lines"
 
 
 def sparkline(values: Sequence[float], *, top: float | None = None) -> str:
@@ -47,7 +48,9 @@ def panel(stand: Stand) -> RenderableType:
     table.add_column(style="dim", min_width=10)
     table.add_column(min_width=_SPARK_WIDTH)
     table.add_column()
-    table.add_row("rate", _spark([s.rate_rps for s in statuses], "cyan"), f"{now.rate_rps:.0f} lines/s")
+    table.add_row(
+        "rate", _spark([s.rate_rps for s in statuses], "cyan"), f"{now.rate_rps:.0f} {stand.noun}/s"
+    )
     table.add_row(
         "p99",
         _spark([s.p99_ms or 0.0 for s in statuses], "green", top=stand.slo_ms),
@@ -73,7 +76,7 @@ def line(stand: Stand) -> str:
     first, (at_s, now) = stand.samples[0].status, stand.samples[-1]
     p99 = "-" if now.p99_ms is None else f"{now.p99_ms:.0f}"
     return (
-        f"  {at_s:3.0f} s  {now.rate_rps:5.1f} lines/s  p99 {p99} ms  cores {now.cores:g}  "
+        f"  {at_s:3.0f} s  {now.rate_rps:5.1f} {stand.noun}/s  p99 {p99} ms  cores {now.cores:g}  "
         f"replicas {len(now.replicas)}  violations {violations_between(first, now)}"
     )
 

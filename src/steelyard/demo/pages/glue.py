@@ -33,7 +33,7 @@ class Crop:
     `lines` are uint8 (k, 48, 320, 3), `boxes` int32 (k, 4).
     """
 
-    signature = {  # noqa: RUF012 -- read once, by the runtime
+    signature = {
         "inputs": {"mask": ("UINT8", [-1, HEIGHT, WIDTH]), "page": ("UINT8", [-1, HEIGHT, WIDTH, 3])},
         "outputs": {"lines": ("UINT8", [-1, LINE_HEIGHT, LINE_WIDTH, 3]), "boxes": ("INT32", [-1, 4])},
     }
@@ -53,7 +53,7 @@ class Crop:
 class Join:
     """Lists of `codes` (k, steps), `angle` (k,) and `boxes` (k, 4), one a page, to its `text`, (b,) BYTES."""
 
-    signature = {  # noqa: RUF012 -- read once, by the runtime
+    signature = {
         "inputs": {"codes": ("INT32", [-1, STEPS]), "angle": ("INT64", [-1]), "boxes": ("INT32", [-1, 4])},
         "outputs": {"text": ("BYTES", [-1])},
     }
@@ -63,7 +63,11 @@ class Join:
         pages = zip(batch["codes"], batch["angle"], batch["boxes"], strict=True)
         # A page of one line may come without the axis of its lines: so it does when the stage is measured.
         texts = [
-            join(np.reshape(codes, (-1, np.shape(codes)[-1])), np.reshape(angle, -1), np.reshape(boxes, (-1, 4)))
+            join(
+                np.reshape(codes, (-1, np.shape(codes)[-1])),
+                np.reshape(angle, -1),
+                np.reshape(boxes, (-1, 4)),
+            )
             for codes, angle, boxes in pages
         ]
         return {"text": np.array(texts, dtype=np.object_)}
