@@ -7,6 +7,7 @@ all run on the same data plane, once on Proteus' (a queue a device, adaptive bat
 queue a family, earliest deadline first, no waiting), so what differs is what is decided:
 
     proteus                 variants, placement and shares anew every 10 s and when demand exceeds capacity
+    proteus, 1.5            the same for 1.5 times the demand, which is what sommelier plans for
     clipper HA, HT          static: the most accurate, the fastest variants
     infaas, sommelier       variants switched, placement fixed (likenesses)
 
@@ -53,6 +54,7 @@ class Case(NamedTuple):
 
 DECIDERS = (
     Case("proteus", "proteus"),
+    Case("proteus, 1.5", "proteus", {"headroom": 1.5}),
     Case("clipper HA", "clipper", {"variants": "accurate"}),
     Case("clipper HT", "clipper", {"variants": "fast"}),
     Case("infaas", "infaas"),

@@ -15,6 +15,7 @@ from typing import Any
 from _markdown import table
 from accuracy_page import infadapter, ipa
 from headlines_page import headlines, papers, sponge_case
+from shared_page import loki, proteus
 from sim_page import sim_day, sim_speed, theory
 from variants_page import variants
 
@@ -206,6 +207,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "sponge_case": ("sponge_case", sponge_case),
     "infadapter": ("infadapter", infadapter),
     "ipa": ("ipa", ipa),
+    "proteus": ("proteus", proteus),
+    "loki": ("loki", loki),
     "variants": ("variants", variants),
 }
 """By mark: the record's name, and what makes the table of it."""
