@@ -218,11 +218,12 @@ def test_loading_waits_until_it_is_ready_and_for_the_unloading_before() -> None:
         await unloading
         while one.steps[-1] != "plan":
             await asyncio.sleep(0)
-        assert (repository.is_open("a"), one.drained.is_set()) == (True, False)
+        assert not repository.is_open("a")
         assert [entry.state for entry in repository.index()] == ["LOADING"]
         one.ready = True
         await asyncio.gather(*loading)
-        assert one.steps == ["drain", "give up", "resume", "plan"]
+        assert one.steps == ["drain", "give up", "plan", "resume"]
+        assert (repository.is_open("a"), one.drained.is_set()) == (True, False)
         assert [entry.state for entry in repository.index()] == ["READY"]
 
     run(steps())

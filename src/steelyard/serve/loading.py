@@ -2,7 +2,8 @@
 
 The rules of this file:
 - Unloading drains: the service takes no further request, answers those it admitted, and only then gives its
-  replicas up. Loading is the way back: the policy plans for the service again, as at the server's start.
+  replicas up. Loading is the way back: the policy plans for the service again, as at the server's start, and
+  requests are taken when it is ready.
 - One change of a service at a time; who asks for another waits for it. A change goes on if whoever asked for
   it leaves, or waits no longer: it is the server's then, not the client's.
 """
@@ -51,12 +52,12 @@ class Switch:
         self._give_up()
 
     async def load(self) -> None:
-        """Plan again and admit again; returns when it is ready."""
-        self._drained.clear()
-        self._resume()
+        """Plan again, and admit again when it is ready."""
         self._plan()
         while not self.is_ready():
             await asyncio.sleep(POLL_S)
+        self._drained.clear()
+        self._resume()
 
 
 class LiveRepository:
@@ -70,6 +71,7 @@ class LiveRepository:
     def __init__(self, switches: Iterable[tuple[str, Switch]], *, wait_s_max: float) -> None:
         self._switches = dict(switches)
         self._wait_s_max = wait_s_max
+        self._loaded = set(self._switches)  # or to be
         self._open = set(self._switches)
         self._changes: dict[str, asyncio.Task[None]] = {}
 
@@ -84,15 +86,16 @@ class LiveRepository:
     async def load(self, service: str) -> None:
         """Serve it again; see `Repository.load`."""
         await self._settled(service)
-        if service not in self._open:
-            self._open.add(service)
-            self._change(service, self._switches[service].load())
+        if service not in self._loaded:
+            self._loaded.add(service)
+            self._change(service, self._load(service))
         await self._settled(service, "is still loading")
 
     async def unload(self, service: str) -> None:
         """Answer what was admitted and end its replicas; see `Repository.unload`."""
         await self._settled(service)
-        if service in self._open:
+        if service in self._loaded:
+            self._loaded.discard(service)
             self._open.discard(service)
             self._change(service, self._switches[service].unload())
         await self._settled(service, "still has requests to answer")
@@ -102,10 +105,14 @@ class LiveRepository:
         for task in self._changes.values():
             task.cancel()
 
+    async def _load(self, service: str) -> None:
+        await self._switches[service].load()
+        self._open.add(service)
+
     def _entry(self, name: str) -> RepositoryEntry:
         is_changing = name in self._changes and not self._changes[name].done()
-        if name in self._open:
-            ready = self._switches[name].is_ready()
+        if name in self._loaded:
+            ready = name in self._open and self._switches[name].is_ready()
             return RepositoryEntry(name, "READY" if ready else "LOADING", "" if ready else "no ready replica")
         return RepositoryEntry(name, "UNLOADING" if is_changing else "UNAVAILABLE", "unloaded")
 
