@@ -110,6 +110,14 @@ def test_every_choice_is_measured_as_a_whole_and_found_by_plan(folder: Path) -> 
         "examples",
         "metric",
     ]
+    # What no profile could be made of by itself has been timed on the way.
+    stored = [json.loads(file.read_text())["profile"] for file in Path("profiles").glob("*-*.json")]
+    assert sorted(each["variant"] for each in stored) == ["cut", "total"]
+    assert all(cell["rows"] == 1 and cell["runs"] == 4 for each in stored for cell in each["cells"])
+    # What no profile could be made of by itself has been timed on the way.
+    stored = [json.loads(file.read_text())["profile"] for file in Path("profiles").glob("*-*.json")]
+    assert sorted(each["variant"] for each in stored) == ["cut", "total"]
+    assert all(cell["rows"] == 1 and cell["runs"] == 4 for each in stored for cell in each["cells"])
     # The file is taken by a spec as it is.
     (folder / "acc.json").write_text(json.dumps(found))
     stated = SPEC.replace("    items:", "    path_accuracies: {file: acc.json}\n    items:")

@@ -10,7 +10,8 @@ from steelyard.cli.measure import Measured, measure, stage_times, widths_of, wit
 from steelyard.config.load import LoadedSpec, read_spec
 from steelyard.config.resolve import resolve
 from steelyard.profile.types import Cell, Constants, Profile
-from steelyard.profiler.subject import Subject
+from steelyard.profiler.store import ProfileStore
+from steelyard.profiler.subject import Subject, key_of
 from steelyard.runtime.base import Signature, TensorSpec, WidthRule
 from steelyard.serve.base import Deployment
 
@@ -123,3 +124,30 @@ def test_what_is_declared_is_never_measured(tmp_path: Path, capsys: pytest.Captu
     assert measure(deployment, tmp_path, core_ids=(0,), form="quick") == ()
     assert capsys.readouterr().err == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_glue_that_cannot_be_measured_is_assumed_until_a_profile_is_stored(tmp_path: Path) -> None:
+    (tmp_path / "glue.py").touch()
+    text = (
+        "models: {m: {variants: {v: {python: 'glue.py:B', latency: {alpha_ms: 3}}}}}\n"
+        "services: {s: {slo: {latency: 1s}, inputs: {x: {dtype: FP32, shape: [-1]}}, pipeline: {"
+        "a: {model: m}, g: {python: 'glue.py:f', inputs: {y: a.y}, cold_start: 3s}}}}\npolicy: static\n"
+    )
+    spec = read_spec(text, "spec.yaml", tmp_path)
+    unknown = Signature((), (), batchable=True)
+    deployment = resolve(spec, cores_available=2, ask=lambda specs: [unknown] * len(specs))
+    assert measure(deployment, tmp_path, core_ids=(0, 1), form="quick") == ()
+    # 5 ms a row.
+    _, glue = stage_times(deployment, ())
+    assert glue.declared["g"].coefficients_ms == (0.0, 5.0, 0.0, 0.0)
+
+    made = deployment.services["s"].stages["g"]
+    key = key_of(Subject("g", made.specs[0], made.signature, 16), cores=2)
+    ProfileStore(tmp_path).save(replace(PROFILE, model="g", variant="g", **key._asdict()))
+    (found,) = measure(deployment, tmp_path, core_ids=(0, 1), form="quick")
+    assert (found.stage, found.profile.variant) == ("g", "g")
+    _, glue = stage_times(deployment, (found,))
+    assert (glue.declared, glue.profiles) == ({}, (found.profile,))
+    # What the stage says of itself is believed.
+    stages = with_measured(deployment, (found,), spec, NOWHERE).services["s"].served.service.stages
+    assert stages[1].variants[0].cold_start_s == 3.0

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from math import prod
 from pathlib import Path
+from statistics import median
 
 from steelyard.cli.bare import BareService
 from steelyard.cli.examples import Example, read_examples
@@ -19,10 +20,16 @@ from steelyard.config.measured import content_hash, wiring_hash
 from steelyard.config.source import nearest
 from steelyard.config.stages import candidates
 from steelyard.core.errors import InputError, ModelError, SpecError
+from steelyard.core.types import Variant
+from steelyard.profile.types import Cell, Profile
 from steelyard.profiler.accuracies import Accuracy, AccuracyStore, Measurement, wilson_95
+from steelyard.profiler.store import ProfileStore
+from steelyard.profiler.subject import Subject, key_of
 from steelyard.serve.base import DeployedService, Deployment
 
 CHOICES_MAX = 64
+TIMED = 50
+"""Examples with which glue is timed."""
 SCORED_TOGETHER = 256
 """Examples whose outputs are held and scored at a time."""
 
@@ -73,6 +80,13 @@ def measure_accuracies(
                 on_progress(index * len(examples) + done, len(choices) * len(examples), label)
 
             scores = asyncio.run(_scores(deployed, chosen, examples, score, core_ids, step))
+            if index == 0:
+                _save_glue(
+                    deployed,
+                    asyncio.run(_glue_times(deployed, chosen, examples, core_ids)),
+                    directory,
+                    core_ids,
+                )
             mean = sum(scores, 0.0) / len(scores)
             low, high = wilson_95(mean, len(scores))
             models = _models(loaded, name, chosen)
@@ -104,6 +118,64 @@ async def _scores(
     finally:
         await bare.close()
     return scores
+
+
+async def _glue_times(
+    deployed: DeployedService,
+    chosen: Mapping[str, str],
+    examples: Sequence[Example],
+    core_ids: Sequence[int],
+) -> list[tuple[str, int, float]]:
+    """(stage, rows, seconds) of batches of glue that cannot be measured by itself.
+
+    Examples go one after the other, so that nothing else runs beside what is timed.
+    """
+    if not any(stage.assumed for stage in deployed.stages.values()):
+        return []
+    bare = BareService(deployed, chosen, core_ids)
+    try:
+        await bare.start()
+        await bare.answer(examples[0].inputs)  # the first one warms up
+        bare.batches.clear()
+        for example in examples[:TIMED]:
+            await bare.answer(example.inputs)
+    finally:
+        await bare.close()
+    return [batch for batch in bare.batches if deployed.stages[batch[0]].assumed]
+
+
+def _save_glue(
+    deployed: DeployedService,
+    batches: Sequence[tuple[str, int, float]],
+    directory: Path,
+    core_ids: Sequence[int],
+) -> None:
+    """Store what the glue's batches took as its profile, on one core; what is between is interpolated."""
+    for name in dict.fromkeys(stage for stage, _, _ in batches):
+        stage = deployed.stages[name]
+        (spec,) = stage.specs
+        times_s: dict[int, list[float]] = {}
+        for of_stage, rows, service_s in batches:
+            if of_stage == name:
+                times_s.setdefault(rows, []).append(service_s)
+        cells = tuple(
+            Cell(0, rows, 1.0, median(found), max(found), len(found))
+            for rows, found in sorted(times_s.items())
+        )
+        subject = Subject(stage.model, spec, stage.signature, spec.batch_rows_max or 1, stage.buckets)
+        key = key_of(subject, cores=len(core_ids))
+        known = Variant(spec.name)
+        ProfileStore(directory).save(
+            Profile(
+                stage.model,
+                spec.name,
+                **key._asdict(),
+                cells=cells,
+                cold_start_s=known.cold_start_s,
+                resize_s=known.resize_s,
+                quick=True,
+            )
+        )
 
 
 async def _answer(bare: BareService, index: int, example: Example) -> Outputs:

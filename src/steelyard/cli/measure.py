@@ -43,6 +43,8 @@ def measure(
 ) -> tuple[Measured, ...]:
     """Every variant that declares no latency, with its profile: stored, or measured where that lacks points.
 
+    Glue that cannot be measured by itself has one only if it is stored.
+
     Args:
         deployment: what is to be served; a model that stands in two places is found stored at the second.
         profiles: the store's directory; None for the user's cache.
@@ -62,24 +64,26 @@ def measure(
                     continue
                 rows_max = spec.batch_rows_max or 1
                 subject = Subject(stage.model, spec, stage.signature, rows_max, stage.buckets)
-                profile = _measure_one(subject, deployed.served, store, core_ids, form)
-                found.append(Measured(service, stage_name, subject, profile))
+                profile = (
+                    stored_profile(subject, store, cores=len(core_ids))
+                    if spec.name in stage.assumed
+                    else _measure_one(subject, deployed.served, store, core_ids, form)
+                )
+                if profile is not None:
+                    found.append(Measured(service, stage_name, subject, profile))
     return tuple(found)
 
 
 def stage_times(deployment: Deployment, measured: Sequence[Measured]) -> tuple[StageTimes, ...]:
-    """What is known of each stage's variants: what they declare, and their profiles."""
-    return tuple(
-        StageTimes(
-            service,
-            stage_name,
-            tuple(m.profile for m in measured if (m.service, m.stage) == (service, stage_name)),
-            stage.declared,
-            stage.bucket,
-        )
-        for service, deployed in deployment.services.items()
-        for stage_name, stage in deployed.stages.items()
-    )
+    """What is known of each stage's variants: what they declare, their profiles, or what is assumed."""
+    found: list[StageTimes] = []
+    for service, deployed in deployment.services.items():
+        for name, stage in deployed.stages.items():
+            profiles = tuple(m.profile for m in measured if (m.service, m.stage) == (service, name))
+            known = {profile.variant for profile in profiles}
+            assumed = {variant: times for variant, times in stage.assumed.items() if variant not in known}
+            found.append(StageTimes(service, name, profiles, {**assumed, **stage.declared}, stage.bucket))
+    return tuple(found)
 
 
 def widths_of(measured: Sequence[Measured]) -> dict[tuple[str, str, str], tuple[WidthRule, ...]]:
@@ -109,8 +113,8 @@ def with_measured(
         known = found.get((service, stage, variant.name))
         if known is None:
             return variant
-        model = loaded.spec.models.get(known.subject.model)  # Python glue has none
-        entry = model.variants[variant.name] if model is not None else None
+        spec = loaded.spec.services[service].pipeline[stage]
+        entry = spec.entry if spec.model is None else loaded.spec.models[spec.model].variants[variant.name]
         return profiled_variant(variant, entry, known.profile)
 
     services = {}

@@ -229,10 +229,10 @@ class _Sources:
                 f"run `steelyard profile {self._loaded.source.label}`, or give latency:"
             )
             raise self._loaded.source.error(path, message)
+        # Glue is timed on whatever batches come; a model up to its largest one.
+        rows_max = BATCH_ROWS_DEFAULT if assumed is not None else max(cell.rows for cell in profile.cells)
         variant = bounded_variant(
-            candidate,
-            batch_rows_max=entry.batch_max or max(cell.rows for cell in profile.cells),
-            cores_max=spec.cores_max,
+            candidate, batch_rows_max=entry.batch_max or rows_max, cores_max=spec.cores_max
         )
         return _Known(entry, profiled_variant(variant, entry, profile), None, profile)
 

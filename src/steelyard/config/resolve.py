@@ -155,7 +155,8 @@ def _service(loaded: LoadedSpec, name: str, members: Mapping[str, Members]) -> D
             model=service.pipeline[stage].model or stage,
             specs=tuple(spec for _, _, spec, _ in found),
             signature=signatures[stage],
-            declared=_declared(loaded, name, stage, found),
+            declared=_declared(loaded, found),
+            assumed=_assumed(loaded, name, stage, found),
             buckets=buckets[stage],
             bucket=fixed_bucket(service.pipeline[stage], [member.entry for member in found]),
         )
@@ -207,13 +208,17 @@ def _stages(
     return [replace(stages[0], inputs=())] if len(stages) == 1 and is_plain else stages
 
 
-def _declared(loaded: LoadedSpec, name: str, stage: str, members: Members) -> dict[str, DeclaredLatency]:
-    """Latencies that the spec states, and those of glue that cannot be measured."""
+def _declared(loaded: LoadedSpec, members: Members) -> dict[str, DeclaredLatency]:
     declared: dict[str, DeclaredLatency] = {}
-    for path, entry, spec, signature in members:
+    for path, entry, spec, _ in members:
         latency = declared_latency(entry, loaded.source, path, folder=loaded.folder)
-        if latency is None and not signature.inputs:
-            latency = assumed_latency(loaded.spec.services[name], stage)
         if latency is not None:
             declared[spec.name] = latency
     return declared
+
+
+def _assumed(loaded: LoadedSpec, name: str, stage: str, members: Members) -> dict[str, DeclaredLatency]:
+    """Of glue for which no inputs can be made to measure it with."""
+    latency = assumed_latency(loaded.spec.services[name], stage)
+    unknown = [member.spec.name for member in members if not member.signature.inputs]
+    return {} if latency is None else dict.fromkeys(unknown, latency)

@@ -127,11 +127,11 @@ def bounded_variant(
     return known if entry.resize is None else replace(known, resize_s=entry.resize)
 
 
-def profiled_variant(variant: Variant, entry: VariantEntry | None, profile: Profile) -> Variant:
+def profiled_variant(variant: Variant, entry: VariantEntry, profile: Profile) -> Variant:
     """The variant with measured times of starts and resizes, except where the spec's entry states them."""
-    if entry is None or entry.cold_start is None:
+    if entry.cold_start is None:
         variant = replace(variant, cold_start_s=profile.cold_start_s)
-    if entry is None or entry.resize is None:
+    if entry.resize is None:
         variant = replace(variant, resize_s=profile.resize_s)
     return variant
 

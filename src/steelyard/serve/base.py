@@ -42,6 +42,7 @@ class DeployedStage(Frozen, frozen=True):
         specs: of its variants, in the spec file's order.
         signature: that the variants share; without inputs and outputs where a Python class states none.
         declared: latencies by variant that the spec states.
+        assumed: by variant, where nobody has stated or can measure any: for Python glue without a signature.
         buckets: as those of `ServedService`, by the model's own inputs.
         bucket: the one whose times count, whatever a request's is; None: the request's.
     """
@@ -50,6 +51,7 @@ class DeployedStage(Frozen, frozen=True):
     specs: tuple[VariantSpec, ...]
     signature: Signature
     declared: dict[str, DeclaredLatency] = {}
+    assumed: dict[str, DeclaredLatency] = {}
     buckets: dict[str, tuple[int, tuple[int, ...]]] = {}
     bucket: int | None = None
 
