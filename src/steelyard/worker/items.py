@@ -19,7 +19,7 @@ import numpy as np
 
 from steelyard.core.errors import ModelError
 from steelyard.core.types import Comparison
-from steelyard.runtime.base import Array, Signature, TensorSpec, Value
+from steelyard.runtime.base import Array, Signature, Value
 from steelyard.worker.messages import Taker
 
 Counts = tuple[int, ...]
@@ -55,7 +55,6 @@ def settle(
     Raises:
         ModelError: something is not an array, has another number of rows, or does not count what it should.
     """
-    declared = {tensor.name: tensor for tensor in signature.outputs}
     made: dict[str, Value] = {}
     items: dict[str, Counts] = {}
     for name, output in outputs.items():
@@ -75,7 +74,7 @@ def settle(
                 made[name] = list(output)
                 items[f"@{name}"] = (0,) * rows
             continue
-        if _is_elements(output, declared.get(name)):
+        if _is_elements(name, output, signature):
             items[f"@{name}"] = (len(output),)
         elif output.shape[:1] != (1,):
             made[name] = output[np.newaxis]
@@ -99,9 +98,11 @@ def _checked_list(name: str, output: list[Array], rows: int) -> list[Array]:
     return [array if array.size else none for array in output]
 
 
-def _is_elements(output: Array, declared: TensorSpec | None) -> bool:
+def _is_elements(name: str, output: Array, signature: Signature) -> bool:
     """Whether the leading axis of an output of a model without a batch axis is elements of its one row."""
-    return output.ndim > 0 and declared is not None and declared.shape[:1] == (-1,)
+    return output.ndim > 0 and any(
+        tensor.name == name and tensor.shape[:1] == (-1,) for tensor in signature.outputs
+    )
 
 
 def _take(taker: Taker, made: dict[str, Value], items: dict[str, Counts], rows: int) -> None:

@@ -173,8 +173,15 @@ def free(tensors: Iterable[Tensor], arena: Arena) -> None:
 
 
 def _store_one(name: str, word: str, pieces: list[Array], arena: Arena) -> Tensor:
-    payload = b"".join(map(_encode_bytes, pieces)) if word == "BYTES" else None
-    length = sum(piece.nbytes for piece in pieces) if payload is None else len(payload)
+    first = pieces[0]
+    shape, length = first.shape, first.nbytes
+    if len(pieces) > 1:
+        shape = (sum(map(len, pieces)), *shape[1:])
+        length = sum(piece.nbytes for piece in pieces)
+    payload = None
+    if word == "BYTES":
+        payload = b"".join(map(_encode_bytes, pieces))
+        length = len(payload)
     ref = arena.alloc(length)
     if ref is None:
         raise ModelError(
@@ -182,15 +189,13 @@ def _store_one(name: str, word: str, pieces: list[Array], arena: Arena) -> Tenso
             f"{arena.bytes_max} bytes in use"
         )
     view = arena.view(ref)
-    first = pieces[0]
-    shape = first.shape if len(pieces) == 1 else (sum(len(piece) for piece in pieces), *first.shape[1:])
     if payload is not None:
         view[:] = payload
     elif len(pieces) == 1:
         np.copyto(np.ndarray(shape, first.dtype, buffer=view), first)
     else:
         np.concatenate(pieces, out=np.ndarray(shape, first.dtype, buffer=view))
-    return Tensor(name, word, tuple(shape), ref)
+    return Tensor(name, word, shape, ref)
 
 
 def _encode_bytes(array: Array) -> bytes:
