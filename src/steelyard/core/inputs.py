@@ -1,9 +1,9 @@
 """What a visit takes from the stages before it: their outputs by reference, its items, and who is like it.
 
 Pieces may share a batch if what the stage takes (`Stage.inputs`) agrees in dtype and in every dimension but
-the leading one, so that a worker can put the rows of all of them one behind the other. A stage without inputs
-of its own takes the request's, and goes by their key. Outputs that are not there, as in a simulation, are all
-alike.
+the leading one, so that a worker can put the rows of all of them one behind the other. A stage that takes
+nothing but the request's own goes by the request's key. Outputs that are not there, as in a simulation, are
+all alike.
 
 1. A follower that takes items by a condition finds them in an output of its own, `output@follower`.
 2. Different batches of one source may have answered with different shapes (each padded to its own longest
@@ -31,7 +31,7 @@ def rows_at(stage: StageState, opened: OpenRequest) -> int:
     """Rows of a request at a stage: its items, once their maker is done, or as many as the fan-out says."""
     maker = stage.maker
     if maker is None:
-        return round(opened.request.rows * stage.fan_out)
+        return opened.request.rows * stage.rows_each
     return sum([sum(part.counts(stage.name)) for part in opened.visits[maker.name].done])
 
 

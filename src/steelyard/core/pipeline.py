@@ -102,8 +102,9 @@ def _take_items(stage: Stage, state: StageState, where: str) -> None:
 
 def enter(opened: OpenRequest, stages: list[StageState]) -> None:
     """Let a new request wait in the stages that take its own inputs."""
+    request = opened.request
     for stage in stages:
-        _begin(Visit(opened, stage, rows_at(stage, opened), opened.request.arrived_s))
+        _begin(Visit(opened, stage, request.rows * stage.rows_each, request.arrived_s))
 
 
 def advance(visit: Visit, finished_s: float, *, queue_s: float, service_s: float) -> list[Visit]:

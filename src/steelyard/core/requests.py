@@ -141,7 +141,8 @@ class OpenRequests:
         """A request is done at one stage, last in `batch` from `offset` on: it goes on, or is answered."""
         opened = visit.open
         visit.is_done = True
-        visit.settle_variant(batch.variant)
+        if len(visit.done) > 1:
+            visit.settle_variant()
         opened.stages_left -= 1
         queued_s = event.started_s - visit.arrived_s
         queue_s = visit.queue_s + (queued_s if queued_s > 0 else 0.0)

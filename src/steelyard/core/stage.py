@@ -35,6 +35,7 @@ class StageState:
         read: the sources of any of them.
         is_answer: its outputs are part of the answer.
         fan_out: rows that it is given for each row of a request; where it takes items, as counted lately.
+        rows_each: the same as a whole number, where it takes no items.
         remaining: how long what is behind it takes at least.
         plan: its rules and limits; replicas come and go by their own events.
         choice: which variant runs a batch.
@@ -58,6 +59,7 @@ class StageState:
         self.name = stage.name
         self.variants = stage.variants
         self.fan_out = stage.fan_out
+        self.rows_each = round(stage.fan_out)
         self.sources: list[StageState] = []
         self.followers: list[StageState] = []
         self.maker: StageState | None = None
@@ -193,7 +195,7 @@ class StageState:
     def _rows_together(self, piece: Piece) -> int:
         """Rows from the piece's first one on that may share a batch; takes down what they are alike in."""
         rows_max = self.piece_rows_max if piece.open.bounds is None else self.piece_rows_least
-        if not self.inputs or not self.sources:
+        if not self.read:
             return rows_max
         visit = piece.visit
         if visit.spans is None:

@@ -68,7 +68,7 @@ class Visit:
         done: finished parts whose outputs are kept, in order of completion.
         lost: pieces whose outputs were lost while nobody waited for them.
         is_done: all its rows are done; their outputs may be gone all the same.
-        variant: that answered most of its rows; empty while none is done.
+        variant: that answered most of its rows, or its latest while it is not done; empty before.
         made_from: where the stage takes items: how many each row of their maker has, and by which variant.
         wanted: variant that is to answer it, where a table says so; empty: not decided.
         spans: (end, key) of its runs of rows that are alike (`inputs`); None: to be found out.
@@ -123,17 +123,12 @@ class Visit:
         """All outputs, in the order of the rows."""
         return tuple([part.output() for part in self.in_order()])
 
-    def settle_variant(self, last: str) -> None:
-        """It is done, `last` was the variant of its last batch: which one has answered most rows?
-
-        Ties go to the one that was first; parts that are not kept are as the last one.
-        """
-        self.variant = last
-        if len(self.done) > 1:
-            rows: dict[str, int] = {}
-            for part in self.done:
-                rows[part.batch.variant] = rows.get(part.batch.variant, 0) + part.piece.rows
-            self.variant = max(rows, key=lambda variant: rows[variant])
+    def settle_variant(self) -> None:
+        """It is done in several parts: which variant has answered most rows? Ties go to the first."""
+        rows: dict[str, int] = {}
+        for part in self.done:
+            rows[part.batch.variant] = rows.get(part.batch.variant, 0) + part.piece.rows
+        self.variant = max(rows, key=lambda variant: rows[variant])
 
 
 class Piece:
