@@ -74,6 +74,14 @@ def test_a_price_buys_less_accuracy_with_fewer_servers() -> None:
     assert dear.servers == {("detect", "n"): 1, ("cars", "big"): 1} or dear.accuracy < 1.0
 
 
+def test_of_nearly_equal_plans_the_one_that_changes_least() -> None:
+    """Two variants that do the same: 15 rows fit two servers of either; what runs already stays."""
+    twins = (option("a", 1.0, 10.0), option("b", 1.0, 10.0))
+    asked = LokiProblem((Task("t", twins),), 15.0, 1.0, 3)
+    for name in ("a", "b"):
+        assert solve(replace(asked, present={("t", name): 2})).servers == {("t", name): 2}
+
+
 def test_headroom_multiplies_at_every_task() -> None:
     plan = solve(problem(9.0, headroom=1.1))
     # detect 9 x 1.1 = 9.9 of 10; cars 9 x 4 x 1.21 = 43.56: 3 servers of 20

@@ -6,6 +6,7 @@ share of requests that go by p, D the demand, m(p) the rows that a request has b
 servers of a step and h what one of them answers, u the share that is not served:
 
     maximise    sum over p to leaf tasks of weight x accuracy(p) y(p) - price x sum of x - UNSERVED u
+                - change x sum of servers that run a task and variant anew
     subject to  sum over first steps of y = 1 - u
                 sum over the steps of a following task of y(p + step) = y(p)
                 sum over p ending in a step of D m(p) y(p) <= h x(step)
@@ -18,7 +19,8 @@ that break it, and the program solved again.
 
 `published` solves twice, as the authors do: the most accurate variants alone on the fewest servers; if those
 do not suffice, all variants, for accuracy alone. Ours is one program with a price for a server, so that a
-plan may be cheaper *and* slightly less accurate. Accuracies of paths are measured ones where they are given.
+plan may be cheaper *and* slightly less accurate. That changes cost something is ours, too. Accuracies of paths
+are measured ones where they are given.
 """
 
 from math import ceil
@@ -37,6 +39,8 @@ GAIN_MIN = 1.03
 """A larger batch takes longer: it is looked at only if it answers so many times the rows a second."""
 _ROUNDING = 1e-6
 
+CHANGE = 0.01
+"""What it costs to change what all servers run, in accuracy."""
 PRICE = 0.01
 """What using all servers costs, in accuracy: what the price of a plan is unless it is said."""
 
@@ -87,6 +91,8 @@ class LokiProblem(Frozen, frozen=True):
         headroom: rows are multiplied by it at every task.
         price: of using all servers, in accuracy.
         accuracies: measured, by variants of tasks.
+        present: servers that run each task and variant now; empty: nothing runs, and starting is free.
+        change: of all servers, in accuracy.
     """
 
     tasks: tuple[Task, ...]
@@ -96,6 +102,8 @@ class LokiProblem(Frozen, frozen=True):
     headroom: float = 1.0
     price: float = PRICE
     accuracies: tuple[PathAccuracy, ...] = ()
+    present: dict[Name, int] = {}
+    change: float = CHANGE
 
     def following(self, task: str) -> list[Task]:
         """The tasks that take a task's items."""
@@ -256,6 +264,8 @@ class _Model:
             }
             self._program.row({**taken, server: -step.rate_rps}, most=0.0)
         self._program.row(dict.fromkeys(self._server_of.values(), 1.0), most=problem.servers)
+        if problem.present and problem.change:
+            self._charge_changes()
 
     def solve(self, tree_nodes_max: int, gap: float) -> tuple[float, ...]:
         """The values of all columns."""
@@ -304,6 +314,16 @@ class _Model:
             right / served if served else 0.0,
             unserved if unserved > _ROUNDING * 10 else 0.0,
         )
+
+    def _charge_changes(self) -> None:
+        """A price for each server of a task and variant beyond those that run it now."""
+        problem, of_name = self._problem, dict[Name, list[int]]()
+        for step, server in self._server_of.items():
+            of_name.setdefault((step.task, step.variant), []).append(server)
+        for name, servers in of_name.items():
+            changed = self._program.column(-problem.change / max(1, problem.servers))
+            there = float(problem.present.get(name, 0))
+            self._program.row({changed: 1.0, **dict.fromkeys(servers, -1.0)}, least=-there)
 
     def _needed(self, values: tuple[float, ...]) -> dict[_Step, int]:
         """Servers of each step for the rows that go there."""

@@ -17,7 +17,8 @@ the authors' comparison: `variants: accurate` scales hardware alone (their stand
 (Proteus).
 
 What differs from the release: rows per item are the spec's, not measured; end-to-end deadlines are kept where
-the release restarts a timer at each stage. One service, whose stages are a tree.
+the release restarts a timer at each stage; of plans that are nearly equal the one that changes fewest servers
+is taken. One service, whose stages are a tree.
 """
 
 from collections.abc import Mapping
@@ -129,6 +130,7 @@ class LokiPolicy:
             settings.headroom,
             loki.PRICE if settings.price is None else settings.price,
             service.path_accuracies,
+            self._plan.servers if self._plan is not None else {},
         )
         if settings.variants == "accurate":
             problem = loki.accurate(problem)
