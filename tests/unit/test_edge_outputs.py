@@ -107,6 +107,19 @@ def test_what_nobody_declared_is_answered_as_it_was_given() -> None:
     assert body["outputs"] == [{"name": "sum", "datatype": "INT64", "shape": [1], "data": [8]}]
 
 
+def test_what_nobody_declared_and_nobody_gave_is_there_and_empty() -> None:
+    signature = Signature((TensorSpec("x", "FP32", (-1,)),), (), batchable=True)
+    stages = tuple(Stage(name, ()) for name in ("detect", "read", "page"))
+    bare = Route(ServedService(Service("ocr", 1.0, stages), signature, outputs=OUTPUTS))
+    found = complete(
+        detect=(OutputPart((stored("boxes", np.arange(2)), stored("size", np.arange(2))), 0, 1),), read=(),
+        page=(OutputPart((stored("sum", np.array([7])),), 0, 1),),
+    )  # fmt: skip
+    body = msgspec.json.decode(encode_answer(bare, Inference("", 1, "", 0, (), (), 1.0), found, read).body)
+    outputs = {output["name"]: (output["shape"], output["data"]) for output in body["outputs"]}
+    assert outputs == {"total": ([1], [7]), "texts": ([0], []), "boxes": ([1], [0]), "size": ([1], [0])}
+
+
 def test_an_answer_says_who_gave_it_how_well_and_at_what_cost() -> None:
     assert msgspec.to_builtins(answer_parameters(complete())) == {
         "variant": "join", "queue_ms": 250.0, "service_ms": 500.0,

@@ -104,21 +104,26 @@ def request_output(route: Route, spec: TensorSpec, complete: Complete, read: Rea
 
 
 def given_outputs(route: Route, complete: Complete) -> tuple[TensorSpec, ...]:
-    """What there is to answer with where no signature says it: what the batches gave."""
-    found: dict[str, TensorSpec] = {}
-    sources = route.sources or {
-        tensor.name: (stage, tensor.name)
-        for stage, parts in list(complete.answers.items())[-1:]
-        for part in parts[:1]
-        for tensor in part.outputs
-        if "@" not in tensor.name
-    }
-    for name, (stage, output) in sources.items():
-        for part in complete.answers.get(stage, ())[:1]:
-            for tensor in part.outputs:
-                if tensor.name == output:
-                    found[name] = TensorSpec(name, tensor.dtype, tensor.shape)
-    return tuple(found.values())
+    """What there is to answer with where no signature says it: what the batches gave.
+
+    An output that the spec names is there in any case; of a stage that had no items nobody knows its type.
+    """
+    if route.sources:
+        return tuple(
+            TensorSpec(name, tensor.dtype, tensor.shape) if tensor else TensorSpec(name, "FP32", (0,))
+            for name, (stage, output) in route.sources.items()
+            for tensor in [_first(complete.answers[stage], output)]
+        )
+    parts = next(reversed(complete.answers.values()))
+    tensors = parts[0].outputs if parts else ()
+    return tuple(
+        TensorSpec(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors if "@" not in tensor.name
+    )
+
+
+def _first(parts: Sequence[OutputPart], name: str) -> Tensor | None:
+    outputs = parts[0].outputs if parts else ()
+    return next((output for output in outputs if output.name == name), None)
 
 
 def _place(part: OutputPart, name: str) -> tuple[int, int]:
