@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from steelyard.config.load import LoadedSpec
     from steelyard.config.planning import Blueprint
     from steelyard.config.schema import PolicySpec
+    from steelyard.core.types import Service
     from steelyard.sim.many import OnDecisions
     from steelyard.sim.result import SimulatedRun
     from steelyard.sim.scenario import Scenario
@@ -134,7 +135,7 @@ def simulate(
     result = Simulated([found.summary for found in series], totals([found.summary for found in series]))
     write_json(json, result)
     if json != "-":
-        _show(result, services=len(made.services))
+        _show(result, made.services)
     if html is not None:
         write_text(html, _report(spec, trace, series, cold=cold), "--html")
     return 0
@@ -241,16 +242,16 @@ def _report(spec: Path, traces: Sequence[str], series: Sequence[RunSeries], *, c
     return render(series, title=f"{spec.stem}: simulated policies", notes=notes)
 
 
-def _show(result: Simulated, *, services: int) -> None:
-    """The runs as a table for the terminal; with several services, their totals too."""
+def _show(result: Simulated, services: "dict[str, Service]") -> None:
+    """The runs as a table for the terminal; below it accuracies, where there is a choice, and totals."""
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("service", "policy") if services > 1 else ("policy",):
+    for name in ("service", "policy") if len(services) > 1 else ("policy",):
         table.add_column(name, no_wrap=True)
     for name in ("seed", "requests", "violations", "", "p50 ms", "p99 ms", "core-s", "starts", "resizes"):
         table.add_column(name, justify="right", no_wrap=True)
     for run in result.runs:
         table.add_row(
-            *([run.service] if services > 1 else []),
+            *([run.service] if len(services) > 1 else []),
             run.policy,
             str(run.seed),
             f"{run.requests:,}",
@@ -264,7 +265,13 @@ def _show(result: Simulated, *, services: int) -> None:
         )
     console = Console()
     console.print(table)
-    if services > 1:
+    for run in result.runs:
+        if any(len(stage.variants) > 1 for stage in services[run.service].stages):
+            known = "not known" if run.accuracy_mean is None else f"{run.accuracy_mean:.4f}"
+            name = f"{run.service}, {run.policy}" if len(services) > 1 else run.policy
+            line = f"{name}, seed {run.seed}: accuracy {known}, {run.switches:,} switches"
+            console.print(line, highlight=False, soft_wrap=True)
+    if len(services) > 1:
         for total in result.totals:
             console.print(
                 f"{total.policy}, seed {total.seed}, all services: {total.violations:,} violations "
