@@ -133,6 +133,14 @@ def test_costs_that_span_too_much_are_refused_in_words() -> None:
         Front([stage])
 
 
+def test_a_cap_that_only_too_slow_plans_keep_leaves_no_plan() -> None:
+    # Each stage is slow for 1 core or fast for 10. Four slow ones are far beyond 500 ticks, so a plan needs more
+    # than the 7 cores that are allowed, while the cheapest options cost 4.
+    stage = Options(np.array([400, 100]), np.array([1, 10]), np.array([0.5, 0.5]))
+    assert Front([stage] * 4, cost_max=7).cost.tolist() == []
+    assert Front([stage] * 4, cost_max=40).cost.tolist() == [40]
+
+
 def test_base_cores_carry_the_rate_and_never_fall() -> None:
     # 4 a second within 0.5 s: 0.4 / c s a row needs 2 cores (5 a second), 1.0 / c s 4 cores; the third, which
     # would do with one, is not given fewer than the second.
@@ -199,6 +207,9 @@ def test_the_front_is_that_of_enumeration(chain: tuple[list[Options], int]) -> N
             expected.append((cost, highest[cost]))
     assert found.cost.tolist() == [cost for cost, _ in expected]
     assert found.accuracy.tolist() == pytest.approx([accuracy for _, accuracy in expected])
+    for cap in (0, 3, 7, 12):
+        capped = Front(stages, ticks_max=ticks_max, cost_max=cap)
+        assert capped.cost.tolist() == [cost for cost, _ in expected if cost <= cap]
     # By combinations, with every option a variant of its own, the front is the same.
     numbers = [range(len(stage.cost)) for stage in stages]
     paths = PathFront(

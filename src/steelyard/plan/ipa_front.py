@@ -184,7 +184,9 @@ class _Half:
 
 
 def _extended(states: Options, stage: Options, ticks_max: int, spread: int) -> Options:
-    """One more stage: the undominated of all sums, in the order of ticks, then cost."""
+    """One more stage: the undominated of all sums, in the order of ticks, then cost; may be none."""
+    if not len(states.cost):
+        return states
     base = int(states.ticks.min() + stage.ticks.min())
     ticks_top = min(ticks_max, int(states.ticks.max() + stage.ticks.max()))
     width = min(spread, int(states.cost.max() + stage.cost.max())) + 1
