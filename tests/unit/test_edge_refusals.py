@@ -84,7 +84,7 @@ def test_wrong_places(method: str, path: str, status: int, line: str) -> None:
     answer = ask(method, path, b"")
     assert (answer.status, answer.json()) == (status, {"error": line})
     if status == 405:
-        assert answer.headers["allow"] in line
+        assert all(verb in line for verb in answer.headers["allow"].split(", "))
 
 
 @pytest.mark.parametrize(

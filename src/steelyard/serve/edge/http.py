@@ -39,7 +39,7 @@ REQUEST_NAME_CHARS_MAX = 128
 
 
 class EdgeApp:
-    """The ASGI application for the services of `intake`, which stay the same while it runs.
+    """The ASGI application for the services of `intake`: always the same ones, though some may be unloaded.
 
     Args:
         intake: the server behind the edge.
@@ -79,7 +79,7 @@ class EdgeApp:
         elif verbs is None and route is None:
             reply = missing_page(path, self._intake.services)
         else:
-            reply = wrong_verb(path, method, " or ".join(verbs or ("POST",)))
+            reply = wrong_verb(path, method, tuple(verbs or ("POST",)))
         if reply is not None:
             await send_reply(send, reply)
 

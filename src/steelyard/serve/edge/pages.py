@@ -91,10 +91,10 @@ def unknown_model(name: str, services: Mapping[str, ServedService]) -> Reply:
     return refusal(404, f"unknown model {name[:200]!r}; known models: {known}")
 
 
-def wrong_verb(path: str, method: str, allowed: str) -> Reply:
+def wrong_verb(path: str, method: str, allowed: tuple[str, ...]) -> Reply:
     """405, with the verbs that the path takes."""
-    reply = refusal(405, f"{path[:200]!r} takes {allowed}, not {method[:20]}")
-    reply.headers.append((b"allow", allowed.encode()))
+    reply = refusal(405, f"{path[:200]!r} takes {' or '.join(allowed)}, not {method[:20]}")
+    reply.headers.append((b"allow", ", ".join(allowed).encode()))
     return reply
 
 
