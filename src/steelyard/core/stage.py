@@ -158,7 +158,8 @@ class StageState:
         """Let a piece wait, cut into several if its rows are not alike, or too many for one batch."""
         if self.followers:
             piece.due_s = self.due_s(piece.open.due_s, piece.bucket)
-        while piece.rows > (rows := self._rows_together(piece)):
+        is_plain = not self.read and piece.open.bounds is None
+        while piece.rows > (rows := self.piece_rows_max if is_plain else self._rows_together(piece)):
             self._sequence += 1
             rest = Piece(
                 piece.visit,
