@@ -57,11 +57,8 @@ class Accuracies:
         """Of one variant alone; 0 where nobody knows."""
         return self._of_stage[stage].get(variant) or 0.0
 
-    def most(self, variants: Mapping[str, str], rest: float) -> float:
-        """No completion of a choice is more accurate, if the other stages' own product is at most `rest`."""
-        product = rest
-        for stage, variant in variants.items():
-            product *= self._of_stage[stage].get(variant) or 0.0
+    def most(self, variants: Mapping[str, str], product: float) -> float:
+        """No completion of a choice is more accurate, if its product is at most `product`."""
         for entry in self._measured:
             if entry.accuracy > product and _agree(entry.variants, variants):
                 product = entry.accuracy

@@ -78,12 +78,17 @@ class Bounds:
     def refusal(self, request: Request, due_s: float, *, now_s: float) -> Reject | None:
         """Refuse a new request whose bounds no route can keep to; it must be done at `due_s`."""
         asked = limits_of(request, due_s)
-        if self._search(self._legs(request, now_s), asked, "any", now_s) is not None:
+        legs = self._legs(request, now_s)
+        search = Search(legs, self.accuracies, asked, "any", now_s=now_s)
+        if search.run() is not None or search.gave_up:
             return None
-        idle = self._legs(request, now_s, is_idle=True)
         retry_after_s = None
-        if self._search(idle, asked, "any", now_s) is not None:
-            soonest = self._search(self._legs(request, now_s), asked._replace(due_s=inf), "latency", now_s)
+        is_busy = any(option.free_s > now_s for leg in legs for option in leg.options)
+        if (
+            is_busy
+            and self._search(self._legs(request, now_s, is_idle=True), asked, "any", now_s) is not None
+        ):
+            soonest = self._search(legs, asked._replace(due_s=inf), "latency", now_s)
             late_s = soonest.finish_s - due_s if soonest is not None else 0.0
             retry_after_s = max(late_s, RETRY_S_MIN)
         nearest = self.nearest(request, due_s, now_s=now_s)
@@ -263,7 +268,8 @@ class Ledger:
         left = self.max_core_ms - sum(self._spent_core_ms.values(), 0.0)
         limits = Limits(inf, self._opened.request.min_accuracy or 0.0, left)
         legs = self._bounds.onward(self._opened, self, now_s)
-        if Search(legs, self._bounds.accuracies, limits, "any", now_s=now_s).run() is not None:
+        search = Search(legs, self._bounds.accuracies, limits, "any", now_s=now_s)
+        if search.run() is not None or search.gave_up:
             return False
         self.max_core_ms = inf
         return True

@@ -6,9 +6,10 @@ could be granted; a stage without any replica could start any of its variants no
 as few pieces as its rows allow, from when the replica is free, with nothing before it: what no such route can
 do, nothing can. A route has an end, a cost in core-milliseconds, and an accuracy.
 
-The search goes through the stages in their order and leaves a branch as soon as its end, its cost with the
-least of the stages behind, or the most accuracy that it could still have breaks a limit, or cannot beat what
-was found. It gives up after `NODES_MAX` steps with the best so far.
+The search goes through the stages in their order and leaves a branch as soon as its end and its cost with the
+least of the stages behind, or the most accuracy that it could still have, break a limit, or cannot beat what
+was found. Options that another one beats in everything are left out before. It gives up after `STEPS_MAX`
+options with the best so far: what that takes is the longest that one request can hold up the others.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from steelyard.core.accuracy import Accuracies
 if TYPE_CHECKING:
     from steelyard.core.stage import StageState
 
-NODES_MAX = 20_000
-"""Steps of one search: nine stages of four choices each, pruned, stay far below."""
+STEPS_MAX = 2_000
+"""Options that one search looks at, in a microsecond or two each."""
 
 CORES_STEPS_MAX = 8
 """Grants that are looked at for one replica: each whole core more, up to so many."""
@@ -158,51 +159,73 @@ class Search:
     def __init__(
         self, legs: Sequence[Leg], accuracies: Accuracies, limits: Limits, aim: Aim, *, now_s: float
     ) -> None:
-        self._legs = [
-            Leg(leg.stage, self._in_order(leg, accuracies, aim), leg.done, leg.done_s) for leg in legs
-        ]
         self._accuracies = accuracies
         self._limits = limits
         self._aim = aim
+        self._is_accurate = limits.min_accuracy > 0 or aim == "accuracy"
+        self._legs = [Leg(leg.stage, self._in_order(leg), leg.done, leg.done_s) for leg in legs]
         self._now_s = now_s
-        self._nodes = 0
+        self._steps = 0
         self._is_over = False
         self._core_ms_behind = [0.0] * (len(legs) + 1)
         self._accuracy_behind = [1.0] * (len(legs) + 1)
+        self._behind_s: dict[str, float] = {}
         for index in range(len(legs) - 1, -1, -1):
-            leg = legs[index]
+            leg = self._legs[index]
             least = min((option.core_ms for option in leg.options), default=0.0)
             most = max(
                 (accuracies.of_variant(leg.stage.name, option.variant) for option in leg.options), default=1.0
             )
             self._core_ms_behind[index] = self._core_ms_behind[index + 1] + least
             self._accuracy_behind[index] = self._accuracy_behind[index + 1] * (1.0 if leg.done else most)
+            least_s = min((option.service_s for option in leg.options), default=0.0)
+            behind_s = [self._behind_s[stage.name] for stage in leg.stage.followers]
+            # From when the inputs of the stage are there.
+            self._behind_s[leg.stage.name] = least_s + max(behind_s, default=0.0)
         self._chosen: dict[str, str] = {}
         self._finish_s: dict[str, float] = {}
         self.best: Route | None = None
 
     def run(self) -> Route | None:
         """The best route within the limits; None if there is none."""
-        self._extend(0, 0.0)
+        self._extend(0, 0.0, 1.0)
         return self.best
 
-    @staticmethod
-    def _in_order(leg: Leg, accuracies: Accuracies, aim: Aim) -> tuple[Option, ...]:
-        """The most promising options first."""
-        if aim == "core_ms":
-            return tuple(sorted(leg.options, key=lambda option: option.core_ms))
-        by_end = sorted(leg.options, key=lambda option: option.free_s + option.service_s)
-        if aim == "accuracy":
-            name = leg.stage.name
-            by_end.sort(key=lambda option: -accuracies.of_variant(name, option.variant))
-        return tuple(by_end)
+    @property
+    def gave_up(self) -> bool:
+        """Whether there may be a route all the same, or a better one."""
+        return self._steps > STEPS_MAX
 
-    def _extend(self, index: int, core_ms: float) -> None:
-        """Look through the stages from `index` on."""
-        self._nodes += 1
-        if self._nodes > NODES_MAX:
-            self._is_over = True
-            return
+    def _in_order(self, leg: Leg) -> tuple[Option, ...]:
+        """Options that no other one beats, the most promising first."""
+        options = self._unbeaten(leg.options)
+        if self._aim != "core_ms":
+            options.sort(key=lambda option: option.free_s + option.service_s)
+        if self._aim == "accuracy":
+            name, of_variant = leg.stage.name, self._accuracies.of_variant
+            options.sort(key=lambda option: -of_variant(name, option.variant))
+        return tuple(options)
+
+    def _unbeaten(self, options: Sequence[Option]) -> list[Option]:
+        """Without those that another one of the same variant is as good as; of any, if accuracy is no matter.
+
+        The cheapest first.
+        """
+        kept: list[Option] = []
+        for option in sorted(options, key=lambda option: option.core_ms):
+            for other in kept:
+                if (
+                    other.free_s <= option.free_s
+                    and other.service_s <= option.service_s
+                    and (other.variant == option.variant or not self._is_accurate)
+                ):
+                    break
+            else:
+                kept.append(option)
+        return kept
+
+    def _extend(self, index: int, core_ms: float, product: float) -> None:
+        """Look through the stages from `index` on; `product` is that of the accuracies before."""
         if index == len(self._legs):
             self._arrive(core_ms)
             return
@@ -214,24 +237,31 @@ class Search:
             self._chosen[name] = leg.done
         if not leg.options:
             self._finish_s[name] = start_s
-            if self._is_promising(index + 1, start_s, core_ms):
-                self._extend(index + 1, core_ms)
+            if leg.done:
+                product *= self._accuracies.of_variant(name, leg.done)
+            if self._is_promising(index + 1, start_s, core_ms, product):
+                self._extend(index + 1, core_ms, product)
             self._chosen.pop(name, None)
             return
         for option in leg.options:
             finish_s = max(start_s, option.free_s) + option.service_s
             self._finish_s[name] = finish_s
             self._chosen[name] = option.variant
-            if self._is_promising(index + 1, finish_s, core_ms + option.core_ms):
-                self._extend(index + 1, core_ms + option.core_ms)
-            if self._is_over:
+            self._steps += 1
+            accuracy = product * self._accuracies.of_variant(name, option.variant)
+            if self._is_promising(index + 1, finish_s, core_ms + option.core_ms, accuracy):
+                self._extend(index + 1, core_ms + option.core_ms, accuracy)
+            if self._is_over or self._steps > STEPS_MAX:
                 break
         self._chosen.pop(name, None)
 
-    def _is_promising(self, index: int, finish_s: float, core_ms: float) -> bool:
-        """Whether what was chosen before `index` can keep to the limits, and beat the best so far."""
+    def _is_promising(self, index: int, finish_s: float, core_ms: float, product: float) -> bool:
+        """Whether the stages before `index`, the last of which ends then, leave hope of limits and a best."""
         limits, best = self._limits, self.best
         core_ms += self._core_ms_behind[index]
+        leg = self._legs[index - 1]
+        if leg.stage.followers:
+            finish_s += max([self._behind_s[stage.name] for stage in leg.stage.followers])
         if finish_s > limits.due_s + ROUNDING or core_ms > limits.max_core_ms + ROUNDING:
             return False
         if best is not None:
@@ -239,9 +269,9 @@ class Search:
                 return False
             if self._aim == "core_ms" and core_ms >= best.core_ms:
                 return False
-        if limits.min_accuracy <= 0 and self._aim != "accuracy":
+        if not self._is_accurate:
             return True
-        most = self._accuracies.most(self._chosen, self._accuracy_behind[index])
+        most = self._accuracies.most(self._chosen, product * self._accuracy_behind[index])
         if most < limits.min_accuracy - ROUNDING:
             return False
         return self._aim != "accuracy" or best is None or most > best.accuracy
