@@ -14,7 +14,7 @@ Three measurements:
 2. *A day*: a sine from 50 to 425 and back, compressed, and 30 s of night: violations, accuracy.
 3. *Off-peak*: mean servers in the last 20 s of that night, against all 20.
 
-    python bench/loki.py [--quick] [--seconds 120] [--seed 1] [--profiles DIR]
+    python bench/loki.py [--quick] [--seconds 200] [--seed 1] [--profiles DIR]
 """
 
 import argparse
@@ -103,7 +103,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="a day of 40 s, a coarser grid of rates")
-    parser.add_argument("--seconds", type=int, default=120)
+    parser.add_argument("--seconds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--profiles", type=Path, default=PROFILES)
     options = parser.parse_args()

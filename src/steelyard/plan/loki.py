@@ -19,8 +19,8 @@ that break it, and the program solved again.
 
 `published` solves twice, as the authors do: the most accurate variants alone on the fewest servers; if those
 do not suffice, all variants, for accuracy alone. Ours is one program with a price for a server, so that a
-plan may be cheaper *and* slightly less accurate. That changes cost something is ours, too. Accuracies of paths
-are measured ones where they are given.
+plan may be cheaper *and* slightly less accurate. That changes cost something is ours, too. Accuracies of
+paths are measured ones where they are given.
 """
 
 from math import ceil

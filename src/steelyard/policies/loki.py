@@ -17,8 +17,8 @@ the authors' comparison: `variants: accurate` scales hardware alone (their stand
 (Proteus).
 
 What differs from the release: rows per item are the spec's, not measured; end-to-end deadlines are kept where
-the release restarts a timer at each stage; of plans that are nearly equal the one that changes fewest servers
-is taken. One service, whose stages are a tree.
+the release restarts a timer at each stage; below plan, routing leaves room for a fifth more; of plans that
+are nearly equal the one that changes fewest servers is taken. One service, whose stages are a tree.
 """
 
 from collections.abc import Mapping
@@ -52,6 +52,10 @@ from steelyard.policies.uniform import Times
 
 PERIOD_S = 10.0
 HEADROOM = 1.1
+GROWTH_MAX = 1.03
+"""Demand over the planned demand at which it plans anew."""
+ROUTING_MARGIN = 1.2
+"""Below plan, accurate servers are filled as for so many times the demand: it may grow meanwhile."""
 DEMAND_MIN_RPS = 0.5
 TREE_NODES_MAX = 50
 GAP = 1e-2
@@ -105,7 +109,7 @@ class LokiPolicy:
         slots = self._slots(snapshot, view)
         problem = self._problem(rate_rps, len(slots))
         is_due = now_s >= self._due_s - 1e-6 or len(slots) != self._servers
-        is_over = rate_rps > self._planned_rps * self._settings.headroom and now_s >= self._rested_s - 1e-6
+        is_over = rate_rps > self._planned_rps * GROWTH_MAX and now_s >= self._rested_s - 1e-6
         word = "routes for"
         if self._plan is None or is_due or is_over:
             self._plan = self._solved(problem)
@@ -113,7 +117,8 @@ class LokiPolicy:
             self._due_s, self._rested_s = now_s + self._settings.period_s, now_s + REST_S
             word = "plan for" if is_due else "beyond plan:"
         plan = self._plan
-        self._tables = self._routes(problem, plan)
+        routed_rps = max(rate_rps, min(self._planned_rps, ROUTING_MARGIN * rate_rps))
+        self._tables = most_accurate_first(replace(problem, demand_rps=routed_rps), plan)
         reason = (
             f"{word} {rate_rps:.4g}/s: {plan.servers_used} of {len(slots)} servers at accuracy "
             f"{plan.accuracy:.4f}" + (f", {plan.unserved:.1%} beyond them" if plan.unserved else "")
@@ -188,10 +193,6 @@ class LokiPolicy:
             mean = sum((share * task.items_of(variant) for variant, share in mix.items()), 0.0)
             given[task.name] = given[source.name] * mean
         return given
-
-    def _routes(self, problem: LokiProblem, plan: LokiPlan) -> Tables:
-        """Most accurate first; where tasks are planned apart, the same for every path."""
-        return most_accurate_first(problem, plan) if plan.servers else {}
 
     def _slots(self, snapshot: ClusterSnapshot, view: ServiceView) -> list[Slot]:
         hosting: dict[tuple[str, str], list[Key]] = {}
