@@ -168,3 +168,18 @@ policy: static
                 [*command, ",".join(names)], capture_output=True, text=True, timeout=50, check=False
             )
             assert done.returncode == 0, done.stderr
+
+
+def test_bounds_that_cannot_be_met_are_refused_with_the_nearest_that_can(tmp_path: Path, mlp: Path) -> None:
+    spec = write_spec(tmp_path, mlp, policy="static")
+    spec.write_text(spec.read_text().replace("base: {", "base: {accuracy: 0.9, "))
+    with serve(spec, tmp_path) as server:
+        met = {**BODY, "parameters": {"min_accuracy": 0.9, "max_core_ms": 1000}}
+        status, answer = call(server, "models/digits/infer", met)
+        assert status == 200
+        assert answer["parameters"]["accuracy"] == 0.9
+        assert "bounds_missed" not in answer["parameters"]
+        status, answer = call(server, "models/digits/infer", {**BODY, "parameters": {"min_accuracy": 0.95}})
+        assert (status, answer["reason"]) == (400, "bounds")
+        assert answer["nearest"]["min_accuracy"] == 0.9
+        assert "min_accuracy 0.9 could be met" in answer["error"]
