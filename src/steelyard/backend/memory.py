@@ -34,7 +34,7 @@ from steelyard.core.snapshot import CoreShare
 from steelyard.core.types import Request, Tensor, TensorRef
 from steelyard.runtime.base import Signature, Value
 from steelyard.worker import items, tensors
-from steelyard.worker.arena import Arena
+from steelyard.worker.arena import Arena, StaleRefError
 from steelyard.worker.messages import Feed, Taker
 
 ServiceTime = Callable[[RunBatch, float], float]
@@ -213,26 +213,31 @@ class MemoryBackend:
         if replica.shares != asked.shares:
             self._sink(ReplicaResized(asked.replica_id, _cores(replica.shares)))
 
-    def _inputs(self, feeds: Sequence[Feed]) -> Mapping[str, Value]:
+    def _inputs(self, feeds: Sequence[Feed]) -> Mapping[str, Value] | Exception:
         """Copies: a worker that reads another's outputs keeps them mapped when that one is lost."""
         if self._arena is None or self._front is None:
             return {}
         arenas = {arena.name: arena for arena in (self._arena, self._front)}
-        inputs = tensors.Gatherer().gather(feeds, lambda ref: arenas[ref.arena].view(ref))
+        try:
+            inputs = tensors.Gatherer().gather(feeds, lambda ref: arenas[ref.arena].view(ref))
+        except (SteelyardError, StaleRefError) as error:
+            return error
         return {name: deepcopy(value) for name, value in inputs.items()}
 
     def _finish(
-        self, replica: _Replica, command: RunBatch, inputs: Mapping[str, Value], started_s: float
+        self, replica: _Replica, command: RunBatch, inputs: Mapping[str, Value] | Exception, started_s: float
     ) -> None:
         replica.batch = None
         event: BackendEvent
         try:
+            if isinstance(inputs, Exception):
+                raise inputs
             outputs, items = self._answer(replica, command, inputs)
             replica.outputs[command.batch_id] = outputs
             event = BatchCompleted(
                 command.batch_id, command.replica_id, started_s, self._loop.time(), outputs, items
             )
-        except SteelyardError as error:
+        except (SteelyardError, StaleRefError) as error:
             event = BatchFailed(command.batch_id, command.replica_id, str(error))
         self._sink(event)
         if replica.is_stopping:

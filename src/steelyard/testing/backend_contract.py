@@ -42,6 +42,7 @@ from steelyard.core.snapshot import CoreShare
 from steelyard.core.types import Request, RequestId, Tensor
 from steelyard.runtime.base import Array
 from steelyard.worker.arena import Arena, StaleRefError
+from steelyard.worker.messages import Block, Feed
 
 E = TypeVar("E")
 EVENT_S_MAX = 30.0
@@ -103,11 +104,14 @@ class Rig:
         *,
         slices: tuple[Slice, ...] | None = None,
         variant: str = "double",
+        feeds: tuple[Feed, ...] | None = None,
+        row_count: int | None = None,
     ) -> None:
-        """Send a batch of whole requests, or of the given parts of them."""
+        """Send a batch of whole requests, of the given parts of them, or of what the feeds say."""
         slices = slices or tuple(Slice(request.id, 0, request.rows) for request in requests)
-        rows = sum(part.rows for part in slices)
-        self.backend.run(RunBatch(batch_id, replica_id, "st", variant, rows, slices, 0.01), requests)
+        rows = sum(part.rows for part in slices) if row_count is None else row_count
+        command = RunBatch(batch_id, replica_id, "st", variant, rows, slices, 0.01)
+        self.backend.run(command, requests, feeds)
 
     def output(self, done: BatchCompleted) -> Array:
         """Output `y` of a batch, copied."""
@@ -227,6 +231,38 @@ class BackendContract(ABC):
             assert failed.message
             assert "\n" not in failed.message
             assert np.array_equal(await rig.answer(2, 1, rows(4)), 2 * rows(4))
+
+        self.run(scenario)
+
+    def test_a_batch_reads_what_another_replica_made(self) -> None:
+        async def scenario(rig: Rig) -> None:
+            await rig.ready(1)
+            await rig.ready(2)
+            rig.run(1, 1, [rig.request(1, rows(1, 2, 3))])
+            first = await rig.event(BatchCompleted, batch_id=1)
+            second, third = rig.request(2, rows(4)), rig.request(3, rows(5))
+            made, sent = first.outputs[0], second.tensors[0]
+            feed = Feed("x", (Block(made, 1, 2, (1, 2)), Block(sent, 0, 1)))
+            rig.run(2, 2, [second, third], feeds=(feed,), row_count=4)
+            done = await rig.event(BatchCompleted, batch_id=2)
+            # row 1 once and row 2 twice of what was doubled already, then the request's own row
+            assert np.array_equal(rig.output(done), 2 * np.concatenate([2 * rows(2, 3, 3), rows(4)]))
+
+        self.run(scenario)
+
+    def test_what_was_released_is_refused_to_a_later_batch(self) -> None:
+        async def scenario(rig: Rig) -> None:
+            await rig.ready(1)
+            await rig.ready(2)
+            rig.run(1, 1, [rig.request(1, rows(1))])
+            first = await rig.event(BatchCompleted, batch_id=1)
+            rig.backend.release(ReleaseOutputs(1, 1))
+            await rig.answer(2, 1, rows(2))  # the release was carried out before
+            feed = Feed("x", (Block(first.outputs[0], 0, 1),))
+            rig.run(3, 2, [rig.request(3, rows(3))], feeds=(feed,))
+            failed = await rig.event(BatchFailed, batch_id=3)
+            assert "\n" not in failed.message
+            assert np.array_equal(await rig.answer(4, 2, rows(4)), 2 * rows(4))
 
         self.run(scenario)
 
