@@ -99,4 +99,7 @@ def _gains(record: dict[str, Any]) -> str:
     words.append(f"stages planned apart have {apart / own_day:.1f} times the violations" if own_day else "")
     off_peak = days["loki"]["servers_off_peak"]
     words.append(f"off-peak it uses {record['servers'] / off_peak:.2f} times fewer servers than there are")
+    words.append(
+        f"with the best variants {record['servers_best_off_peak']} are the fewest, without any headroom"
+    )
     return "; ".join(word for word in words if word) + "."
