@@ -33,7 +33,8 @@ class LeastFinish:
         """Fastest first."""
 
         def finish(replica: Replica) -> tuple[float, int]:
-            variant = self._mix.ranked(replica.variants)[0]
+            ranked = self._mix.usable if self._mix.is_whole else self._mix.ranked
+            variant = ranked(replica.variants)[0]
             return self._estimator.service_s(variant, head.bucket, head.rows, replica.cores), replica.id
 
         return sorted(idle.values(), key=finish)

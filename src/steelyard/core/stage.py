@@ -96,9 +96,9 @@ class StageState:
         if plan.mix != self.mix.shares or is_whole != self.mix.is_whole:
             self.mix = VariantMix(plan.mix, is_whole=is_whole)
         self.estimator.adopt(plan.batch_rows_max, plan.rows_max)
-        limits = (self.estimator.batch_rows_max(share.variant) for share in plan.mix)
+        limits = [self.estimator.batch_rows_max(share.variant) for share in plan.mix]
         self.piece_rows_max = min(limits, default=plan.batch_rows_max)
-        limits = (self.estimator.batch_rows_max(variant.name) for variant in self.variants)
+        limits = [self.estimator.batch_rows_max(variant.name) for variant in self.variants]
         self.piece_rows_least = min(self.piece_rows_max, *limits)
         self.capacity.adopt(self.mix)
         self.assignment.adopt(plan)
