@@ -1,16 +1,17 @@
 """Bounds of requests in a mixed stream, simulated: how many that could be kept to were missed.
 
-A chain of three stages with two, one and three variants; two replicas a stage with all of them resident, on one
-and on two cores. Requests come as a Poisson process at parts of what the replicas carry with the most accurate
-variants. Every other one may have bounds: each of latency, accuracy and cost with a chance of a third, in values
-around what is possible, so that some sets are impossible. Times are the profile's (`spread` 0: what is overshot
-is overshot by choice) or vary around it (log-normal).
+A chain of three stages with two, one and three variants; two replicas a stage with all of them resident, on
+one and on two cores. Requests come as a Poisson process at parts of what the replicas carry with the most
+accurate variants. Every other one may have bounds: each of latency, accuracy and cost with a chance of a
+third, in values around what is possible, so that some sets are impossible. Times are the profile's
+(`spread` 0: what is overshot is overshot by choice) or vary around it (log-normal).
 
     python bench/bounds.py [--quick] [--seeds 5]
 
-Refusals are judged by enumerating the plans of an idle fleet: `impossible` had none, `not_now` had one that the
-moment did not allow (`tests/property/test_bounds.py` judges those against the plans of the moment). Of the
-others, the *feasible* ones: `kept`; `shed` (admitted, and lost to others or to the clock); `overshot` by bound.
+Refusals are judged by enumerating the plans of an idle fleet: `impossible` had none, `not_now` had one that
+the moment did not allow (`tests/property/test_bounds.py` judges those against the plans of the moment). Of
+the others, the *feasible* ones: `kept`; `shed` (admitted, and lost to others or to the clock); `overshot`
+by bound.
 """
 
 import argparse
@@ -182,8 +183,8 @@ def main() -> None:
             rows.append(row)
             print(
                 f"load {load:.1f}, spread {spread:.2f}: {total['bounded']} with bounds, "
-                f"{total['impossible']} impossible, {total['not_now']} not now; of {feasible} feasible {row['overshot_ratio']:.3%} overshot, "
-                f"{row['shed_ratio']:.3%} shed"
+                f"{total['impossible']} impossible, {total['not_now']} not now; of {feasible} feasible "
+                f"{row['overshot_ratio']:.3%} overshot, {row['shed_ratio']:.3%} shed"
             )
     if not options.quick:
         write("bounds", {"seconds": seconds, "seeds": seeds, "slo_s": SLO_S, "rows": rows}, seed=0)
