@@ -134,8 +134,8 @@ def test_costs_that_span_too_much_are_refused_in_words() -> None:
 
 
 def test_a_cap_that_only_too_slow_plans_keep_leaves_no_plan() -> None:
-    # Each stage is slow for 1 core or fast for 10. Four slow ones are far beyond 500 ticks, so a plan needs more
-    # than the 7 cores that are allowed, while the cheapest options cost 4.
+    # A stage is slow for 1 core or fast for 10. Even one slow one and three fast ones are beyond 500 ticks,
+    # so a plan needs 40 cores, where 7 are allowed and the cheapest options together cost 4.
     stage = Options(np.array([400, 100]), np.array([1, 10]), np.array([0.5, 0.5]))
     assert Front([stage] * 4, cost_max=7).cost.tolist() == []
     assert Front([stage] * 4, cost_max=40).cost.tolist() == [40]
