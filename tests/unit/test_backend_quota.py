@@ -13,6 +13,8 @@ from steelyard.backend.quota import (
     quota_text,
     remove_group,
     sweep,
+    weight_file,
+    weight_text,
 )
 
 MOUNT = "30 23 0:27 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
@@ -63,6 +65,24 @@ def test_v2_groups_and_files(v2: Path) -> None:
     quotas.forget(3)
 
 
+def test_lent_fractions_are_weights(v2: Path) -> None:
+    quotas = Quotas(v2, lends=True, cores=2)
+    # All replicas together weigh as much as two processes of nice 5: 2 * 335 / 1024 of 100.
+    assert (quotas.group / "cpu.weight").read_text() == "65"
+    replica = quotas.path(3)
+    make_group(replica, quotas.version)
+    (replica / "cpu.weight").write_text("100")
+    quotas.set(3, 0.25)
+    assert (replica / "cpu.weight").read_text().startswith("25")
+    quotas.forget(3)
+
+
+@pytest.mark.parametrize(("cores", "v1", "v2"), [(1.0, "1024", "100"), (0.25, "256", "25"), (1e-6, "2", "1")])
+def test_weights_are_in_proportion_and_within_the_kernels_limits(cores: float, v1: str, v2: str) -> None:
+    assert (weight_text(cores, 1), weight_text(cores, 2)) == (v1, v2)
+    assert weight_text(1e6, 2) == "10000"
+
+
 def test_v2_throttling_is_counted_between_calls(v2: Path) -> None:
     quotas = Quotas(v2)
     stat = quotas.path(3) / "cpu.stat"
@@ -102,6 +122,22 @@ def test_groups_of_dead_servers_are_swept_and_those_of_living_ones_kept(v2: Path
     assert set(sweep(base, v2)) == {dead, reused}
     left = {path.name for path in base.iterdir() if path.is_dir()}
     assert left == {mine.name, "steelyard-my-own-notes", "other"}
+
+
+def test_this_machine_lends_where_it_lets_us() -> None:
+    try:
+        quotas = Quotas(lends=True, cores=2)
+    except QuotaUnavailableError:
+        return  # as below
+    group = quotas.path(1)
+    make_group(group, quotas.version)
+    quotas.set(1, 0.25)
+    file = weight_file(group, quotas.version)
+    assert file.read_text().strip() == weight_text(0.25, quotas.version)
+    quotas.set(1, None)
+    assert file.read_text().strip() == weight_text(1.0, quotas.version)
+    quotas.close()
+    assert not quotas.group.exists()
 
 
 def test_this_machine_takes_quotas_where_it_lets_us() -> None:

@@ -56,6 +56,7 @@ class LocalLimits(Frozen, frozen=True):
             then its worker counts as stuck and is killed.
         arena_bytes_max: for the outputs one worker holds; memory is only taken by what is written.
         throttle_period_s: how often throttling is reported for replicas with a quota.
+        lends: replicas that share a core may use what the others leave (`quota`).
     """
 
     start_s_max: float = 60.0
@@ -63,6 +64,7 @@ class LocalLimits(Frozen, frozen=True):
     batch_s_max: float = 30.0
     arena_bytes_max: int = 256 << 20
     throttle_period_s: float = 0.5
+    lends: bool = False
 
 
 class LocalBackend:
@@ -108,10 +110,9 @@ class LocalBackend:
         self._quotas: Quotas | None = None
         self.mechanism = "affinity of every thread; "
         try:
-            self._quotas = Quotas()
-            self.mechanism += (
-                f"fractions by cgroup v{self._quotas.version} quota, {PERIOD_US // 1000} ms period"
-            )
+            self._quotas = Quotas(lends=self._limits.lends, cores=len(core_ids))
+            how = "weight" if self._limits.lends else f"quota, {PERIOD_US // 1000} ms period"
+            self.mechanism += f"fractions by cgroup v{self._quotas.version} {how}"
         except QuotaUnavailableError as error:
             self.mechanism += f"fractions of a core unavailable: {error}"
         group = (self._quotas.version, self._quotas.group) if self._quotas else None

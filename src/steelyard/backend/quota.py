@@ -1,7 +1,12 @@
-"""Fractions of a core by cgroup CPU quota, v1 and v2, where this process may make cgroups.
+"""Fractions of a core by cgroup, v1 and v2, where this process may make cgroups: lent by weight, or capped.
 
-The period is 10 ms: who has spent its quota sleeps until the period ends, and with the kernel's default of
-100 ms that is a request's whole budget. Whole cores carry no quota: affinity confines them without any stall.
+*Lent*: replicas that share a core have weights in proportion to their fractions. Each gets its fraction when
+all want the core, and what the others leave when they do not: nobody stalls (docs/adr/0012). *Capped*: a
+quota of 10 ms periods; who has spent it sleeps until the period ends, and with the kernel's default of 100 ms
+that would be a request's whole budget. Whole cores carry neither: affinity confines them without any stall.
+
+All replicas together weigh on each core as much as one process of nice 5: groups compete as wholes, and
+without that the niceness of workers would not let the front end go first (DESIGN.md, decision 2).
 
 One group a backend, `steelyard-<pid>-<start time>-<n>` so that it is never mistaken for another's, and one
 below it a replica. The server sets quotas; the zygote makes and removes groups, since it knows when a worker
@@ -18,6 +23,11 @@ from steelyard.backend.cpu import ROOT, CpuCgroup, cpu_cgroup
 
 PERIOD_US = 10_000
 QUOTA_US_MIN = 1_000  # the kernel's own
+NICE_0, NICE_5 = 1024, 335
+"""The kernel's weights of a process (sched_prio_to_weight)."""
+WEIGHT_V2 = 100
+"""cgroup v2's default weight, that of one process of nice 0."""
+WEIGHT_V2_MAX = 10_000
 PREFIX = "steelyard-"
 _numbers = itertools.count(1)  # a process may have several backends: one that profiles, one that serves
 
@@ -31,12 +41,15 @@ class Quotas:
 
     Args:
         root: the file system's root.
+        lends: fractions are weights, not quotas.
+        cores: that the server may use.
 
     Raises:
         QuotaUnavailableError: no CPU controller, or its tree is not writable.
     """
 
-    def __init__(self, root: Path = ROOT) -> None:
+    def __init__(self, root: Path = ROOT, *, lends: bool = False, cores: int = 1) -> None:
+        self.lends = lends
         cgroup = cpu_cgroup(root)
         if cgroup is None:
             raise QuotaUnavailableError("no cgroup with the CPU controller is mounted")
@@ -46,6 +59,8 @@ class Quotas:
             try:
                 sweep(base, root)
                 self.group = _make_server_group(base, cgroup.version, root)
+                weight = weight_text(cores * NICE_5 / NICE_0, cgroup.version)
+                weight_file(self.group, cgroup.version).write_text(weight)
                 break
             except OSError as error:
                 reasons.append(f"{base}: {_why(error)}")
@@ -59,15 +74,17 @@ class Quotas:
         return self.group / f"replica-{replica_id}"
 
     def set(self, replica_id: int, cores: float | None) -> None:
-        """Let a replica use `cores` cores of CPU time; None lifts the quota. One write.
+        """Let a replica have `cores` cores of CPU time; None: as many as its affinity says. One write.
 
         Raises:
             OSError: the group has gone, or the kernel refuses (more than an outer cgroup's quota, in v1).
         """
         if replica_id not in self._files:
             flags = os.O_WRONLY | os.O_CLOEXEC
-            self._files[replica_id] = os.open(_quota_file(self.path(replica_id), self.version), flags)
-        os.pwrite(self._files[replica_id], quota_text(cores, self.version).encode(), 0)
+            group, file = self.path(replica_id), weight_file if self.lends else _quota_file
+            self._files[replica_id] = os.open(file(group, self.version), flags)
+        text = weight_text(cores or 1.0, self.version) if self.lends else quota_text(cores, self.version)
+        os.pwrite(self._files[replica_id], text.encode(), 0)
 
     def throttled_ratio(self, replica_id: int) -> float:
         """Share of periods in which the replica was throttled since the last call; 0 if none has passed.
@@ -103,6 +120,18 @@ def quota_text(cores: float | None, version: int) -> str:
     if version == 2:
         return f"{'max' if quota_us is None else quota_us} {PERIOD_US}"
     return str(-1 if quota_us is None else quota_us)
+
+
+def weight_text(cores: float, version: int) -> str:
+    """What to write to make a group weigh as much as `cores` processes of nice 0."""
+    if version == 2:
+        return str(min(WEIGHT_V2_MAX, max(1, round(cores * WEIGHT_V2))))
+    return str(max(2, round(cores * NICE_0)))
+
+
+def weight_file(path: Path, version: int) -> Path:
+    """Where a group's weight is written."""
+    return path / ("cpu.weight" if version == 2 else "cpu.shares")
 
 
 def make_group(path: Path, version: int) -> None:

@@ -70,6 +70,7 @@ class LocalReplica:
         self.is_ready = False
         self.is_stopping = False
         self.has_quota = False
+        self._is_shared = False
         self.arena_fd: int | None = None
         self.borrowed: set[str] = set()
         self._command = command
@@ -268,7 +269,7 @@ class LocalReplica:
         cores = cores_of(shares)
         if cores < self._cores_told:
             self._tell(cores)
-        if self.has_quota or is_fractional(shares):
+        if self._is_shared or is_fractional(shares):
             self._set_quota(shares)
         threads.set_affinity(self.pid, [share.core_id for share in shares])
         if cores > self._cores_told:
@@ -283,7 +284,8 @@ class LocalReplica:
             raise OSError(errno.ENOTSUP, "fractions of a core cannot be enforced here")
         wanted = is_fractional(shares)
         self._quotas.set(self.replica_id, cores_of(shares) if wanted else None)
-        self.has_quota = wanted
+        self._is_shared = wanted
+        self.has_quota = wanted and not self._quotas.lends
 
     def _lost(self, reason: str) -> None:
         """Its socket is closed: as a rule because it has ended, and the zygote is about to say so."""
