@@ -142,7 +142,7 @@ def _fitted(array: Array, tensor: TensorSpec, signature: Signature, where: str) 
 def _number(array: Array, tensor: TensorSpec, where: str) -> Array:
     """Of the type that is taken; whole numbers may be given for reals, but nothing may be lost."""
     dtype = numpy_dtype(tensor.dtype)
-    typed = array.astype(dtype)
+    typed = array.astype(dtype, copy=False)
     if dtype.kind in "iub" and not np.array_equal(typed, array):
         raise InputError(f"--labels: {where}: {tensor.name}: not all values are {tensor.dtype}")
     return typed
