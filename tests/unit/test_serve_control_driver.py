@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 
-from steelyard.core.commands import Command, DrainReplica, RecordDecision, ResizeReplica, StartReplica
+from steelyard.core.commands import (
+    Command,
+    DrainReplica,
+    LoadVariant,
+    RecordDecision,
+    ResizeReplica,
+    StartReplica,
+    UnloadVariant,
+)
 from steelyard.core.events import (
     BatchCompleted,
     BatchFailed,
@@ -12,6 +20,8 @@ from steelyard.core.events import (
     ReplicaGone,
     ReplicaReady,
     ReplicaResized,
+    VariantLoaded,
+    VariantUnloaded,
     Woken,
 )
 from steelyard.core.snapshot import CoreShare
@@ -175,3 +185,24 @@ def test_a_busy_replica_that_only_shrinks_does_not_wait() -> None:
     driver.on_backend(smaller)
     assert machine.heard[-1] == smaller
     assert told.states[-1] == ("ready", 0.5)
+
+
+def test_a_variant_is_taken_from_the_service_before_the_worker_unloads_it() -> None:
+    """A batch of it that were on its way would fail."""
+    driver, machine, told = made()
+    machine.commands = [StartReplica(1, "ocr", "read", "local", ONE, ("small",), 0.1)]
+    driver.handle(Woken())
+    driver.on_backend(ReplicaReady(1, "read", "local", 1.0, ("small",), "ocr"))
+    machine.commands = [LoadVariant(1, "tiny")]
+    driver.handle(Woken())
+    assert told.commands[-1] == LoadVariant(1, "tiny")
+    driver.on_backend(VariantLoaded(1, "tiny"))
+    assert told.events[-1] == machine.heard[-1] == VariantLoaded(1, "tiny")
+
+    machine.commands = [UnloadVariant(1, "small")]
+    before = len(told.commands)
+    driver.handle(Woken())
+    assert told.events[-1] == VariantUnloaded(1, "small")
+    assert told.commands[before:] == [UnloadVariant(1, "small")]
+    driver.on_backend(VariantUnloaded(1, "small"))
+    assert machine.heard[-1] == VariantUnloaded(1, "small")
