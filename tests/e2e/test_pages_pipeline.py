@@ -13,12 +13,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from steelyard.client.wire import LENGTH_HEADER, infer_body, read_outputs
 from steelyard.demo.lines import find_font
 from steelyard.demo.pages.draw import Page, draw_pages
 from steelyard.demo.pages.models import prepare_models
 from steelyard.demo.pages.scores import right_lines
 from steelyard.demo.pages.spec import SERVICE, pages_spec, write_spec
-from steelyard.load.wire import LENGTH_HEADER, infer_body, read_outputs
 from steelyard.testing.live import serve
 
 pytestmark = pytest.mark.slow

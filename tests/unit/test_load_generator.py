@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from aiohttp import web
 
+from steelyard.client.wire import infer_body
 from steelyard.core.errors import InputError
 from steelyard.load.generator import Answer, LoadSettings, fetch_input_names, run, run_load
 from steelyard.load.result import LoadResult
-from steelyard.load.wire import infer_body
 
 BODIES = [infer_body({"x": np.full((1, 4), index, dtype=np.float32)}) for index in range(3)]
 

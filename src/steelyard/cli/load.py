@@ -11,10 +11,11 @@ import typer
 
 from steelyard.cli.output import JsonOption, duration_option, say, write_json
 from steelyard.cli.trace import open_trace
+from steelyard.client.wire import Body
 from steelyard.core.errors import InputError, TraceError
 from steelyard.load.generator import LoadSettings, fetch_input_names, run, run_load
+from steelyard.load.payload import load_payload
 from steelyard.load.result import LATENESS_MAX_S, LoadResult, Seconds
-from steelyard.load.wire import Body, load_payload
 from steelyard.workload.trace import Arrival, poisson_times
 
 _PROGRESS_AFTER_S = 2.0

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import msgspec
 import numpy as np
 
+from steelyard.client.wire import Body, infer_body, read_outputs
 from steelyard.core.types import Frozen
 from steelyard.demo.lines import draw_lines
 from steelyard.demo.pages.draw import draw_pages
@@ -20,7 +21,6 @@ from steelyard.demo.pages.scores import right_lines
 from steelyard.demo.recogniser import read_characters, read_text
 from steelyard.load.generator import Answer, LoadSettings, run, run_load
 from steelyard.load.result import LoadResult
-from steelyard.load.wire import Body, infer_body, read_outputs
 from steelyard.workload.trace import arrival_times
 
 LINES, PAGES = 120, 48

@@ -18,14 +18,13 @@ import selectors
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from urllib.parse import quote
 
 import numpy as np
 
+from steelyard.client.wire import LENGTH_HEADER, Body, base_url, model_path
 from steelyard.core.errors import InputError
 from steelyard.core.types import Frozen
 from steelyard.load.result import CONNECTION, OK, OVERRUN, TIMEOUT, LoadResult, Outcomes, Seconds, summarise
-from steelyard.load.wire import LENGTH_HEADER, Body
 
 if TYPE_CHECKING:
     import aiohttp
@@ -146,7 +145,7 @@ async def fetch_input_names(url: str, model: str) -> list[str]:
     """
     import aiohttp
 
-    address = f"{base_url(url)}/v2/models/{quote(model, safe='')}"
+    address = f"{base_url(url)}{model_path(model)}"
     try:
         async with _session(LoadSettings()) as session, session.get(address) as response:
             metadata = await response.json(content_type=None)
@@ -158,14 +157,9 @@ async def fetch_input_names(url: str, model: str) -> list[str]:
     return [tensor["name"] for tensor in metadata["inputs"]]
 
 
-def base_url(url: str) -> str:
-    """A URL without a trailing slash, `http://` unless it names another scheme."""
-    return (url if "://" in url else f"http://{url}").rstrip("/")
-
-
 def infer_url(url: str, model: str) -> str:
     """Where a model takes requests."""
-    return f"{base_url(url)}/v2/models/{quote(model, safe='')}/infer"
+    return f"{base_url(url)}{model_path(model)}/infer"
 
 
 async def _pace(arrivals_s: Seconds, shooter: "_Shooter") -> None:
