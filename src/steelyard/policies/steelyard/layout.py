@@ -164,7 +164,7 @@ class Leaves:
         """Replicas beyond those wanted; none while some start or more waits than is planned for."""
         sizing, target = stage.sizing, stage.target
         seen = latest_stage(view, sizing.stage.name)
-        arriving = rate_rps * sizing.stage.fan_out
+        arriving = rate_rps * sizing.fan_out
         if any(r.state == "starting" and r.stage == sizing.stage.name for r in view.replicas):
             return 0
         if seen is not None and seen.queue_rows > arriving * target.wait_s:
@@ -183,7 +183,7 @@ def stage_rates(sizing: StageSizing, target: StageTarget, cores: float) -> tuple
 def _crew(stage: StageLayout, rate_rps: float, room: float, largest: float) -> Crew:
     """What a stage wants when it begins, of `room` cores on nodes of at most `largest`."""
     sizing, target = stage.sizing, stage.target
-    need = rate_rps * sizing.stage.fan_out
+    need = rate_rps * sizing.fan_out
     limit = replicas_at_most(room, target.cores)
     if stage.limit is not None:
         limit = min(limit, stage.limit)

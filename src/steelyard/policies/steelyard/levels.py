@@ -170,7 +170,7 @@ def _cost(sizing: StageSizing, cores: float, ratio: float, within_s: float) -> f
     points = [(rows, size) for size in _sizes(sizing, cores) for rows in range(1, sizing.rows_max + 1)]
     in_time = [point for point in points if sizing.tail_s(*point) * ratio <= within_s]
     cheapest = min(sizing.core_s(*point) for point in in_time or points[:1])
-    return sizing.stage.fan_out * cheapest
+    return sizing.fan_out * cheapest
 
 
 def _quickest_s(sizing: StageSizing, cores: float) -> float:

@@ -39,8 +39,8 @@ class ServicePace:
         for seen in view.windows[-1].stages:
             pace = self.stages[seen.stage]
             stage = pace.sizing.stage
-            upstream = [self._passed_on(source, stage.fan_out) for source in stage.after]
-            entry = rate * stage.fan_out
+            upstream = [self._passed_on(source, pace.sizing.fan_out) for source in stage.after]
+            entry = rate * pace.sizing.fan_out
             arriving = arriving_rps(entry, upstream, pace.lag_s)
             if live[seen.stage] or starting[seen.stage]:
                 wishes.append(pace.look(seen, arriving, entry, live[seen.stage], starting[seen.stage]))
@@ -50,7 +50,7 @@ class ServicePace:
 
     def _passed_on(self, source: str, fan_out: float) -> tuple[float, int, float]:
         pace = self.stages[source]
-        return pace.capacity_rps, pace.queue_rows, fan_out / pace.sizing.stage.fan_out
+        return pace.capacity_rps, pace.queue_rows, fan_out / pace.sizing.fan_out
 
 
 def _raise(wishes: list[Wish], cores_min: float) -> None:

@@ -26,6 +26,7 @@ class StageSizing:
         variant: of it.
         rows_max: largest batch that may be chosen.
         step: the unit in which a replica's cores grow.
+        fan_out: rows that the stage is given for each row of a request: counted where it takes items.
     """
 
     def __init__(self, stage: Stage, times: ServiceTimes, variant: str = "") -> None:
@@ -36,6 +37,7 @@ class StageSizing:
                 self.variant = other
         self.rows_max = self.variant.batch_rows_max
         self.step = 1.0
+        self.fan_out = float(stage.fan_out)
         self._times = times
         self._rows = self.rows_max
         self._whole = 0.0

@@ -1,6 +1,6 @@
 """Where a service stands: the level of its plan, and what its stages aim at there.
 
-Made anew when observed service times have moved by `RATIO_STEP` of what was profiled, or when the level
+Made anew when observed service times, or counted items, have moved by `RATIO_STEP`, or when the level
 changes. `decide` chooses the level; `react`, in another process, reads it off the plan.
 """
 
@@ -64,6 +64,9 @@ class Standing:
             self._menus = tuple({name: menu[name] for name in list(menu)[:1]} for menu in self._menus)
         self.layouts: tuple[StageLayout, ...] = ()
         self.ratios: tuple[float, ...] = ()
+        self._takes_items = any(stage.items_of for stage in service.stages)
+        self._planned_fan_outs = tuple([float(stage.fan_out) for stage in service.stages])
+        self._fan_outs = self._planned_fan_outs
         self.front: list[Level] = []
         self._variants: tuple[str, ...] = ()
         self._is_plain = all(len(menu) == 1 for menu in self._menus)
@@ -115,9 +118,11 @@ class Standing:
 
     def _observe(self, view: ServiceView, ground: Ground) -> None:
         self.ratios = self._observed(view)
-        for menu in self._menus:
+        self._fan_outs = self._counted(view)
+        for menu, fan_out in zip(self._menus, self._fan_outs, strict=True):
             for sizing in menu.values():
                 sizing.step = ground.step
+                sizing.fan_out = fan_out
                 if "batching" in self._without:
                     sizing.rows_max = 1
 
@@ -129,8 +134,18 @@ class Standing:
         """Whether the present layouts were made for other service times."""
         if not self.ratios:
             return True
-        pairs = zip(self._observed(view), self.ratios, strict=True)
-        return any(abs(now - then) > RATIO_STEP * then for now, then in pairs)
+        now = (*self._observed(view), *self._counted(view))
+        then = (*self.ratios, *self._fan_outs)
+        return any(abs(a - b) > RATIO_STEP * b for a, b in zip(now, then, strict=True))
+
+    def _counted(self, view: ServiceView) -> tuple[float, ...]:
+        """Rows of each stage for a row of a request, as counted of late."""
+        if not self._takes_items or not view.windows:
+            return self._planned_fan_outs
+        latest = {seen.stage: seen.fan_out for seen in view.windows[-1].stages}
+        counts = [latest.get(stage.name) for stage in self.service.stages]
+        pairs = zip(counts, self._planned_fan_outs, strict=True)
+        return tuple([planned if counted is None else counted for counted, planned in pairs])
 
     def _plain(self, ground: Ground) -> tuple[StageLayout, ...]:
         """Layouts at the level, of the planned variants alone."""

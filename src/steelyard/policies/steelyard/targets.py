@@ -79,7 +79,7 @@ def share_latency(
     options = [
         StageOptions(
             np.array([c.service_s for c in of_stage]),
-            np.array([s.stage.fan_out * _price(s, c) for c in of_stage]),
+            np.array([s.fan_out * _price(s, c) for c in of_stage]),
         )
         for of_stage, s in zip(choices, sizings, strict=True)
     ]
@@ -120,7 +120,7 @@ def _squeezed(
     if step > 1.0 - EXACT or steps < len(targets):
         return tuple(targets)
     work = [
-        sizing.stage.fan_out * sizing.core_s(target.rows, target.cores) * ratio
+        sizing.fan_out * sizing.core_s(target.rows, target.cores) * ratio
         for sizing, target, ratio in zip(sizings, targets, ratios, strict=True)
     ]
     given = [1] * len(targets)
