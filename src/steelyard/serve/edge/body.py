@@ -11,12 +11,18 @@ Pieces = tuple[memoryview, ...]
 
 
 class Body:
-    """A cursor over the chunks of one body; views stay valid as long as the chunks do."""
+    """A cursor over the chunks of one body; views stay valid as long as the chunks do.
 
-    __slots__ = ("_at", "_chunks", "_index", "left")
+    Args:
+        chunks: the body.
+        size_word: what states a tensor's size in it, for messages.
+    """
 
-    def __init__(self, chunks: Sequence[bytes]) -> None:
+    __slots__ = ("_at", "_chunks", "_index", "left", "size_word")
+
+    def __init__(self, chunks: Sequence[bytes | memoryview], size_word: str = "binary_data_size") -> None:
         self._chunks = chunks
+        self.size_word = size_word
         self._index = 0
         self._at = 0
         self.left = sum(map(len, chunks))

@@ -103,7 +103,16 @@ class Route:
         size = body.left if head_length is None else head_length
         if size > body.left:
             raise InputError(f"Inference-Header-Content-Length is {size}, but the body has {body.left} bytes")
-        head = parse_head(body.take(size))
+        return self.check(parse_head(body.take(size)), body, bounds, regions)
+
+    def check(
+        self, head: Head, body: Body, bounds: Bounds = UNBOUNDED, regions: Regions | None = None
+    ) -> Inference:
+        """Check a request whose head is known: `body` has its binary tensors, in the order of its inputs.
+
+        Raises:
+            InputError: anything about the request is not what the service takes.
+        """
         found: dict[str, Input] = {}
         for given in head.inputs:
             if given.name in found:

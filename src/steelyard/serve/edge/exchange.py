@@ -103,14 +103,8 @@ class Exchange:
         assert self.asked is not None
         try:
             body, head_length = encode_answer(self.route, self.asked, end, self._read)
-        except InputError as error:
-            self.refuse(RefusedError(400, str(error)))
-            return
-        except ModelError as error:
-            self.refuse(RefusedError(500, str(error), reason="model_error"))
-            return
         except Exception as error:  # a bug of ours fails this request, not the loop that all requests share
-            self.refuse(RefusedError(500, f"the answer could not be written: {error!r}"))
+            self.refuse(unanswerable(error))
             return
         self.close(200)
         headers: Headers = [(b"content-type", b"application/json")]
@@ -124,6 +118,15 @@ class Exchange:
             return
         headers.append((b"content-length", b"%d" % len(body)))
         start_sending(send_reply(self._send, Reply(200, headers, body)))
+
+
+def unanswerable(error: Exception) -> RefusedError:
+    """What a client is told whose request has completed, but whose answer could not be written."""
+    if isinstance(error, InputError):
+        return RefusedError(400, str(error))
+    if isinstance(error, ModelError):
+        return RefusedError(500, str(error), reason="model_error")
+    return RefusedError(500, f"the answer could not be written: {error!r}")
 
 
 async def send_reply(send: Send, reply: Reply) -> None:

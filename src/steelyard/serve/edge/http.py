@@ -17,7 +17,6 @@ from steelyard.serve.edge.codec import Route, header_length
 from steelyard.serve.edge.compression import answer_coding
 from steelyard.serve.edge.control_pages import find_control_page, make_control_pages
 from steelyard.serve.edge.exchange import CLIENT_GONE, Exchange, Send, send_reply
-from steelyard.serve.edge.inputs import store
 from steelyard.serve.edge.logs import EventLog
 from steelyard.serve.edge.pages import (
     Call,
@@ -29,7 +28,8 @@ from steelyard.serve.edge.pages import (
     wrong_verb,
 )
 from steelyard.serve.edge.receive import BodyReader, Chunks, Receive
-from steelyard.serve.edge.replies import RETRY_AFTER_S, RefusedError, Reply, refusal
+from steelyard.serve.edge.replies import RefusedError, Reply, refusal
+from steelyard.serve.edge.requests import stored_request
 from steelyard.serve.edge.settings import EdgeSettings
 from steelyard.serve.edge.shared_memory import Regions, is_local
 
@@ -164,23 +164,7 @@ class EdgeApp:
         asked = exchange.asked = exchange.route.parse(body, head_length, header_bounds(headers), regions)
         if asked.client_id:
             exchange.name = asked.client_id[:REQUEST_NAME_CHARS_MAX]
-        tensors = store(asked.inputs, self._intake.arena)
-        if tensors is None:
-            text = "the server's memory for requests is full"
-            raise RefusedError(503, text, reason="memory_full", retry_after_s=RETRY_AFTER_S)
-        return Request(
-            id=request_id,
-            service=exchange.route.name,
-            rows=asked.rows,
-            batch_key=asked.batch_key,
-            arrived_s=arrived_s,
-            deadline_s=arrived_s + asked.bound_s,
-            bucket=asked.bucket,
-            slo_class=asked.slo_class,
-            min_accuracy=asked.min_accuracy,
-            max_core_ms=asked.max_core_ms,
-            tensors=tensors,
-        )
+        return stored_request(exchange.route.name, asked, request_id, arrived_s, self._intake.arena)
 
     def _check_json_size(self, size: int) -> None:
         limit = self._settings.json_bytes_max

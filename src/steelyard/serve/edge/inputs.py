@@ -158,11 +158,11 @@ def _binary_input(spec: TensorSpec, shape: tuple[int, ...], size: int, elements:
     if spec.dtype != "BYTES" and size != expected:
         raise InputError(
             f"input '{spec.name}' of shape {list(shape)} and type {spec.dtype} takes {expected} bytes; "
-            f"binary_data_size is {size}"
+            f"{body.size_word} is {size}"
         )
     if not 0 <= size <= body.left:
         raise InputError(
-            f"input '{spec.name}': binary_data_size is {size}, but {body.left} bytes are left in the body"
+            f"input '{spec.name}': {body.size_word} is {size}, but {body.left} bytes are left in the body"
         )
     if spec.dtype != "BYTES":
         return Input(spec.name, spec.dtype, shape, size, body.pieces(size))

@@ -1,0 +1,42 @@
+"""From a checked inference to a request of the server's: its tensors move into the arena here."""
+
+from steelyard.core.types import Request, RequestId
+from steelyard.serve.edge.codec import Inference
+from steelyard.serve.edge.inputs import store
+from steelyard.serve.edge.replies import RETRY_AFTER_S, RefusedError
+from steelyard.worker.arena import Arena
+
+
+def stored_request(
+    service: str, asked: Inference, request_id: RequestId, arrived_s: float, arena: Arena
+) -> Request:
+    """The request that an inference stands for, ready to be submitted.
+
+    Args:
+        service: its name.
+        asked: what was asked of it.
+        request_id: unique among those of the front end.
+        arrived_s: when it arrived, on the clock that deadlines are on.
+        arena: the front end's own.
+
+    Raises:
+        InputError: shared memory could not be read; nothing is kept.
+        RefusedError: the arena is full; nothing is kept.
+    """
+    tensors = store(asked.inputs, arena)
+    if tensors is None:
+        text = "the server's memory for requests is full"
+        raise RefusedError(503, text, reason="memory_full", retry_after_s=RETRY_AFTER_S)
+    return Request(
+        id=request_id,
+        service=service,
+        rows=asked.rows,
+        batch_key=asked.batch_key,
+        arrived_s=arrived_s,
+        deadline_s=arrived_s + asked.bound_s,
+        bucket=asked.bucket,
+        slo_class=asked.slo_class,
+        min_accuracy=asked.min_accuracy,
+        max_core_ms=asked.max_core_ms,
+        tensors=tensors,
+    )
