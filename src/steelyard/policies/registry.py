@@ -32,9 +32,14 @@ ENTRY_POINT_GROUP = "steelyard.policies"
 OURS = "+ours"
 
 
-def _each(make: Callable[[PolicyContext], Policy], summary: str) -> PolicyEntry:
+def _each(make: Callable[[PolicyContext], Policy], summary: str, *, one_stage: bool = False) -> PolicyEntry:
     """A policy that was written for one service on one node, for each service."""
-    return PolicyEntry(lambda context: PerService(make, context), summary, one_node=True)
+    return PolicyEntry(lambda context: PerService(make, context), summary, one_node=True, one_stage=one_stage)
+
+
+def _families(make: Callable[[PolicyContext], Policy], summary: str) -> PolicyEntry:
+    """A policy for services of one stage that share a cluster."""
+    return PolicyEntry(make, summary, one_stage=True)
 
 
 _BUILT_IN: dict[str, PolicyEntry] = {
@@ -44,18 +49,18 @@ _BUILT_IN: dict[str, PolicyEntry] = {
     "fa2": _each(Fa2Policy, "one-core replicas, as few as the pipeline allows (FA2, 2022)"),
     "sponge": _each(SpongePolicy, "cores only, for deadlines that move (Sponge, 2024)"),
     "inferline": _each(InferlinePolicy, "planned once, replicas tuned to the last 30 s (InferLine, 2020)"),
-    "infadapter": _each(InfAdapterPolicy, "a mix of variants, cores for each, every 30 s (InfAdapter, 2023)"),
+    "infadapter": _each(
+        InfAdapterPolicy, "a mix of variants, cores for each, every 30 s (InfAdapter, 2023)", one_stage=True
+    ),
     "ipa": _each(IpaPolicy, "a variant, a batch and replicas a stage, every 10 s (IPA, 2024)"),
     "hpa": _each(make_hpa, "replicas on CPU utilisation (Kubernetes HPA)"),
     "kpa": _each(make_kpa, "replicas on concurrency, with a panic window (Knative)"),
     "vpa": _each(make_vpa, "cores on a histogram of CPU usage, in place (Kubernetes VPA)"),
     "rayserve": _each(make_rayserve, "replicas on ongoing requests, with delays (Ray Serve)"),
-    "proteus": PolicyEntry(
-        make_proteus, "variants by device, for services that share devices (Proteus, 2024)"
-    ),
-    "clipper": PolicyEntry(make_clipper, "the most accurate or the fastest variants, once (Clipper)"),
-    "infaas": PolicyEntry(make_infaas, "variants switched device by device, greedily (after INFaaS)"),
-    "sommelier": PolicyEntry(make_sommelier, "variants switched, placement fixed (after Sommelier)"),
+    "proteus": _families(make_proteus, "variants by device, for services that share them (Proteus, 2024)"),
+    "clipper": _families(make_clipper, "the most accurate or the fastest variants, once (Clipper)"),
+    "infaas": _families(make_infaas, "variants switched device by device, greedily (after INFaaS)"),
+    "sommelier": _families(make_sommelier, "variants switched, placement fixed (after Sommelier)"),
     "loki": _each(LokiPolicy, "replicas first, then accuracy, along the paths of a pipeline (Loki, 2024)"),
     "oracle": _each(OraclePolicy, "knows the trace, pays real cold starts; in simulations only"),
     "static": PolicyEntry(StaticPolicy, "a fixed allocation, decided once", one_node=True),
