@@ -35,6 +35,12 @@ from steelyard.metrics.runs import RunSummary
 
 PROVISIONAL_SLO_MS = 10_000.0
 FAMILY = Arrangement("family", "every reader", ("small", "tiny"), tuple(READERS))
+CAPPED = tuple(
+    each._replace(name=f"{each.name}-capped", fractions="capped")
+    for each in ARRANGEMENTS
+    if each.name != "fast"
+)
+"""The same with quotas in place of weights where stages share a core (ADR 12)."""
 
 
 def main() -> None:
@@ -44,7 +50,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=30, help="length of each run")
     parser.add_argument("--labelled", type=int, default=130, help="pages whose accuracy is measured first")
+    parser.add_argument("--fractions", action="store_true", help="also with parts of a core capped")
     options = parser.parse_args()
+    arrangements = (*ARRANGEMENTS, *(CAPPED if options.fractions else ()))
     models, font = prepare_models(Path.home() / ".cache" / "steelyard" / "demo"), find_font()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
@@ -59,8 +67,8 @@ def main() -> None:
         for seed in range(1, options.seeds + 1):
             surge = plan_pages(cells, seconds=options.seconds, seed=seed)
             settings = Settings(options.seconds, folder, folder, folder / "profiles", seed)
-            for place in range(len(ARRANGEMENTS)):
-                arrangement = ARRANGEMENTS[(place + seed) % len(ARRANGEMENTS)]
+            for place in range(len(arrangements)):
+                arrangement = arrangements[(place + seed) % len(arrangements)]
                 series = run_once(
                     arrangement,
                     models,
@@ -72,7 +80,7 @@ def main() -> None:
                 )
                 runs.append((arrangement.name, series.summary))
                 print(arrangement.name, seed, row([series.summary]), flush=True)
-    table = {each.name: row([run for name, run in runs if name == each.name]) for each in ARRANGEMENTS}
+    table = {each.name: row([run for name, run in runs if name == each.name]) for each in arrangements}
     for name, found in table.items():
         print(name, found)
     write(

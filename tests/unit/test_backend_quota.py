@@ -50,7 +50,7 @@ def v2(tmp_path: Path) -> Path:
 
 
 def test_v2_groups_and_files(v2: Path) -> None:
-    quotas = Quotas(v2)
+    quotas = Quotas(v2, lends=False)
     base = v2 / "sys/fs/cgroup/svc"
     # Field 22 of stat is the start time; the fields after the name are 3 (S), 4, 5 ...: so its text is "22".
     assert quotas.group.parent == base
@@ -84,7 +84,7 @@ def test_weights_are_in_proportion_and_within_the_kernels_limits(cores: float, v
 
 
 def test_v2_throttling_is_counted_between_calls(v2: Path) -> None:
-    quotas = Quotas(v2)
+    quotas = Quotas(v2, lends=False)
     stat = quotas.path(3) / "cpu.stat"
     make_group(quotas.path(3), 2)
     stat.write_text("usage_usec 1\nnr_periods 10\nnr_throttled 5\nthrottled_usec 9\n")
@@ -97,24 +97,24 @@ def test_v2_throttling_is_counted_between_calls(v2: Path) -> None:
 def test_v2_a_group_with_processes_of_its_own_lets_us_beside_it(v2: Path) -> None:
     # The kernel refuses +cpu in /svc, as there are processes in it; so does a directory in the file's place.
     (v2 / "sys/fs/cgroup/svc/cgroup.subtree_control").mkdir()
-    assert Quotas(v2).group.parent == v2 / "sys/fs/cgroup"
+    assert Quotas(v2, lends=False).group.parent == v2 / "sys/fs/cgroup"
 
 
 def test_v2_without_permission_says_where_and_why(v2: Path) -> None:
     for group in ("sys/fs/cgroup/svc", "sys/fs/cgroup"):
         (v2 / group / "cgroup.subtree_control").mkdir()
     with pytest.raises(QuotaUnavailableError, match=r"cgroup/svc: is a directory; .*cgroup: is a directory"):
-        Quotas(v2)
+        Quotas(v2, lends=False)
 
 
 def test_no_controller_is_said(tmp_path: Path) -> None:
     with pytest.raises(QuotaUnavailableError, match="no cgroup with the CPU controller"):
-        Quotas(tmp_path)
+        Quotas(tmp_path, lends=False)
 
 
 def test_groups_of_dead_servers_are_swept_and_those_of_living_ones_kept(v2: Path) -> None:
     base = v2 / "sys/fs/cgroup/svc"
-    mine = Quotas(v2).group
+    mine = Quotas(v2, lends=False).group
     dead = base / "steelyard-4194304-77-1"
     reused = base / f"steelyard-{os.getpid()}-21-1"  # our number, but another start
     for group in (dead / "replica-1", reused, base / "steelyard-my-own-notes", base / "other"):
@@ -142,7 +142,7 @@ def test_this_machine_lends_where_it_lets_us() -> None:
 
 def test_this_machine_takes_quotas_where_it_lets_us() -> None:
     try:
-        quotas = Quotas()
+        quotas = Quotas(lends=False)
     except QuotaUnavailableError:
         return  # not root and nothing delegated; what is said then is tested above
     group = quotas.path(1)

@@ -64,7 +64,7 @@ class LocalLimits(Frozen, frozen=True):
     batch_s_max: float = 30.0
     arena_bytes_max: int = 256 << 20
     throttle_period_s: float = 0.5
-    lends: bool = False
+    lends: bool = True
 
 
 class LocalBackend:

@@ -48,7 +48,7 @@ class Quotas:
         QuotaUnavailableError: no CPU controller, or its tree is not writable.
     """
 
-    def __init__(self, root: Path = ROOT, *, lends: bool = False, cores: int = 1) -> None:
+    def __init__(self, root: Path = ROOT, *, lends: bool, cores: int = 1) -> None:
         self.lends = lends
         cgroup = cpu_cgroup(root)
         if cgroup is None:

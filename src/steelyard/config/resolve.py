@@ -76,7 +76,12 @@ def resolve(
     }
     chosen = asked_policy(loaded, policy, {name: made.served.service for name, made in services.items()})
     return Deployment(
-        services=services, policy=chosen.name, policy_options=chosen.options, cores=cores, source=source.label
+        services=services,
+        policy=chosen.name,
+        policy_options=chosen.options,
+        cores=cores,
+        lends=spec.cluster.fractions == "lent",
+        source=source.label,
     )
 
 

@@ -76,11 +76,16 @@ def _cores_or_auto(value: object) -> object:
 
 
 class ClusterSpec(SpecModel):
-    """Where replicas live. `cores` None is `auto`: the process's affinity and cgroup quota, never more."""
+    """Where replicas live. `cores` None is `auto`: the process's affinity and cgroup quota, never more.
+
+    `fractions`: of a core that replicas share, each may use what the others leave (`lent`), or its own part
+    and no more (`capped`).
+    """
 
     backend: Literal["local", "ray", "kubernetes"] = "local"
     cores: Annotated[Cores | None, BeforeValidator(_cores_or_auto)] = None
     nodes: Annotated[tuple[NodeSpec, ...], Field(min_length=1)] | None = None
+    fractions: Literal["lent", "capped"] = "lent"
 
     @model_validator(mode="after")
     def _nodes_replace_cores(self) -> Self:

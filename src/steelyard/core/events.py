@@ -99,7 +99,7 @@ class VariantLoaded(Frozen, frozen=True, tag="variant_loaded"):
 
 
 class VariantUnloaded(Frozen, frozen=True, tag="variant_unloaded"):
-    """A variant is not resident in a replica: unloaded as asked, or it did not load, and `reason` says why."""
+    """A variant is not resident in a replica: unloaded as asked, or not loaded, and `reason` says why."""
 
     replica_id: int
     variant: str

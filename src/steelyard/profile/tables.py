@@ -33,10 +33,12 @@ class OneBucket:
 
     def service_time_s(self, variant: str, bucket: int, rows: int, cores: float) -> float:
         """Median seconds of one batch."""
+        del bucket
         return self._times.service_time_s(variant, self._bucket, rows, cores)
 
     def service_time_s_p99(self, variant: str, bucket: int, rows: int, cores: float) -> float:
         """0.99 quantile of the same."""
+        del bucket
         return self._times.service_time_s_p99(variant, self._bucket, rows, cores)
 
 

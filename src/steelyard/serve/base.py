@@ -79,6 +79,7 @@ class Deployment(Frozen, frozen=True):
         policy: a registered policy's name, with `+ours` for the shared data plane.
         policy_options: the policy's own.
         cores: how many of the process's cores may be used; None: all of affinity and quota.
+        lends: replicas that share a core may use what the others leave of it.
         source: the spec file's path, for messages.
     """
 
@@ -86,6 +87,7 @@ class Deployment(Frozen, frozen=True):
     policy: str = "steelyard"
     policy_options: dict[str, Any] = {}
     cores: int | None = None
+    lends: bool = True
     source: str = ""
 
 

@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from steelyard import __version__
 from steelyard.backend.base import Backend, Sink
 from steelyard.backend.cpu import usable_core_ids
-from steelyard.backend.local import LocalBackend
+from steelyard.backend.local import LocalBackend, LocalLimits
 from steelyard.control.machine import ControlMachine
 from steelyard.core.commands import RecordDecision
 from steelyard.core.errors import SteelyardError
@@ -207,7 +207,16 @@ class Server:
             for stage, found in takers(service).items()
         }
         core_ids = usable_core_ids()[: self._deployment.cores]
-        return LocalBackend(core_ids, stages, self._widths, arena, sink, loop=loop, takers=items)
+        return LocalBackend(
+            core_ids,
+            stages,
+            self._widths,
+            arena,
+            sink,
+            loop=loop,
+            limits=LocalLimits(lends=self._deployment.lends),
+            takers=items,
+        )
 
     def _machine(self, service: Service) -> ServiceMachine:
         times = {stage.stage: service_times(stage) for stage in self._times if stage.service == service.name}

@@ -29,6 +29,7 @@ def pages_spec(
     readers: Sequence[str],
     accuracies: Mapping[tuple[str, str], float],
     policies: Mapping[str, Any],
+    fractions: str = "lent",
 ) -> dict[str, Any]:
     """The spec as a mapping.
 
@@ -40,6 +41,7 @@ def pages_spec(
         readers: variants that may read, likewise.
         accuracies: of a whole page, measured, by (detector, reader); pairs that are missing are estimated.
         policies: named configurations.
+        fractions: of a core that stages share: `lent` or `capped`.
     """
     page = {"page": {"shape": [HEIGHT, WIDTH, 3]}}
     variants = {
@@ -81,7 +83,7 @@ def pages_spec(
         del service["path_accuracies"]
     return {
         "version": 1,
-        "cluster": {"backend": "local", "cores": cores},
+        "cluster": {"backend": "local", "cores": cores, "fractions": fractions},
         "models": {name: {"variants": entries} for name, entries in variants.items()},
         "services": {SERVICE: service},
         "policies": dict(policies),

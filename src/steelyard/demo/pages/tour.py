@@ -44,12 +44,13 @@ _SCORE = "steelyard.demo.pages.scores:score_pages"
 
 
 class Arrangement(NamedTuple):
-    """Which variants may answer; the preferred ones first."""
+    """Which variants may answer, the preferred ones first; and what becomes of parts of a core."""
 
     name: str
     label: str
     detectors: tuple[str, ...]
     readers: tuple[str, ...]
+    fractions: str = "lent"
 
 
 ARRANGEMENTS = (
@@ -144,6 +145,7 @@ def spec_of(arrangement: Arrangement, models: PageModels, folder: Path, slo_ms: 
             readers=arrangement.readers,
             accuracies={},  # measured ones are found beside the profiles
             policies={},
+            fractions=arrangement.fractions,
         ),
     )
     return path
