@@ -151,6 +151,7 @@ def test_wrong_places(method: str, path: str, status: int, line: str) -> None:
                 "error": "service 'mlp' dropped the request: its deadline could no longer be met",
                 "reason": "early",
                 "retry_after_ms": 1000.0,
+                "shed": True,
             },
             "1",
         ),

@@ -38,12 +38,14 @@ class RefusedError(Exception):
         reason: str = "",
         retry_after_s: float | None = None,
         nearest: NearestBounds | None = None,
+        is_shed: bool = False,
     ) -> None:
         super().__init__(text)
         self.status = status
         self.reason = reason
         self.retry_after_s = retry_after_s
         self.nearest = nearest
+        self.is_shed = is_shed
 
     def reply(self) -> Reply:
         """The answer it stands for."""
@@ -53,6 +55,7 @@ class RefusedError(Exception):
             reason=self.reason,
             retry_after_s=self.retry_after_s,
             nearest=self.nearest,
+            is_shed=self.is_shed,
         )
 
 
@@ -75,8 +78,12 @@ def refusal(
     reason: str = "",
     retry_after_s: float | None = None,
     nearest: NearestBounds | None = None,
+    is_shed: bool = False,
 ) -> Reply:
-    """`{"error": text}`, with `reason`, `nearest` and `Retry-After` (whole seconds, up) where given."""
+    """`{"error": text}`, with `reason`, `nearest` and `Retry-After` (whole seconds, up) where given.
+
+    `shed` tells a request that was dropped from one that was refused at arrival for the same reason.
+    """
     value: dict[str, object] = {"error": text}
     if reason:
         value["reason"] = reason
@@ -84,6 +91,8 @@ def refusal(
         value["retry_after_ms"] = round(retry_after_s * 1e3, 3)
     if nearest is not None:
         value["nearest"] = _known(nearest)
+    if is_shed:
+        value["shed"] = True
     reply = json_reply(status, value)
     if retry_after_s is not None:
         reply.headers.append((b"retry-after", b"%d" % max(1, math.ceil(retry_after_s))))
@@ -98,7 +107,9 @@ def end_refusal(service: str, end: Reject | Shed | Fail, overload_status: int) -
         return RefusedError(503, end.message, reason=end.reason, retry_after_s=RETRY_AFTER_S)
     if isinstance(end, Shed):
         text = f"service '{service}' dropped the request: its deadline could no longer be met"
-        return RefusedError(overload_status, text, reason=end.reason, retry_after_s=RETRY_AFTER_S)
+        return RefusedError(
+            overload_status, text, reason=end.reason, retry_after_s=RETRY_AFTER_S, is_shed=True
+        )
     if end.reason == "bounds":
         return _bounds_refusal(service, end)
     retry_after_s = RETRY_AFTER_S if end.retry_after_s is None else end.retry_after_s
