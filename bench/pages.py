@@ -31,7 +31,7 @@ from steelyard.demo.pages.tour import (
     spec_of,
 )
 from steelyard.demo.tour import Settings, profiled
-from steelyard.metrics.runs import RunSummary
+from steelyard.metrics.runs import RunSeries
 
 PROVISIONAL_SLO_MS = 10_000.0
 FAMILY = Arrangement("family", "every reader", ("small", "tiny"), tuple(READERS))
@@ -62,7 +62,7 @@ def main() -> None:
         accuracies = measured_accuracies(spec, folder, font, profiles, pages=options.labelled)
         for found in accuracies:
             print(found, flush=True)
-        runs: list[tuple[str, RunSummary]] = []
+        runs: list[tuple[str, RunSeries]] = []
         surge = plan_pages(cells, seconds=options.seconds, seed=1)
         for seed in range(1, options.seeds + 1):
             surge = plan_pages(cells, seconds=options.seconds, seed=seed)
@@ -78,8 +78,8 @@ def main() -> None:
                     options=profiles,
                     console=Console(quiet=True),
                 )
-                runs.append((arrangement.name, series.summary))
-                print(arrangement.name, seed, row([series.summary]), flush=True)
+                runs.append((arrangement.name, series))
+                print(arrangement.name, seed, row([series]), flush=True)
     table = {each.name: row([run for name, run in runs if name == each.name]) for each in arrangements}
     for name, found in table.items():
         print(name, found)
@@ -91,15 +91,19 @@ def main() -> None:
             "seconds": options.seconds,
             "accuracies": accuracies,
             "arrangements": table,
-            "runs": [{"arrangement": name, **msgspec.to_builtins(run)} for name, run in runs],
+            "runs": [
+                {"arrangement": name, "label": run.label, **msgspec.to_builtins(run.summary)}
+                for name, run in runs
+            ],
             "placement": "client, front end: nice 0, unpinned; workers: nice 5, pinned; one machine",
         },
         seed=options.seeds,
     )
 
 
-def row(runs: list[RunSummary]) -> dict[str, Any]:
-    """Medians over the seeds; failures and switches are summed."""
+def row(series: list[RunSeries]) -> dict[str, Any]:
+    """Medians over the seeds; requests, failures, switches and void runs are summed."""
+    runs = [each.summary for each in series]
     return {
         "violation_ratio": median(run.violation_ratio for run in runs),
         "accuracy_mean": median(run.accuracy_mean or 0.0 for run in runs),
@@ -108,6 +112,7 @@ def row(runs: list[RunSummary]) -> dict[str, Any]:
         "requests": sum(run.requests for run in runs),
         "failed": sum(run.failed for run in runs),
         "switches": sum(run.switches for run in runs),
+        "void": sum("(void)" in each.label for each in series),
     }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from _markdown import table
 from accuracy_page import infadapter, ipa
 from headlines_page import headlines, papers, sponge_case
+from pages_page import bounds, pages
 from shared_page import loki, proteus
 from sim_page import sim_day, sim_speed, theory
 from variants_page import variants
@@ -202,6 +203,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "sim_speed_compiled": ("sim_speed_compiled", sim_speed),
     "sim_day": ("sim_day", sim_day),
     "sim_day_compiled": ("sim_day_compiled", sim_day),
+    "pages": ("pages", pages),
+    "bounds": ("bounds", bounds),
     "headlines": ("headlines", headlines),
     "papers": ("headlines", papers),
     "sponge_case": ("sponge_case", sponge_case),

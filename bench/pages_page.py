@@ -1,0 +1,80 @@
+"""The page pipeline and requests' own bounds, as in docs/results.md."""
+
+from typing import Any
+
+from _markdown import table
+from headlines_page import share
+
+ARRANGEMENTS = {
+    "all": "all variants",
+    "accurate": "the accurate alone",
+    "fast": "the fast alone",
+    "all-capped": "all variants, parts of cores capped",
+    "accurate-capped": "the accurate alone, capped",
+}
+
+
+def pages(record: dict[str, Any]) -> str:
+    """Accuracies of every choice, then one row an arrangement."""
+    choices = [
+        (
+            found["variants"]["detect"],
+            found["variants"]["read"],
+            f"{found['accuracy']:.3f}",
+            f"{found['accuracy_low']:.3f} – {found['accuracy_high']:.3f}",
+            found["examples"],
+        )
+        for found in sorted(record["accuracies"], key=lambda each: -each["accuracy"])
+    ]
+    rows = [
+        (
+            ARRANGEMENTS[name],
+            share(row["violation_ratio"]),
+            f"{row['accuracy_mean']:.3f}",
+            f"{row['core_seconds']:.1f}",
+            f"{row['p99_ms']:.0f}",
+            row["requests"],
+            row["failed"],
+            row["switches"],
+            row["void"],
+        )
+        for name, row in record["arrangements"].items()
+    ]
+    head = (
+        "answered by",
+        "violations",
+        "accuracy",
+        "core-s",
+        "p99 ms",
+        "pages",
+        "failed",
+        "switches",
+        "void",
+    )
+    return "\n\n".join(
+        (
+            "Accuracy of a whole page, measured on labelled pages: lines that are right to the last character.",
+            table(("detector", "reader", "accuracy", "95 % interval", "pages"), choices),
+            f"The surge: {record['seed']} seeds, {record['seconds']} s a run, SLO {record['slo_ms']:g} ms, two "
+            f"cores, which answer {record['capacity_rps']:.1f} pages a second with the most accurate variants. "
+            "Medians over the seeds; pages, failures, switches and void runs are sums.",
+            table(head, rows),
+        )
+    )
+
+
+def bounds(record: dict[str, Any]) -> str:
+    """One row a load and spread: of the feasible bounded requests, how each ended."""
+    rows = [
+        (
+            f"{row['load']:g}",
+            f"{row['spread']:g}",
+            row["feasible"],
+            *(share(row[key] / max(row["feasible"], 1)) for key in ("kept", "shed", "overshot")),
+            row["not_now"],
+            row["impossible"],
+        )
+        for row in record["rows"]
+    ]
+    head = ("load", "spread", "feasible", "kept", "shed", "overshot", "not now", "impossible")
+    return f"{record['seeds']} seeds, {record['seconds']:g} s a run.\n\n{table(head, rows)}"
