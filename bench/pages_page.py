@@ -51,13 +51,16 @@ def pages(record: dict[str, Any]) -> str:
         "switches",
         "void",
     )
+    setting = (
+        f"The surge: {record['seed']} seeds, {record['seconds']} s a run, SLO {record['slo_ms']:g} ms, two cores, "
+        f"which answer {record['capacity_rps']:.1f} pages a second with the most accurate variants. Medians "
+        "over the seeds; pages, failures, switches and void runs are sums."
+    )
     return "\n\n".join(
         (
-            "Accuracy of a whole page, measured on labelled pages: lines that are right to the last character.",
+            "Accuracy of whole pages, measured with labels: lines that are right to the last character.",
             table(("detector", "reader", "accuracy", "95 % interval", "pages"), choices),
-            f"The surge: {record['seed']} seeds, {record['seconds']} s a run, SLO {record['slo_ms']:g} ms, two "
-            f"cores, which answer {record['capacity_rps']:.1f} pages a second with the most accurate variants. "
-            "Medians over the seeds; pages, failures, switches and void runs are sums.",
+            setting,
             table(head, rows),
         )
     )
