@@ -89,7 +89,7 @@ def test_what_the_machine_does_not_give_is_one_line(spec: Path, options: list[st
     assert result.stderr.splitlines()[-1].startswith(line)
 
 
-@pytest.mark.parametrize("option", ["--http-port", "--metrics-port"])
+@pytest.mark.parametrize("option", ["--http-port", "--grpc-port", "--metrics-port"])
 def test_a_taken_port_is_known_before_anything_is_measured(spec: Path, option: str) -> None:
     ports = {"--http-port": "0", "--metrics-port": "0", "--grpc-port": "0"}
     with socket.socket() as taken:

@@ -33,7 +33,7 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     http_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default 8080; 0 is off.")] = None,
-    grpc_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Accepted; not served yet.")] = None,
+    grpc_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default 8081; 0 is off.")] = None,
     metrics_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Default 8082; 0 is off.")
     ] = None,
@@ -70,7 +70,7 @@ def serve(
     settings = ServeSettings(
         host=host,
         http_port=http,
-        grpc_port=grpc if grpc_port or ports else 0,
+        grpc_port=grpc,
         metrics_port=metrics,
         journal=writable("--journal", journal),
         decisions=writable("--decisions", decisions) or _usual_decisions(http),
@@ -105,13 +105,11 @@ def _measure_and_run(
         raise SpecError(f"--cores: want at most the {len(core_ids)} cores this process may use, got {cores}")
     find_modules_beside(loaded.folder)
     deployment = resolve(loaded, cores_available=len(core_ids), cores=cores, policy=policy)
-    for port in (settings.http_port, settings.metrics_port):
+    for port in (settings.http_port, settings.grpc_port, settings.metrics_port):
         if port:
             check_address(settings.host, port)
     for notice in notices(loaded.spec):
         say(notice, err=True)
-    if settings.grpc_port:
-        say(f"gRPC is not served yet: nothing listens on port {settings.grpc_port}", err=True)
     measured = measure(deployment, profiles, core_ids=core_ids, form="quick")
     deployment = with_measured(deployment, measured, loaded, profiles or default_directory())
 

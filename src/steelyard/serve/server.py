@@ -43,7 +43,7 @@ from steelyard.serve.account import Account
 from steelyard.serve.base import Deployment
 from steelyard.serve.control_driver import ControlDriver
 from steelyard.serve.edge.http import EdgeSettings, make_app
-from steelyard.serve.edge.listen import HttpListener, serve_http
+from steelyard.serve.edge.listen import Listener, serve_http
 from steelyard.serve.edge.logs import EventLog
 from steelyard.serve.edge.malloc import keep_large_blocks
 from steelyard.serve.intake import LiveIntake
@@ -104,7 +104,7 @@ class Server:
         self._say = say
         self._services = {name: deployed.served.service for name, deployed in deployment.services.items()}
         self._log = EventLog()
-        self._listeners: list[HttpListener] = []
+        self._listeners: list[Listener] = []
         self._stop = asyncio.Event()
         self._drained: dict[str, asyncio.Event] = {name: asyncio.Event() for name in self._services}
 
@@ -304,12 +304,12 @@ class Server:
 
     async def _listen(self, intake: LiveIntake, account: Account) -> None:
         settings = self._settings
+        edge = EdgeSettings(
+            body_bytes_max=settings.body_bytes_max,
+            overload_status=429 if settings.overload_status == 429 else 503,
+            log_requests=settings.log_requests,
+        )
         if settings.http_port != 0:
-            edge = EdgeSettings(
-                body_bytes_max=settings.body_bytes_max,
-                overload_status=429 if settings.overload_status == 429 else 503,
-                log_requests=settings.log_requests,
-            )
             app = make_app(intake, settings=edge, log=self._log, on_status=account.on_status)
             self._listeners.append(
                 await serve_http(
@@ -319,10 +319,25 @@ class Server:
             self._say(
                 f"listening: http://{settings.host}:{self._listeners[0].port} (Open Inference Protocol)"
             )
+        if settings.grpc_port != 0:
+            await self._listen_grpc(intake, edge, account)
         if settings.metrics_port != 0:
             listener = await serve_http(account.app, settings.host, settings.metrics_port or 0, log=self._log)
             self._listeners.append(listener)
             self._say(f"listening: http://{settings.host}:{listener.port} (metrics, status)")
+
+    async def _listen_grpc(self, intake: LiveIntake, edge: EdgeSettings, account: Account) -> None:
+        try:
+            from steelyard.serve.grpc import serve_grpc
+        except ModuleNotFoundError as error:  # an extra, which a server does without
+            self._say(f"no gRPC: {error.name} is not installed (pip install 'steelyard[grpc]')")
+            return
+        host, port, grace_s = self._settings.host, self._settings.grpc_port or 0, self._settings.drain_s_max
+        listener = await serve_grpc(
+            intake, host, port, settings=edge, log=self._log, on_status=account.on_status, grace_s=grace_s
+        )
+        self._listeners.append(listener)
+        self._say(f"listening: grpc://{host}:{listener.port} (Open Inference Protocol)")
 
     async def _tick(self, control: ControlDriver) -> None:
         next_s = time.monotonic()

@@ -11,11 +11,11 @@ class ServeSettings(Frozen, frozen=True):
     Attributes:
         host: address to listen on.
         http_port: Open Inference Protocol over HTTP; 0 turns it off; None picks a free port (for tests).
-        grpc_port: asked for, for later; nothing listens there yet.
+        grpc_port: the same over gRPC, where the extra is installed; 0 turns it off; None picks a free port.
         metrics_port: Prometheus and status; 0 turns it off; None picks a free port.
         journal: file for events and commands of every request; None records none of them.
         decisions: file for decisions, rewritten at start and limited in size; None keeps them in the log.
-        body_bytes_max: largest HTTP body, also after decompression.
+        body_bytes_max: largest HTTP body, also after decompression, and largest gRPC message.
         arena_bytes: place for the tensors of all open requests.
         window_s: sensing window.
         drain_s_max: how long SIGTERM waits for queued requests.

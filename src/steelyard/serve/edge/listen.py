@@ -15,7 +15,7 @@ import math
 import resource
 import socket
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -121,6 +121,20 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.listening.set()
+
+
+class Listener(Protocol):
+    """Something that listens on `port` until it is stopped."""
+
+    port: int
+
+    def stop_accepting(self) -> None:
+        """Begin nothing new; what is under way goes on. Safe to call twice."""
+        ...
+
+    async def stop(self, *, linger_s: float = 0.0) -> None:
+        """End, with `linger_s` for clients that are still there."""
+        ...
 
 
 class HttpListener:
