@@ -4,15 +4,15 @@ import asyncio
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import uvloop
 
-from steelyard.serve.edge.listen import HttpListener, serve_http
+from steelyard.serve.edge.listen import Listener, serve_http
 from steelyard.serve.edge.logs import EventLog
 
 T = TypeVar("T")
@@ -129,15 +129,20 @@ class RunningServer:
         return done.result(START_S_MAX)
 
 
-@contextmanager
-def running_server(app: Any, *, log: EventLog | None = None) -> Iterator[RunningServer]:
+def running_server(app: Any, *, log: EventLog | None = None) -> AbstractContextManager[RunningServer]:
     """Serve an application with uvicorn on uvloop, on a free port of 127.0.0.1, until the block ends."""
+    return running_listener(lambda: serve_http(app, "127.0.0.1", 0, log=log, grace_s=5))
+
+
+@contextmanager
+def running_listener(start: Callable[[], Awaitable[Listener]]) -> Iterator[RunningServer]:
+    """Run what `start` makes on a uvloop of its own, on a thread of its own, until the block ends."""
     started: Future[RunningServer] = Future()
     stop = threading.Event()
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
-        listener: HttpListener = await serve_http(app, "127.0.0.1", 0, log=log, grace_s=5)
+        listener = await start()
         started.set_result(RunningServer(loop, listener.port))
         await loop.run_in_executor(None, stop.wait)
         await listener.stop(linger_s=LINGER_S)
@@ -151,7 +156,7 @@ def running_server(app: Any, *, log: EventLog | None = None) -> Iterator[Running
                 raise
             started.set_exception(error)
 
-    thread = threading.Thread(target=run, name="http-server")
+    thread = threading.Thread(target=run, name="server")
     thread.start()
     try:
         yield started.result(START_S_MAX)
