@@ -200,6 +200,22 @@ def test_a_batch_that_does_not_end_ends_its_worker(pid: int) -> None:
     play(scenario)
 
 
+def test_a_batch_that_may_take_less_than_the_one_before_is_looked_for_sooner(pid: int) -> None:
+    async def scenario(stage: Stage) -> None:
+        stage.become_ready(pid)
+        await stage.seen(ReplicaReady)
+        stage.replica.run(RunBatch(1, 1, "st", "v", 1, (), 0.0), (), 600.0)
+        stage.worker.send(m.Done(1, 1.0, 2.0, ()))
+        await stage.seen(BatchCompleted)
+        stage.replica.run(RunBatch(2, 1, "st", "v", 1, (), 0.0), (), 0.01)
+        async with asyncio.timeout(10):
+            while not stage.kills:
+                await asyncio.sleep(0)
+        assert stage.replica.ended(-9).reason == "stuck: a batch did not end within 0.01 s"
+
+    play(scenario)
+
+
 def test_a_batch_that_ended_while_nobody_looked_is_no_reason_to_end_its_worker(pid: int) -> None:
     async def scenario(stage: Stage) -> None:
         stage.become_ready(pid)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from steelyard.backend.base import Sink
 from steelyard.backend.launcher import Launcher
+from steelyard.backend.patience import Patience
 from steelyard.backend.quota import PERIOD_US, Quotas, QuotaUnavailableError
 from steelyard.backend.replica import LocalReplica, arena_name, cores_of, is_fractional
 from steelyard.core.commands import (
@@ -38,8 +39,6 @@ _log = logging.getLogger(__name__)
 
 NODE = "local"
 _CLOSE_S = 1.0  # from a kill to the zygote's word that it is done
-BATCH_FACTOR_MAX = 20.0
-"""A batch that takes so many times what was expected is not slow but stuck."""
 StageKey = tuple[str, str]
 """(service, stage)."""
 VariantKey = tuple[str, str, str]
@@ -52,8 +51,8 @@ class LocalLimits(Frozen, frozen=True):
     Attributes:
         start_s_max: seconds from `start` to ready; a replica that takes longer is given up.
         stop_s_max: seconds a worker has to end by itself; then it is killed.
-        batch_s_max: seconds a batch may take, or `BATCH_FACTOR_MAX` times what was expected if that is more;
-            then its worker counts as stuck and is killed.
+        batch_s_max: seconds a batch may take of which nothing is known; a worker that takes longer counts as
+            stuck and is killed (`patience`).
         arena_bytes_max: for the outputs one worker holds; memory is only taken by what is written.
         throttle_period_s: how often throttling is reported for replicas with a quota.
         lends: replicas that share a core may use what the others leave (`quota`).
@@ -79,6 +78,7 @@ class LocalBackend:
         loop: the driver's; asyncio's own or uvloop.
         limits: see there.
         takers: the stages that take items of a stage, by (service, stage), of services with several.
+        slo_s: latency objective by service; workers of one without are given `batch_s_max` always.
     """
 
     def __init__(
@@ -92,6 +92,7 @@ class LocalBackend:
         loop: asyncio.AbstractEventLoop,
         limits: LocalLimits | None = None,
         takers: Mapping[StageKey, tuple[m.Taker, ...]] | None = None,
+        slo_s: Mapping[str, float] | None = None,
     ) -> None:
         self._core_ids = tuple(core_ids)
         self._stages = dict(stages)
@@ -101,6 +102,7 @@ class LocalBackend:
         self._loop = loop
         self._limits = limits or LocalLimits()
         self._takers = dict(takers or {})
+        self._patience = Patience(slo_s or {}, self._limits.batch_s_max)
         self._replicas: dict[int, LocalReplica] = {}
         self._by_arena: dict[str, LocalReplica] = {}
         self._throttled: dict[int, float] = {}
@@ -148,6 +150,7 @@ class LocalBackend:
             self._sink,
             lambda: self._launcher.kill(command.replica_id),
             loop=self._loop,
+            served=lambda service_s: self._patience.ended(command.service, command.stage, service_s),
         )
         self._replicas[command.replica_id] = self._by_arena[replica.arena_name] = replica
         self._empty.clear()
@@ -198,7 +201,7 @@ class LocalBackend:
             feeds = own_feeds(command.slices, requests)
         else:
             self._lend(replica, feeds)
-        seconds_max = max(self._limits.batch_s_max, BATCH_FACTOR_MAX * command.expected_s)
+        seconds_max = self._patience.seconds_max(replica.service, command.stage, command.expected_s)
         replica.run(command, tuple(feeds), seconds_max)
 
     def release(self, command: ReleaseOutputs) -> None:

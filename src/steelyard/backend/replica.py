@@ -48,6 +48,7 @@ class LocalReplica:
         sink: takes the events.
         kill: ends the worker's process.
         loop: the driver's.
+        served: hears of every batch that it answers, in how many seconds.
 
     Attributes:
         arena_fd: of the worker's arena, to lend it; None before it is ready and after its end.
@@ -63,8 +64,10 @@ class LocalReplica:
         kill: Callable[[], None],
         *,
         loop: asyncio.AbstractEventLoop,
+        served: Callable[[float], None] = lambda _: None,
     ) -> None:
         self.replica_id = command.replica_id
+        self.service = command.service
         self.arena_name = arena_name(command.replica_id)
         self.pid: int | None = None
         self.is_ready = False
@@ -78,6 +81,7 @@ class LocalReplica:
         self._sink = sink
         self._kill = kill
         self._loop = loop
+        self._served = served
         self.shares: Shares = command.shares
         self._cores_told = cores_of(command.shares)  # parking does not change it
         self._pending: ResizeReplica | None = None
@@ -122,9 +126,13 @@ class LocalReplica:
 
     def run(self, command: RunBatch, feeds: tuple[m.Feed, ...], seconds_max: float) -> None:
         """Send a batch, and with it whatever else waits; a worker that takes longer than given is killed."""
-        self._overdue[command.batch_id] = (self._loop.time() + seconds_max, seconds_max)
+        overdue_s = self._loop.time() + seconds_max
+        self._overdue[command.batch_id] = (overdue_s, seconds_max)
+        if self._watch is not None and self._watch.when() > overdue_s:
+            self._watch.cancel()
+            self._watch = None
         if self._watch is None:  # one timer serves all batches until it fires
-            self._watch = self._loop.call_later(seconds_max, self._look_for_stuck)
+            self._watch = self._loop.call_at(overdue_s, self._look_for_stuck)
         self._doorbell.send(m.Run(command.batch_id, command.variant, command.rows, feeds))
 
     def release(self, batch_id: int) -> None:
@@ -214,6 +222,7 @@ class LocalReplica:
         match message:
             case m.Done():
                 self._overdue.pop(message.batch_id, None)
+                self._served(message.finished_s - message.started_s)
                 self._sink(
                     BatchCompleted(
                         message.batch_id,

@@ -216,6 +216,7 @@ class Server:
             loop=loop,
             limits=LocalLimits(lends=self._deployment.lends),
             takers=items,
+            slo_s={name: service.slo_s for name, service in self._services.items()},
         )
 
     def _machine(self, service: Service) -> ServiceMachine:

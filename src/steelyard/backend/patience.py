@@ -1,0 +1,48 @@
+"""How long a batch may take before its worker counts as stuck, and is killed so that others go on.
+
+Nobody can tell slow from stuck, so a batch is given the most of
+
+- `BATCH_FACTOR_MAX` times what was expected of it: a slow machine is no reason to kill;
+- `LONGEST_FACTOR` times the longest batch that its stage has ever ended: nor is a model that nobody measured;
+- the `SLO_PART`-th part of its service's objective, but at least `BATCH_S_MIN`: who shared its batch, and who
+  waits behind it, should have time left for another try, and a machine's brief standstill kills nobody.
+
+The last two are at most `batch_s_max`. Until the stage has ended a first batch, which may import or compile
+things, they are `batch_s_max`; so they are for a service without an objective.
+"""
+
+from collections.abc import Mapping
+
+BATCH_FACTOR_MAX = 20.0
+LONGEST_FACTOR = 4.0
+SLO_PART = 4.0
+BATCH_S_MIN = 1.0
+
+
+class Patience:
+    """With the batches of one backend.
+
+    Args:
+        slo_s: latency objective by service, in seconds.
+        batch_s_max: seconds a batch may take of which nothing is known.
+    """
+
+    def __init__(self, slo_s: Mapping[str, float], batch_s_max: float) -> None:
+        self._slo_s = dict(slo_s)
+        self._batch_s_max = batch_s_max
+        self._longest_s: dict[tuple[str, str], float] = {}
+
+    def seconds_max(self, service: str, stage: str, expected_s: float) -> float:
+        """Of a batch that is expected to take so long."""
+        known_s, longest_s = BATCH_FACTOR_MAX * expected_s, self._longest_s.get((service, stage))
+        slo_s = self._slo_s.get(service)
+        if longest_s is None or slo_s is None:
+            return max(self._batch_s_max, known_s)
+        usual_s = max(BATCH_S_MIN, slo_s / SLO_PART, LONGEST_FACTOR * longest_s)
+        return max(min(self._batch_s_max, usual_s), known_s)
+
+    def ended(self, service: str, stage: str, service_s: float) -> None:
+        """A batch was answered after so long."""
+        key = service, stage
+        if service_s > self._longest_s.get(key, -1.0):
+            self._longest_s[key] = service_s
