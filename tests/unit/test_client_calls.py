@@ -301,8 +301,18 @@ def test_nobody_there_is_unavailable(infer: Callable[..., Answer]) -> None:
 
 def test_silence_ends_at_the_deadline_and_leaves_no_connection(infer: Callable[..., Answer]) -> None:
     with scripted(say_nothing) as server, pytest.raises(DeadlineExceededError, match="in time"):
-        infer(server.url, max_latency_ms=50)
+        infer(server.url, timeout_s=0.05)
     assert len(server.asked) == 1
+
+
+def test_an_answer_later_than_its_bound_is_still_an_answer(infer: Callable[..., Answer]) -> None:
+    def late(connection: socket.socket) -> bool:
+        over.wait(0.06)  # more than the bound
+        return answered(bounds_missed="max_latency_ms")(connection)
+
+    over = threading.Event()
+    with scripted(late) as server:
+        assert infer(server.url, max_latency_ms=30).bounds_missed == ("max_latency_ms",)
 
 
 def test_a_trickle_does_not_outlive_the_deadline(infer: Callable[..., Answer]) -> None:
@@ -316,7 +326,7 @@ def test_a_trickle_does_not_outlive_the_deadline(infer: Callable[..., Answer]) -
 
     with scripted(trickle) as server:
         with pytest.raises(DeadlineExceededError):
-            infer(server.url, max_latency_ms=100)
+            infer(server.url, timeout_s=0.1)
         over.set()
 
 

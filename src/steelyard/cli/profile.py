@@ -37,13 +37,13 @@ def profile(
     """Measure service times over rows and cores, or accuracies; resumes where it was interrupted."""
     from steelyard.backend.cpu import usable_core_ids
     from steelyard.cli.measure import measure
-    from steelyard.cli.serve import find_modules_beside
-    from steelyard.config.load import is_onnx, load_spec, spec_for_onnx
+    from steelyard.cli.serve import find_modules_beside, open_spec
+    from steelyard.config.load import is_onnx
     from steelyard.config.measuring import measurable
     from steelyard.config.resolve import resolve
     from steelyard.profiler.words import table_rows
 
-    loaded = spec_for_onnx(spec, slo_s=1.0) if is_onnx(spec) else load_spec(spec)
+    loaded = open_spec(spec, "1s" if is_onnx(spec) else None)
     find_modules_beside(loaded.folder)
     core_ids = usable_core_ids()
     if labels is not None:

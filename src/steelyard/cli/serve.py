@@ -1,4 +1,4 @@
-"""`steelyard serve`: from a spec file or a lone ONNX file to a running server.
+"""`steelyard serve`: from a spec file, a lone ONNX file or a Python function to a running server.
 
 Everything that can be wrong is found before anything is started: the spec is read and resolved, its models
 are asked what they take, and what has no stored profile is measured; only then does the server run.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steelyard.cli.output import duration_option, say, size_option, writable
+from steelyard.config.function import is_target, spec_for_target
 from steelyard.config.load import LoadedSpec, is_onnx, load_spec, spec_for_onnx
 from steelyard.core.errors import SpecError
 
@@ -23,7 +24,9 @@ PORTS = (8080, 8081, 8082)
 
 
 def serve(
-    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A spec file, or an ONNX file with --slo.")],
+    spec: Annotated[
+        Path, typer.Argument(metavar="SPEC", help="A spec file, an ONNX file with --slo, or file.py:name.")
+    ],
     slo: Annotated[str | None, typer.Option(help="Latency objective of an ONNX file, such as 50ms.")] = None,
     policy: Annotated[
         str | None, typer.Option(help="A policy's or configuration's name; default the spec's.")
@@ -124,6 +127,8 @@ def open_spec(path: Path, slo: str | None) -> LoadedSpec:
     Raises:
         SpecError: the file is wrong, or `--slo` is missing for a model or given for a spec file.
     """
+    if is_target(path):
+        return spec_for_target(str(path), slo)
     if not is_onnx(path):
         if slo is not None:
             raise SpecError("--slo goes with an ONNX file; in a spec file set services.NAME.slo.latency")

@@ -5,7 +5,8 @@ did (`TimeoutError`, `OSError`). `Client` and `AsyncClient` do what is yielded, 
 under asyncio, and decide nothing; tests run the same calls on time of their own.
 
 The rule of this file: a call's time begins when it is made. Each attempt tells the server how much of it is
-left, so that the server drops what nobody waits for, and nothing is sent, or sent again, after its end.
+left, so that the server drops what nobody waits for, and nothing is sent, or sent again, after its end. A
+bound on latency only ends the sending: an answer that is late all the same is an answer, and says so.
 """
 
 import math
@@ -54,6 +55,13 @@ class Bounds(NamedTuple):
     slo_class: str | None = None
 
 
+class Ends(NamedTuple):
+    """When a call ends, on the client's clock: `due_s` is what it asks for, `give_up_s` how long it waits."""
+
+    due_s: float
+    give_up_s: float
+
+
 class Session:
     """The calls of one client.
 
@@ -93,21 +101,21 @@ class Session:
         request_id: str = "",
     ) -> Steps[Answer]:
         """One inference; see `Client.infer`."""
-        due_s = self._due_s(timeout_s, bounds.max_latency_ms)
+        ends = self._ends(timeout_s, bounds.max_latency_ms)
         path = f"{model_path(model)}/infer"
         region = None
         try:
-            region, places = yield from self._share(inputs, due_s)
+            region, places = yield from self._share(inputs, ends.give_up_s)
             try:
                 asked = _pieces(inputs, outputs, request_id, places)
-                reply, attempts = yield from self._attempts(path, asked, bounds, due_s, region)
+                reply, attempts = yield from self._attempts(path, asked, bounds, ends, region)
             except InvalidInputError:
                 if region is None:
                     raise
                 # Perhaps it is the region that the server does not take, as after a restart: send it all.
                 region.is_registered = False
                 asked = _pieces(inputs, outputs, request_id, None)
-                reply, attempts = yield from self._attempts(path, asked, bounds, due_s, None)
+                reply, attempts = yield from self._attempts(path, asked, bounds, ends, None)
             return to_answer(reply, attempts)
         finally:
             if region and self._regions:
@@ -145,18 +153,19 @@ class Session:
         except OSError:
             return
 
-    def _due_s(self, timeout_s: float | None, max_latency_ms: float | None) -> float:
+    def _ends(self, timeout_s: float | None, max_latency_ms: float | None) -> Ends:
         waited_s = self._timeout_s if timeout_s is None else timeout_s
         for name, value in (("timeout_s", waited_s), ("max_latency_ms", max_latency_ms)):
             if value is not None and not value > 0:
                 raise InvalidInputError(f"{name}: want a number > 0, got {value}")
-        bounds_s = [waited_s, None if max_latency_ms is None else max_latency_ms / 1e3]
-        return self._clock() + min((bound for bound in bounds_s if bound is not None), default=math.inf)
+        now_s = self._clock()
+        give_up_s = now_s + (math.inf if waited_s is None else waited_s)
+        return Ends(min(give_up_s, now_s + (max_latency_ms or math.inf) / 1e3), give_up_s)
 
     def _page(self, path: str) -> Steps[Reply]:
         """Fetch a page, once."""
         try:
-            reply = yield Send("GET", path, {}, (), self._due_s(None, None))
+            reply = yield Send("GET", path, {}, (), self._ends(None, None).give_up_s)
         except TimeoutError:
             raise DeadlineExceededError(f"{path}: no answer in time") from None
         except OSError as error:
@@ -166,13 +175,13 @@ class Session:
         return reply
 
     def _attempts(
-        self, path: str, asked: Pieces, bounds: Bounds, due_s: float, region: Region | None
+        self, path: str, asked: Pieces, bounds: Bounds, ends: Ends, region: Region | None
     ) -> Steps[tuple[Reply, int]]:
         """Send until it is answered or there is no use; the answer, and how many attempts it took."""
         self._budget.begin()
         attempts = 0
         while True:
-            left_s = due_s - self._clock()
+            left_s = ends.due_s - self._clock()
             if left_s <= 0:
                 raise DeadlineExceededError(f"{path}: the call's time was over after {attempts} attempts")
             attempts += 1
@@ -181,7 +190,7 @@ class Session:
                 region.unanswered += 1
             try:
                 headers = {**asked.headers, **_bound_headers(bounds, left_s)}
-                reply = yield Send("POST", path, headers, asked.parts, due_s)
+                reply = yield Send("POST", path, headers, asked.parts, ends.give_up_s)
             except TimeoutError:
                 raise DeadlineExceededError(f"{path}: no answer in time") from None
             except InputError as error:
@@ -194,13 +203,13 @@ class Session:
                 if reply.status == OK:
                     return reply, attempts
                 failure = refusal_error(reply)
-            wait_s = self._budget.wait_s(failure, attempts, due_s - self._clock())
+            wait_s = self._budget.wait_s(failure, attempts, ends.due_s - self._clock())
             if wait_s is None:
                 raise failure
             yield Pause(wait_s)
 
     def _share(
-        self, inputs: Mapping[str, Array], due_s: float
+        self, inputs: Mapping[str, Array], give_up_s: float
     ) -> Steps[tuple[Region | None, dict[str, Place] | None]]:
         """A registered region that holds the inputs, and where; none if they had better be sent."""
         if self._regions is None:
@@ -212,17 +221,17 @@ class Session:
             return None, None
         try:
             if not region.is_registered:
-                yield from self._register(region, due_s)
+                yield from self._register(region, give_up_s)
             return region, region.store(tensors)
         except BaseException:
             self._regions.give_back(region)
             raise
 
-    def _register(self, region: Region, due_s: float) -> Steps[None]:
+    def _register(self, region: Region, give_up_s: float) -> Steps[None]:
         asked = b'{"key":"/%s","byte_size":%d}' % (region.name.encode(), region.byte_size)
         try:
-            yield from self._unregister(due_s)
-            reply = yield _region_request(region.name, "register", asked, due_s)
+            yield from self._unregister(give_up_s)
+            reply = yield _region_request(region.name, "register", asked, give_up_s)
         except TimeoutError:
             raise DeadlineExceededError("shared memory was not registered in time") from None
         except OSError as error:
@@ -232,9 +241,9 @@ class Session:
         region.is_registered = True
         region.hide()
 
-    def _unregister(self, due_s: float) -> Steps[None]:
+    def _unregister(self, give_up_s: float) -> Steps[None]:
         for name in self._regions.retired() if self._regions else ():
-            yield _region_request(name, "unregister", b"{}", due_s)
+            yield _region_request(name, "unregister", b"{}", give_up_s)
 
 
 def _pieces(
@@ -268,6 +277,6 @@ def _bound_headers(bounds: Bounds, left_s: float) -> dict[str, str]:
     return headers
 
 
-def _region_request(name: str, verb: str, body: bytes, due_s: float) -> Send:
+def _region_request(name: str, verb: str, body: bytes, give_up_s: float) -> Send:
     path = f"/v2/systemsharedmemory/region/{name}/{verb}"
-    return Send("POST", path, {"Content-Type": "application/json"}, [body], due_s)
+    return Send("POST", path, {"Content-Type": "application/json"}, [body], give_up_s)

@@ -100,7 +100,8 @@ class Client:
         Args:
             model: the service's name.
             inputs: arrays by input name; the first axis counts rows where the model has one for them.
-            max_latency_ms: milliseconds from now in which the answer is wanted, retries and all.
+            max_latency_ms: milliseconds from now in which the answer is wanted, retries and all. One that is
+                late all the same says so in `bounds_missed`.
             min_accuracy: least accuracy of the answer, in [0, 1].
             max_core_ms: most core-milliseconds to spend.
             slo_class: a class of the service.

@@ -130,8 +130,10 @@ class PythonRuntime:
             ) from error
 
 
-def load_target(target: str) -> Any:
+def load_target(target: str, *, is_bare: bool = True) -> Any:
     """The object named by `module:attribute` or `path/to/file.py:attribute`.
+
+    What `@steelyard.service` decorated is taken out of its wrapping, unless `is_bare` is false.
 
     Raises:
         ModelError: the text is not of that form, or the module has no such attribute.
@@ -145,7 +147,8 @@ def load_target(target: str) -> Any:
     )
     if not hasattr(module, attribute):
         raise ModelError(f"{module_name} has no {attribute!r}")
-    return getattr(module, attribute)
+    found = getattr(module, attribute)
+    return getattr(found, "steelyard_target", found) if is_bare else found
 
 
 def _load_file(path: Path) -> ModuleType:
