@@ -53,7 +53,7 @@ def pages(record: dict[str, Any]) -> str:
     )
     setting = (
         f"The surge: {record['seed']} seeds, {record['seconds']} s a run, SLO {record['slo_ms']:g} ms, two "
-        f"cores, which answer {record['capacity_rps']:.1f} pages a second with the most accurate variants. Medians "
+        f"cores, which answer {record['capacity_rps']:.1f} pages a second with the best variants. Medians "
         "over the seeds; pages, failures, switches and void runs are sums."
     )
     return "\n\n".join(
