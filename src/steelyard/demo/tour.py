@@ -152,7 +152,7 @@ def measured_cells(spec: Path, recogniser: Recogniser, folder: Path, options: Se
     return [Cell(row["batch"], row["cores"], row["latency_ms"]["p50"]) for row in rows]
 
 
-def profiled(spec: Path, folder: Path, *options: str) -> dict[str, Any]:
+def profiled(spec: Path, folder: Path, *options: str, seconds_max: float = PROFILE_S_MAX) -> dict[str, Any]:
     """The JSON of `steelyard profile SPEC`; it and its log are left in `folder`.
 
     Raises:
@@ -162,9 +162,9 @@ def profiled(spec: Path, folder: Path, *options: str) -> dict[str, Any]:
     command = steelyard_command("profile", str(spec), "--json", str(result), *options)
     with log.open("wb") as output, started(command, stdout=output, stderr=output) as process:
         try:
-            status = process.wait(PROFILE_S_MAX)
+            status = process.wait(seconds_max)
         except subprocess.TimeoutExpired:
-            raise SteelyardError(f"profiling took longer than {PROFILE_S_MAX:g} s; its log: {log}") from None
+            raise SteelyardError(f"profiling took longer than {seconds_max:g} s; its log: {log}") from None
     if status != 0:
         last = (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
         raise SteelyardError(f"profiling failed; its log {log} ends: {last}")

@@ -29,7 +29,7 @@ from steelyard.demo.pages.spec import (
 from steelyard.demo.plan import Surge, scaled
 from steelyard.demo.replay import replay
 from steelyard.demo.spec import CORES
-from steelyard.demo.tour import Outcome, Settings, comparison, profiled, sentence
+from steelyard.demo.tour import PROFILE_S_MAX, Outcome, Settings, comparison, profiled, sentence
 from steelyard.metrics.runs import RunSeries
 from steelyard.report.html import render
 
@@ -40,6 +40,8 @@ SLO_FACTOR = 4.0
 LABELLED_PAGES = 24
 DIFFICULTY = "medium"
 _PROVISIONAL_SLO_MS = 10_000.0
+LABELLED_PAGE_S_MAX = 10.0
+"""A page takes a second at most for each choice of variants, and there are up to eight."""
 _SCORE = "steelyard.demo.pages.scores:score_pages"
 
 
@@ -168,7 +170,16 @@ def measured_accuracies(
         page=np.stack([page.image for page in drawn]),
         label=np.array([page.text for page in drawn]),
     )
-    found = profiled(spec, folder, "--labels", str(labels), "--metric", _SCORE, *options)
+    found = profiled(
+        spec,
+        folder,
+        "--labels",
+        str(labels),
+        "--metric",
+        _SCORE,
+        *options,
+        seconds_max=PROFILE_S_MAX + LABELLED_PAGE_S_MAX * pages,
+    )
     return list(found["accuracies"])
 
 
