@@ -122,7 +122,18 @@ def test_variants_of_a_stage_agree(folder: Path) -> None:
     )
 
 
-def test_a_dimension_on_which_variants_differ_is_dynamic(folder: Path) -> None:
+def test_variants_take_what_fits_all_of_them(folder: Path) -> None:
+    loaded = spec("{v: {onnx: v.onnx}, w: {onnx: w.onnx, example: {x: {shape: [4]}}}}", folder=folder)
+    wider = Signature((TensorSpec("x", "FP32", (-1, 5)),), (Y,), batchable=True)
+    unequal = spec("{v: {onnx: v.onnx}, w: {onnx: w.onnx}}", folder=folder)
+    assert refusal(unequal, PLAIN, wider) == (
+        "spec.yaml:1: models.m.variants.w: input x is FP32 [-1, 5], that of variant v is FP32 [-1, 4]"
+    )
+    any_size = Signature((TensorSpec("x", "FP32", (-1, -1)),), (Y,), batchable=True)
+    assert resolved(loaded, PLAIN, any_size).services["s"].served.signature.inputs == (X,)
+
+
+def test_a_dimension_of_outputs_on_which_variants_differ_is_dynamic(folder: Path) -> None:
     wider = Signature((X,), (TensorSpec("y", "FP32", (-1, 3)),), batchable=False)
     loaded = spec("{v: {onnx: v.onnx}, w: {onnx: w.onnx, example: {x: {shape: [1, 4]}}}}", folder=folder)
     signature = resolved(loaded, PLAIN, wider).services["s"].served.signature

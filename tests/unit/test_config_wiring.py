@@ -296,3 +296,16 @@ def test_a_batch_model_cannot_make_items(folder: Path) -> None:
         "10: services.pages.pipeline.read.each: detector runs several rows a batch, so nobody can tell "
         "whose items are whose: want a model of one row, or a Python stage"
     )
+
+
+def test_what_every_variant_gives_must_fit_who_takes_it(folder: Path) -> None:
+    two = ("{det: {onnx: detect.onnx}}", "{det: {onnx: detect.onnx}, low: {onnx: other.onnx}}")
+    low = signature({"page": ("UINT8", [-1, 480, 640, 3])}, {"mask": ("UINT8", [-1, 240, 320])})
+    assert pages(folder, two, other=low).served.signature.outputs == ()  # crop takes either
+    crop = signature(
+        {"mask": ("UINT8", [-1, 480, 640]), "page": ("UINT8", [-1, 480, 640, 3])},
+        {"lines": ("UINT8", [-1, 48, 320, 3]), "legible": ("FP32", [-1]), "boxes": ("FP32", [-1, 4])},
+    )
+    assert refusal(folder, two, other=low, crop=crop).endswith(
+        "crop.inputs.mask: takes UINT8 [-1, 480, 640], but detect.mask is UINT8 [-1, 240, 320]"
+    )

@@ -139,7 +139,10 @@ def _bounded(loaded: LoadedSpec, path: SpecPath, spec: VariantSpec, signature: S
 def _service(loaded: LoadedSpec, name: str, members: Mapping[str, Members]) -> DeployedService:
     service, source, path = loaded.spec.services[name], loaded.source, ("services", name)
     signatures = {stage: agreed(found, source) for stage, found in members.items()}
-    answerers = {stage: Answerer(found[0].spec.kind, signatures[stage]) for stage, found in members.items()}
+    answerers = {
+        stage: Answerer(found[0].spec.kind, signatures[stage], tuple(each.signature for each in found))
+        for stage, found in members.items()
+    }
     _check_makers(loaded, name, members)
     wires = Wires(service, answerers, source, path)
     inputs = {stage: wires.inputs(stage) for stage in members}

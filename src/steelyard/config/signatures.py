@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from steelyard.config.schema import VariantEntry
 from steelyard.config.source import Path, Source, nearest
+from steelyard.config.wiring import agree
 from steelyard.core.errors import ModelError
 from steelyard.runtime.base import Signature, TensorSpec, VariantSpec
 from steelyard.runtime.example import tensor_shape
@@ -22,10 +23,14 @@ Members = list[Member]
 
 
 def agreed(members: Members, source: Source) -> Signature:
-    """The signature that all variants of a stage share; a dimension on which they differ is dynamic.
+    """The signature that all variants of a stage share.
+
+    Any of them may be given what comes, so that a size is open in an input only if it is for all. Sizes of
+    outputs may differ: that one is dynamic.
 
     Raises:
-        SpecError: names, dtypes or ranks differ, or an input's shape is known from neither model nor example.
+        SpecError: names, dtypes, ranks or sizes of inputs differ, or an input's shape is known from neither
+            model nor example.
     """
     first = members[0]
     for member in members:
@@ -100,12 +105,27 @@ def _merged(
     merged = []
     for tensor in known:
         other = theirs[tensor.name]
-        if other.dtype != tensor.dtype or len(other.shape) != len(tensor.shape):
+        shape = (_narrowed if what == "input" else _widened)(tensor.shape, other.shape)
+        if other.dtype != tensor.dtype or shape is None:
             message = (
                 f"{what} {tensor.name} is {other.dtype} {list(other.shape)}, "
                 f"that of variant {first.spec.name} is {tensor.dtype} {list(tensor.shape)}"
             )
             raise source.error(member.path, message)
-        shape = tuple(a if a == b else -1 for a, b in zip(tensor.shape, other.shape, strict=True))
         merged.append(TensorSpec(tensor.name, tensor.dtype, shape))
     return merged
+
+
+def _widened(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...] | None:
+    """What both shapes are; None if their ranks differ."""
+    if len(one) != len(other):
+        return None
+    return tuple(a if a == b else -1 for a, b in zip(one, other, strict=True))
+
+
+def _narrowed(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...] | None:
+    """What fits both shapes; None if nothing does. The leading dimension counts rows: see `batchable`."""
+    if not agree(one, other):
+        return None
+    shape = (max(sizes) for sizes in zip(one[1:], other[1:], strict=True))
+    return (one[0] if one[0] == other[0] else -1, *shape) if one else ()

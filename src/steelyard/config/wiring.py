@@ -21,10 +21,14 @@ from steelyard.runtime.base import Signature, TensorSpec
 
 
 class Answerer(NamedTuple):
-    """What is known of a stage's model: its runtime, and what it takes and gives (nothing: not known)."""
+    """What is known of a stage's model: its runtime, and what it takes and gives (nothing: not known).
+
+    `variants` are the signatures of each, where there are several: what they give may differ in sizes.
+    """
 
     kind: str
     signature: Signature
+    variants: tuple[Signature, ...] = ()
 
 
 class Wires:
@@ -132,12 +136,18 @@ class Wires:
         takes = {tensor.name: tensor for tensor in self._answerers[name].signature.inputs}.get(wire.name)
         if given is None or takes is None:
             return
-        if given.dtype != takes.dtype or not (is_ragged or agree(given.shape, takes.shape)):
-            raise self._source.error(
-                at,
-                f"takes {takes.dtype} {list(takes.shape)}, "
-                f"but {wire.stage}.{wire.tensor} is {given.dtype} {list(given.shape)}",
-            )
+        for known in (given, *self._of_variants(wire)):
+            if known.dtype != takes.dtype or not (is_ragged or agree(known.shape, takes.shape)):
+                raise self._source.error(
+                    at,
+                    f"takes {takes.dtype} {list(takes.shape)}, "
+                    f"but {wire.stage}.{wire.tensor} is {known.dtype} {list(known.shape)}",
+                )
+
+    def _of_variants(self, wire: Input) -> list[TensorSpec]:
+        """What each variant of the stage before gives."""
+        found = [tensor for each in self._answerers[wire.stage].variants for tensor in each.outputs]
+        return [tensor for tensor in found if tensor.name == wire.tensor]
 
     def _check_form(self, name: str, wire: Input, at: Path) -> bool:
         """Whether a list of arrays comes, one a row.
