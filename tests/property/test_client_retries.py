@@ -1,4 +1,4 @@
-"""Retries on time of their own: no call outlives its time or multiplies an overload, whatever a server does."""
+"""Retries on time of their own: whatever a server does, no call outlives its time or floods an overload."""
 
 import json
 import random
