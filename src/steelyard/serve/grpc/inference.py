@@ -12,6 +12,7 @@ The rules of this file:
 
 import asyncio
 import itertools
+import math
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, NamedTuple
 
@@ -42,6 +43,8 @@ from steelyard.serve.grpc.wire import in_stream
 STREAM_REQUESTS_MAX = 64
 """Requests of one stream that are open at a time; the next one is read when the oldest is answered."""
 NAME_CHARS_MAX = 128
+EXPIRED_RATIO, EXPIRED_S = 0.98, 0.005
+"""gRPC rounds deadlines up, by 1 % at most, and their clocks start a message's way apart."""
 _COMPRESSIONS = {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
 
 
@@ -51,12 +54,14 @@ class Call(NamedTuple):
     Attributes:
         bounds: as its metadata state.
         deadline_s: the call's own, on the server's clock; None without one.
+        expired_s: from then on, a call that ends has run out of time: the client's clock is a little ahead.
         regions: shared memory; None: not for this client.
         name: the client's `x-request-id`.
     """
 
     bounds: Bounds
     deadline_s: float | None
+    expired_s: float
     regions: Regions | None
     name: str
 
@@ -145,10 +150,11 @@ class InferenceCalls:
         coding = answer_coding(headers.get(b"accept-encoding"))
         if coding is not None:
             context.set_compression(_COMPRESSIONS[coding])
-        left_s = context.time_remaining()
+        left_s, now_s = context.time_remaining(), self._intake.now_s()
         return Call(
             bounds=header_bounds(headers),
-            deadline_s=None if left_s is None else self._intake.now_s() + left_s,
+            deadline_s=None if left_s is None else now_s + left_s,
+            expired_s=math.inf if left_s is None else now_s + left_s * EXPIRED_RATIO - EXPIRED_S,
             regions=self._regions if is_local(context.peer(), headers, self._host) else None,
             name=headers.get(b"x-request-id", b"")[:NAME_CHARS_MAX].decode("latin-1"),
         )
@@ -193,7 +199,7 @@ class InferenceCalls:
         try:
             return await exchange.answer
         finally:
-            if not exchange.ended and not self._is_past(call.deadline_s):
+            if not exchange.ended and self._intake.now_s() < call.expired_s:
                 self._intake.cancel(request_id)
 
     def _route(self, name: str) -> Route:
@@ -203,9 +209,6 @@ class InferenceCalls:
         if not self._intake.repository.is_open(name):
             raise unloaded(name)
         return route
-
-    def _is_past(self, deadline_s: float | None) -> bool:
-        return deadline_s is not None and self._intake.now_s() >= deadline_s
 
     def read(self, ref: Any) -> memoryview:
         """The bytes of an output."""
