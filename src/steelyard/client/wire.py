@@ -131,7 +131,7 @@ def datatype(array: Array) -> str:
     Raises:
         InputError: it has none.
     """
-    if array.dtype.name == "bfloat16":
+    if array.dtype.kind == "V" and array.dtype.name == "bfloat16":
         return "BF16"
     try:
         return oip_dtype(array.dtype)
