@@ -123,15 +123,27 @@ def test_wrong_places(method: str, path: str, status: int, line: str) -> None:
             "1",
         ),
         (
-            Reject(ID, "bounds", None, NearestBounds(max_latency_ms=42.5, min_accuracy=0.91)),
+            # 1.05 * 40 ms + 1 ms, 1.05 * 12.3456 ms up: by when the client asks again, a little has changed.
+            Reject(ID, "bounds", None, NearestBounds(40.0, 0.91, 12.3456)),
             400,
             {
                 "error": "service 'mlp' cannot meet the request's bounds together now; with the others as "
-                "they are, max_latency_ms 42.5 or min_accuracy 0.91 could be met",
+                "they are, max_latency_ms 43 or min_accuracy 0.91 or max_core_ms 12.963 could be met",
                 "reason": "bounds",
-                "nearest": {"max_latency_ms": 42.5, "min_accuracy": 0.91},
+                "nearest": {"max_latency_ms": 43.0, "min_accuracy": 0.91, "max_core_ms": 12.963},
             },
             None,
+        ),
+        (
+            Reject(ID, "deadline", None, NearestBounds(max_latency_ms=20.0)),
+            503,
+            {
+                "error": "service 'mlp' cannot meet the request's deadline; max_latency_ms 22 could be met",
+                "reason": "deadline",
+                "retry_after_ms": 1000.0,
+                "nearest": {"max_latency_ms": 22.0},
+            },
+            "1",
         ),
         (
             Reject(ID, "bounds", 1.5),

@@ -18,6 +18,12 @@ Headers = list[tuple[bytes, bytes]]
 RETRY_AFTER_S = 1.0
 """What a refused client is told when nothing better is known; also the resolution of `Retry-After`."""
 
+MARGIN, MARGIN_MS = 1.05, 1.0
+"""By how much the nearest bounds of time and cost are above what is expected now."""
+
+ROUNDING = 1e-6
+"""Of the last digit shown: what is met exactly is shown exactly."""
+
 
 class Reply(NamedTuple):
     """A whole HTTP answer."""
@@ -120,17 +126,40 @@ def end_refusal(service: str, end: Reject | Shed | Fail, overload_status: int) -
         if end.reason == "queue_full"
         else f"service '{service}' cannot meet the request's deadline"
     )
-    return RefusedError(overload_status, text, reason=end.reason, retry_after_s=retry_after_s)
+    if end.nearest is not None:  # its own deadline could not be met even if nothing else were to be done
+        text += _would_do(end.nearest)
+    return RefusedError(
+        overload_status, text, reason=end.reason, retry_after_s=retry_after_s, nearest=end.nearest
+    )
 
 
 def _bounds_refusal(service: str, end: Reject) -> RefusedError:
     nearest = end.nearest or NearestBounds()
     text = f"service '{service}' cannot meet the request's bounds together now"
-    would_do = [f"{name} {value:g}" for name, value in _known(nearest).items()]
-    if would_do:
-        text += f"; with the others as they are, {' or '.join(would_do)} could be met"
+    text += _would_do(nearest, "with the others as they are, ")
     return RefusedError(400, text, reason=end.reason, retry_after_s=end.retry_after_s, nearest=nearest)
 
 
+def _would_do(nearest: NearestBounds, condition: str = "") -> str:
+    would_do = " or ".join(f"{name} {value:g}" for name, value in _known(nearest).items())
+    return f"; {condition}{would_do} could be met" if would_do else ""
+
+
 def _known(nearest: NearestBounds) -> dict[str, float]:
-    return {name: value for name, value in nearest._asdict().items() if value is not None}
+    """What a client may ask for, in few digits.
+
+    What could be met at arrival is what is expected to the microsecond. Who asks for just that comes a moment
+    later, and is refused as often as not; so times are rounded to the safe side with what passes meanwhile.
+    """
+    known: dict[str, float] = {}
+    if nearest.max_latency_ms is not None:
+        known["max_latency_ms"] = _rounded_up(nearest.max_latency_ms * MARGIN + MARGIN_MS)
+    if nearest.min_accuracy is not None:
+        known["min_accuracy"] = math.floor(nearest.min_accuracy * 1e4 + ROUNDING) / 1e4
+    if nearest.max_core_ms is not None:
+        known["max_core_ms"] = _rounded_up(nearest.max_core_ms * MARGIN)
+    return known
+
+
+def _rounded_up(value_ms: float) -> float:
+    return math.ceil(value_ms * 1e3 - ROUNDING) / 1e3
