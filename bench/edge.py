@@ -54,9 +54,15 @@ uvloop.run(main())
 
 def ours() -> Any:
     """Our edge before an intake that answers every request at once."""
+    from steelyard.serve.edge import make_app
+
+    return make_app(constant_intake())
+
+
+def constant_intake() -> Any:
+    """Services of all sizes, whose requests are answered at once and with the same."""
     from steelyard.core.commands import Complete, OutputPart
     from steelyard.core.types import Tensor
-    from steelyard.serve.edge import make_app
     from steelyard.testing.intake import ComputingIntake, served
 
     class ConstantIntake(ComputingIntake):
@@ -75,7 +81,7 @@ def ours() -> Any:
     }
     intake = ConstantIntake(services, lambda arrays: arrays)
     intake.prepare()
-    return make_app(intake)
+    return intake
 
 
 def raw() -> Any:
@@ -165,12 +171,12 @@ def read_answer(connection: socket.socket) -> None:
         left -= len(connection.recv(left))
 
 
-def round_trip(pid: int, port: int, size: str) -> tuple[float, float]:
+def round_trip(pid: int, port: int, size: str, count: int | None = None) -> tuple[float, float]:
     """One round: CPU microseconds of the server a request, and the median latency in microseconds.
 
     CPU time is taken with all connections busy, as a loaded server batches its wake-ups; latency with one.
     """
-    data, count = message(size), SIZES[size][1]
+    data, count = message(size), count or SIZES[size][1]
     with ExitStack() as stack:
         connections = [
             stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
