@@ -14,6 +14,7 @@ from typing import Any
 
 from _markdown import table
 from accuracy_page import infadapter, ipa
+from client_page import client
 from headlines_page import headlines, papers, sponge_case
 from pages_page import bounds, pages
 from shared_page import loki, proteus
@@ -196,6 +197,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "resize": ("resize_threads", resize),
     "overhead": ("overhead", overhead),
     "edge": ("edge", edge),
+    "client": ("client", client),
     "forecast": ("forecast", forecast),
     "planning": ("planning", planning),
     "theory": ("theory", theory),
