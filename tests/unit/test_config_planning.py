@@ -295,3 +295,17 @@ def test_a_node_has_a_number_of_cores_that_can_be_kept_account_of() -> None:
     for cluster in ("{cores: 100001}", "{nodes: [{name: a, cores: 100001}]}"):
         with pytest.raises(SpecError, match="cores: want at most 100000, got 100001"):
             spec(top=f"cluster: {cluster}")
+
+
+def test_a_least_accuracy_that_no_choice_of_variants_has_is_refused() -> None:
+    both = "{v: {accuracy: 0.9, latency: {alpha_ms: 10}}, w: {accuracy: 0.7, latency: {alpha_ms: 5}}}"
+    two = "{a: {model: m}, b: {model: m, after: [a]}}"
+    assert made(spec(both, ", objective: {accuracy_floor: 0.81}", pipeline=two)).services  # 0.9 * 0.9
+    too_much = spec(both, ", objective: {accuracy_floor: 0.82}", pipeline=two)
+    assert refusal(too_much) == (
+        "spec.yaml:2: services.s.objective.accuracy_floor: no choice of variants is so accurate: "
+        "want at most 0.81, got 0.82"
+    )
+    measured = ", path_accuracies: [{variants: {a: v, b: v}, accuracy: 0.85}]"
+    assert made(spec(both, f", objective: {{accuracy_floor: 0.82}}{measured}", pipeline=two)).services
+    assert made(spec(service=", objective: {accuracy_floor: 0.99}")).services  # nobody knows

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from steelyard.cli.edge_times import edge_times
 from steelyard.cli.output import say
 from steelyard.cli.progress import progress_bar
+from steelyard.config.accuracies import check_floor
 from steelyard.config.load import LoadedSpec
 from steelyard.config.measured import with_accuracies
 from steelyard.config.stages import profiled_variant
@@ -104,6 +105,7 @@ def with_measured(
 
     Raises:
         ProfileError: the accuracies cannot be read.
+        SpecError: they are below what the service is to have at least.
 
     A reply's default holds where the codec is faster: it also covers what the HTTP server adds.
     """
@@ -127,6 +129,7 @@ def with_measured(
         replies_s = (m.profile.constants.reply_s for m in measured if m.service == name)
         timed_service = replace(service, stages=stages, reply_s=max((service.reply_s, *replies_s)))
         known_service = with_accuracies(loaded, timed_service, directory)
+        check_floor(known_service, loaded.source)
         served = replace(deployed.served, service=known_service)
         services[name] = replace(deployed, served=served)
     return replace(deployment, services=services)

@@ -4,6 +4,7 @@ The file is what `steelyard profile --labels FILE --json OUT` writes; of its `ac
 count.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -13,9 +14,13 @@ import msgspec
 from steelyard.config.schema import Spec
 from steelyard.config.source import Path as SpecPath
 from steelyard.config.source import Source, nearest
-from steelyard.core.types import PathAccuracy, Variant
+from steelyard.core.accuracy import Accuracies
+from steelyard.core.types import PathAccuracy, Service, Variant
 
 FILE_BYTES_MAX = 16 << 20
+
+ROUNDING = 1e-9
+"""Of a product of accuracies."""
 
 
 class _Measured(msgspec.Struct):
@@ -55,6 +60,30 @@ def stated_paths(spec: Spec, service: str, source: Source, folder: Path) -> list
             raise source.error((*at, index), "an accuracy of these variants is there twice")
         found.append(PathAccuracy(chosen, listed.accuracy))
     return found
+
+
+def check_floor(service: Service, source: Source) -> None:
+    """Some choice of variants may reach the least accuracy that the service is to have, as far as is known.
+
+    Raises:
+        SpecError: none does.
+    """
+    floor = service.objective.accuracy_floor if service.objective is not None else None
+    known = Accuracies(service)
+    if floor is None or not known.is_known:
+        return
+    most = 1.0
+    for stage in service.stages:
+        if any(variant.accuracy is None for variant in stage.variants) and len(stage.variants) > 1:
+            return
+        most *= max(known.of_variant(stage.name, variant.name) for variant in stage.variants)
+    most = known.most({}, most)
+    if floor > most + ROUNDING:
+        at = ("services", service.name, "objective", "accuracy_floor")
+        could_be = math.floor(most * 1e4 + ROUNDING) / 1e4
+        raise source.error(
+            at, f"no choice of variants is so accurate: want at most {could_be:g}, got {floor:g}"
+        )
 
 
 def on_devices(

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from steelyard.config.accuracies import check_floor
 from steelyard.config.latency import CPU, check_positive, declared_latency
 from steelyard.config.load import LoadedSpec
 from steelyard.config.measured import with_accuracies
@@ -109,6 +110,7 @@ def blueprint(loaded: LoadedSpec, *, cores_available: int, profiles: Path | None
         constants += [profile.constants for profile in profiled]
         replies_s = (profile.constants.reply_s for profile in profiled)
         service = with_accuracies(loaded, service, sources.directory)
+        check_floor(service, loaded.source)
         services[name] = replace(service, reply_s=max((service.reply_s, *replies_s)))
         times += [_times(name, stage, spec.pipeline[stage], known[stage]) for stage in order]
     made = Blueprint(
