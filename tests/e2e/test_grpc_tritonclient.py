@@ -45,25 +45,43 @@ def test_every_datatype_and_rank_through_tritonclient() -> None:
     intake.close()
 
 
-def test_every_call_of_a_live_server(tmp_path: Path, mlp: Path) -> None:
-    spec = tmp_path / "spec.yaml"
+def write_spec(folder: Path, model: Path) -> Path:
+    spec = folder / "spec.yaml"
     spec.write_text(
         f"""\
 version: 1
 models:
   classifier:
     variants:
-      base: {{onnx: {mlp}, accuracy: 0.9, batch_max: 8, cores_max: 2, latency: {LATENCY}}}
+      base: {{onnx: {model}, accuracy: 0.9, batch_max: 8, cores_max: 2, latency: {LATENCY}}}
 services:
   digits: {{slo: {{latency: 500ms}}, pipeline: {{classify: {{model: classifier}}}}}}
   twin: {{slo: {{latency: 500ms}}, pipeline: {{classify: {{model: classifier}}}}}}
 policy: static
 """
     )
+    return spec
+
+
+def test_every_call_of_a_live_server(tmp_path: Path, mlp: Path) -> None:
     (port,) = free_ports(1)
-    with serve(spec, tmp_path, "--grpc-port", str(port)) as server:
+    with serve(write_spec(tmp_path, mlp), tmp_path, "--grpc-port", str(port)) as server:
         client("triton_grpc_calls", f"127.0.0.1:{port}")
         counters = server.status()["services"]["digits"]["counters"]
         assert counters["completed"] >= 8
         server.process.terminate()
         assert server.process.wait(20) == 0
+
+
+def test_without_the_extra_a_server_says_so_and_goes_on(
+    tmp_path: Path, mlp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = tmp_path / "lacking"
+    lacking.mkdir()
+    (lacking / "grpc.py").write_text("raise ModuleNotFoundError('no', name='grpc')\n")
+    monkeypatch.setenv("PYTHONPATH", str(lacking))
+    (port,) = free_ports(1)
+    with serve(write_spec(tmp_path, mlp), tmp_path, "--grpc-port", str(port)) as server:
+        assert server.status()["services"].keys() == {"digits", "twin"}
+        line = "no gRPC: grpc is not installed (pip install 'steelyard[grpc]')"
+        assert server.log.read_text().count(line) == 1

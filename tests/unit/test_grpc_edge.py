@@ -170,8 +170,8 @@ def with_contents(field: str, values: list[Any], **changes: Any) -> Any:
     return message
 
 
-def raw(contents: list[bytes], inputs: int = 1, **changes: Any) -> Any:
-    message = InferRequest(model_name="x", raw_input_contents=contents)
+def raw(contents: list[bytes], inputs: int = 1, *, id: str = "", **changes: Any) -> Any:  # noqa: A002
+    message = InferRequest(model_name="x", id=id, raw_input_contents=contents)
     for _ in range(inputs):
         message.inputs.add(**{"name": "x", "datatype": "FP32", "shape": [1, 2], **changes})
     return message
@@ -206,6 +206,26 @@ def test_what_the_service_does_not_take_is_an_invalid_argument(
     assert found.code == grpc.StatusCode.INVALID_ARGUMENT
     assert text in str(found)
     assert "\n" not in str(found)
+
+
+@given(st.data(), st.booleans())
+def test_no_message_makes_the_edge_fail(data: st.DataObject, is_raw: bool) -> None:
+    """A good message with some bytes changed or cut: answered, or refused as what the client sent."""
+    message = raw([b"12345678"], id="7") if is_raw else typed(id="7")
+    message.inputs[0].parameters["shared_memory_offset"].int64_param = 3
+    message.outputs.add(name="y").parameters["classification"].int64_param = 0
+    sent = bytearray(message.SerializeToString())
+    for _ in range(data.draw(st.integers(0, 4))):
+        sent[data.draw(st.integers(0, len(sent) - 1))] = data.draw(st.integers(0, 255))
+    intake = ComputingIntake(SERVICES, model, arena_bytes=1 << 16)
+    code = grpc.StatusCode.OK
+    try:
+        InferResponse.FromString(ask(intake, bytes(sent[: data.draw(st.integers(0, len(sent)))])))
+    except RefusedCallError as error:
+        code = error.code
+    assert code in (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
+    assert intake.arena.bytes_used == 0
+    intake.close()
 
 
 def test_both_kinds_of_contents_are_an_invalid_argument(intake: ComputingIntake) -> None:
