@@ -409,3 +409,45 @@ def test_settings_out_of_range_are_refused() -> None:
     for options in ({"connections_max": 0}, {"retries": Retries(attempts_max=0)}):
         with pytest.raises(InputError, match="want at least 1"):
             Client(**options)
+
+
+BIG = {"x": np.zeros(1 << 17, np.float32)}
+"""Large enough for shared memory."""
+
+
+def test_a_server_that_takes_no_shared_memory_says_so_at_once() -> None:
+    refused = told(400, error="shared memory is only for clients on the server's host")
+    with (
+        scripted(refused) as server,
+        Client(server.url, shared_memory=True) as client,
+        pytest.raises(InvalidInputError, match="only for clients on the server's host"),
+    ):
+        client.infer("m", BIG)
+    assert [asked.line.split("/")[-2].split()[0] for asked in server.asked] == ["register"]
+
+
+def test_a_region_without_an_answer_is_not_used_again() -> None:
+    acts = [told(200), say_nothing, told(200), told(200), answered(), told(200)]
+    with scripted(*acts) as server:
+        with Client(server.url, shared_memory=True) as client:
+            with pytest.raises(DeadlineExceededError):
+                client.infer("m", BIG, timeout_s=0.05)
+            assert client.infer("m", BIG).outputs["y"].tolist() == [7.0]
+        paths = [asked.line.split()[1].split("/") for asked in server.asked]
+    (first, second) = [path[-2] for path in paths if path[-1] == "register"]
+    assert first != second
+    assert [f"{path[-2]} {path[-1]}" for path in paths] == [
+        f"{first} register",
+        "m infer",
+        f"{first} unregister",  # at the next occasion
+        f"{second} register",
+        "m infer",
+        f"{second} unregister",
+    ]
+
+
+def test_closing_does_not_wait_for_a_server_that_is_gone() -> None:
+    with scripted(told(200), answered()) as server:
+        client = Client(server.url, shared_memory=True)
+        client.infer("m", BIG)
+    client.close()

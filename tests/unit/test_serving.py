@@ -118,6 +118,12 @@ def test_what_cannot_be_served_is_one_clear_line(
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
+def test_the_example_is_served_as_it_stands() -> None:
+    file = Path(__file__).parents[2] / "examples" / "function" / "app.py"
+    assert spec_for_target(f"{file}:double", None).spec.services["double"].slo.latency == 0.05
+
+
 def test_targets_are_told_from_files(tmp_path: Path) -> None:
     odd = tmp_path / "app.py:double"
     assert is_target(odd)
