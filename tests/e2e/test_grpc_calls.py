@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from steelyard.core.commands import Shed
-from steelyard.serve.edge import EdgeSettings, ListenError
+from steelyard.serve.edge import EdgeSettings, ListenError, make_app
 from steelyard.serve.grpc import serve_grpc
 from steelyard.serve.grpc.inference import STREAM_REQUESTS_MAX
 from steelyard.serve.grpc.messages import (
@@ -25,6 +25,7 @@ from steelyard.serve.grpc.messages import (
 )
 from steelyard.serve.grpc.reflection import ALPHA
 from steelyard.testing.grpc import running_grpc
+from steelyard.testing.http import ask_app
 from steelyard.testing.intake import ComputingIntake, served
 
 pytestmark = pytest.mark.slow
@@ -303,3 +304,17 @@ def test_a_stopping_listener_answers_what_it_has(intake: ComputingIntake) -> Non
             await listener.stop(linger_s=0.5)
 
     asyncio.run(run())
+
+
+def test_requests_of_both_edges_in_one_process_never_share_an_id(intake: ComputingIntake) -> None:
+    body = {"inputs": [{"name": "x", "datatype": "UINT8", "shape": [1, 2], "data": [1, 2]}]}
+
+    async def use(channel: grpc.aio.Channel) -> None:
+        for _ in range(3):
+            await unary(channel, "ModelInfer")(request())
+
+    for _ in range(2):
+        assert ask_app(make_app(intake), "POST", "/v2/models/x/infer", body).status == 200
+        with running_grpc(intake) as server:
+            with_channel(server.port, use)
+    assert len({asked.id for asked in intake.requests}) == 8  # 2 x (1 + 3)

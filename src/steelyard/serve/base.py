@@ -103,6 +103,10 @@ class Intake(Protocol):
         """The monotonic clock that deadlines are on."""
         ...
 
+    def next_id(self) -> RequestId:
+        """An id that no request has had: edges of one process share the front end."""
+        ...
+
     def is_ready(self, service: str) -> bool:
         """Whether each stage of the service has a ready replica, and the server is not stopping."""
         ...

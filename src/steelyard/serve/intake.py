@@ -1,5 +1,6 @@
 """The server as its edges see it: services by name, one arena, one clock; see `serve.base.Intake`."""
 
+import itertools
 from collections.abc import Callable, Mapping
 
 from steelyard.backend.base import Backend
@@ -38,10 +39,15 @@ class LiveIntake:
         self._backend = backend
         self._clock = clock
         self._statistics = statistics
+        self._sequence = itertools.count(1)
 
     def now_s(self) -> float:
         """The monotonic clock that deadlines are on."""
         return self._clock()
+
+    def next_id(self) -> RequestId:
+        """The next of this front end."""
+        return RequestId(self.front_end, next(self._sequence))
 
     def is_ready(self, service: str) -> bool:
         """Whether each stage has a ready replica, and the server is not stopping."""

@@ -3,6 +3,7 @@
 For tests and benchmarks of the edge. Inputs and outputs go through real arenas, freed as the server would.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
@@ -106,6 +107,7 @@ class ComputingIntake:
         self.cancelled: list[RequestId] = []
         self.requests: list[Request] = []
         """The last hundred requests, newest last."""
+        self._sequence = itertools.count(1)
         self._statistics = {name: ServiceStatistics() for name in services}
         self._outputs = Arena("worker", arena_bytes)
         self._model = model
@@ -114,6 +116,10 @@ class ComputingIntake:
     def now_s(self) -> float:
         """Seconds, monotonic."""
         return time.monotonic()
+
+    def next_id(self) -> RequestId:
+        """The next one."""
+        return RequestId(self.front_end, next(self._sequence))
 
     def is_ready(self, service: str) -> bool:
         """As `ready` says, for every service."""

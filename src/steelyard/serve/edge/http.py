@@ -4,7 +4,6 @@ The rule of this file: whatever goes wrong with a request is an `InputError` (40
 into an answer in one place, before the request was submitted; afterwards the server's `End` decides.
 """
 
-import itertools
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
@@ -62,7 +61,6 @@ class EdgeApp:
         for name, served in intake.services.items():
             route = Route(served)
             self._routes.update((f"{path}/infer", route) for path in model_paths(name))
-        self._sequence = itertools.count(1)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request (ASGI 3)."""
@@ -107,7 +105,7 @@ class EdgeApp:
     ) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         regions = self._regions if not self._regions or is_local(scope, headers) else None
-        request_id = RequestId(self._intake.front_end, next(self._sequence))
+        request_id = self._intake.next_id()
         exchange = Exchange(
             route,
             _request_name(headers, request_id),

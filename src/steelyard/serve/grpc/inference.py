@@ -11,7 +11,6 @@ The rules of this file:
 """
 
 import asyncio
-import itertools
 import math
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, NamedTuple
@@ -95,7 +94,6 @@ class InferenceCalls:
         self._log = log
         self._on_status = on_status
         self._routes = {name: Route(served) for name, served in intake.services.items()}
-        self._sequence = itertools.count(1)
 
     async def infer(self, data: bytes, context: Any) -> bytes:
         """One request."""
@@ -180,7 +178,7 @@ class InferenceCalls:
             RefusedError: there is none.
         """
         arrived_s = self._intake.now_s()
-        request_id = RequestId(self._intake.front_end, next(self._sequence))
+        request_id = self._intake.next_id()
         exchange = Exchange(self, request_id, call)
         try:
             asked = decode(data, self._settings.json_bytes_max)
