@@ -198,6 +198,8 @@ def _converted(what: str, given: Any, kind: type[T]) -> T:
     Raises:
         InputError: one has a value of another type.
     """
+    if not given:  # mostly
+        return kind()
     values = {
         name: getattr(value, value.WhichOneof("parameter_choice") or "", None)
         for name, value in given.items()

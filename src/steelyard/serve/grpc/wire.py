@@ -85,6 +85,8 @@ def varint(value: int) -> bytes:
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
     """The number at `at`, and where it ends."""
+    if at < len(message) and message[at] < 0x80:  # mostly
+        return message[at], at + 1
     value = shift = 0
     for position in range(at, min(at + _VARINT_BYTES_MAX, len(message))):
         byte = message[position]
