@@ -451,3 +451,17 @@ def test_closing_does_not_wait_for_a_server_that_is_gone() -> None:
         client = Client(server.url, shared_memory=True)
         client.infer("m", BIG)
     client.close()
+
+
+def test_a_refused_input_is_sent_again_without_its_region_which_is_given_up() -> None:
+    refused = told(400, error="x has another shape")
+    with scripted(told(200), refused, refused, told(200)) as server:
+        with (
+            Client(server.url, shared_memory=True) as client,
+            pytest.raises(InvalidInputError, match="x has another shape"),
+        ):
+            client.infer("m", BIG)
+        verbs = [asked.line.split()[1].split("/")[-1] for asked in server.asked]
+        sizes = [len(asked.body) > BIG["x"].nbytes for asked in server.asked]
+    assert verbs == ["register", "infer", "infer", "unregister"]
+    assert sizes == [False, False, True, False]

@@ -113,7 +113,7 @@ class Session:
                 if region is None:
                     raise
                 # Perhaps it is the region that the server does not take, as after a restart: send it all.
-                region.is_registered = False
+                region.unanswered += 1  # not used again
                 asked = _pieces(inputs, outputs, request_id, None)
                 reply, attempts = yield from self._attempts(path, asked, bounds, ends, None)
             return to_answer(reply, attempts)
