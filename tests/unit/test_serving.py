@@ -148,3 +148,19 @@ def test_a_script_becomes_the_server_with_the_options_it_is_given(app: str) -> N
     assert said.startswith("not the spec\nversion: 1\n")  # the script's own, then the server's
     assert '"python": "app.py:total"' in said
     assert 'latency: "70ms"' in said
+
+
+@pytest.mark.slow
+def test_a_module_of_a_package_is_found_by_its_name(app: str) -> None:
+    package = Path(app).parent / "package"
+    package.mkdir()
+    (package / "app.py").write_text(APP)
+    said = subprocess.run(
+        [sys.executable, "-m", "package.app", "--print-spec"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+        cwd=package.parent,
+    ).stdout
+    assert '"python": "package.app:total"' in said

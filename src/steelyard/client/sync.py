@@ -29,7 +29,7 @@ from steelyard.runtime.base import Array
 
 T = TypeVar("T")
 
-RECEIVE_BYTES = 1 << 18
+RECEIVE_BYTES = 1 << 16
 _WAIT_S_MAX = 1e6
 """Sockets and locks take no more."""
 _PIECES_MAX = 512
