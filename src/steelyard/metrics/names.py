@@ -88,7 +88,7 @@ HTTP = Metric(
     "counter",
     "requests",
     ("service", "code"),
-    "Inference requests over HTTP by status code; 499 if the client left first.",
+    "Inference requests by HTTP status code (of gRPC: what HTTP would say); 499 if the client left first.",
 )
 SLO = Metric(
     "steelyard_slo_seconds", "gauge", "seconds", ("service",), "The service's latency bound, as configured."

@@ -1,4 +1,4 @@
-"""What an operator may choose about the HTTP edge."""
+"""What an operator may choose about the edges."""
 
 from typing import Literal
 
@@ -6,11 +6,12 @@ from steelyard.core.types import Frozen
 
 
 class EdgeSettings(Frozen, frozen=True):
-    """Limits and choices of the HTTP edge.
+    """Limits and choices of the HTTP edge; those that gRPC has, too, hold for both.
 
     Attributes:
-        body_bytes_max: largest request body, also after decompression; more is 413.
-        json_bytes_max: largest JSON part: it is decoded on the serving loop, about 10 ms a MiB.
+        body_bytes_max: largest request body, also after decompression, and largest gRPC message; more is 413.
+        json_bytes_max: largest JSON part, and largest part of a message besides raw contents: it is decoded
+            on the serving loop, about 10 ms a MiB.
         buffered_bytes_max: all bodies being received together; more is 503.
         body_s_max: seconds a body may take to arrive, else 408.
         overload_status: for rejected and shed requests: 503 (what clients of the protocol expect) or
