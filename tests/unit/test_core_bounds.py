@@ -256,6 +256,22 @@ class TestTogether:
         arrive(bench, 3, min_accuracy=0.8, max_core_ms=5.0)
         assert rejected(bench).nearest == NearestBounds(None, about(0.6), about(10.0))
 
+    def test_where_no_value_alone_would_help_they_help_together(self) -> None:
+        # 0.9 takes `big`: 10 ms and 10 core-ms.
+        bench = bench_of()
+        arrive(bench, 1, slo_s=0.001, min_accuracy=0.95, max_core_ms=1.0)
+        assert rejected(bench).nearest == NearestBounds(about(10.0), about(0.9), about(10.0))
+        arrive(bench, 2, slo_s=0.001, min_accuracy=0.8, max_core_ms=20.0)
+        assert rejected(bench).nearest == NearestBounds(about(10.0), None, None)
+        arrive(bench, 3, slo_s=0.001, min_accuracy=0.8, max_core_ms=1.0)
+        assert rejected(bench).nearest == NearestBounds(about(10.0), None, about(10.0))
+
+    def test_no_latency_above_the_objective_is_named(self) -> None:
+        # `big` eleven times is 0.314 and takes 110 ms, the objective is 100 ms; nine times leaves 5 ms.
+        bench = bench_of(*"abcdefghijk")
+        arrive(bench, 1, min_accuracy=0.31)
+        assert rejected(bench).nearest == NearestBounds(None, about(0.9**9 * 0.6**2), None)
+
     def test_a_busy_replica_says_when_to_come_again(self) -> None:
         bench = bench_of()
         arrive(bench, 1)  # `big` until 10 ms

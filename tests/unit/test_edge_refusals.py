@@ -127,8 +127,8 @@ def test_wrong_places(method: str, path: str, status: int, line: str) -> None:
             Reject(ID, "bounds", None, NearestBounds(40.0, 0.91, 12.3456)),
             400,
             {
-                "error": "service 'mlp' cannot meet the request's bounds together now; with the others as "
-                "they are, max_latency_ms 43 or min_accuracy 0.91 or max_core_ms 12.963 could be met",
+                "error": "service 'mlp' cannot meet the request's bounds together now; max_latency_ms 43, "
+                "min_accuracy 0.91, max_core_ms 12.963 could be met",
                 "reason": "bounds",
                 "nearest": {"max_latency_ms": 43.0, "min_accuracy": 0.91, "max_core_ms": 12.963},
             },

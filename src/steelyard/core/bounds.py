@@ -95,15 +95,28 @@ class Bounds:
         return Reject(request.id, "bounds", retry_after_s, nearest)
 
     def nearest(self, request: Request, due_s: float, *, now_s: float) -> NearestBounds:
-        """Of each bound the nearest value that could be kept to now, with the others as asked."""
+        """Of each bound the nearest value that could be kept to now, with the others as asked.
+
+        Where none of them alone would help, values that could be kept to together: of the accuracy no less
+        than there is, and then of the time. Nobody may ask for more time than the objective.
+        """
         asked, legs = limits_of(request, due_s), self._legs(request, now_s)
-        fast = self._search(legs, asked._replace(due_s=inf), "latency", now_s)
+        latest_s = max(due_s, request.arrived_s + self._slo_s(request) - self._service.reply_s)
+        fast = self._search(legs, asked._replace(due_s=latest_s), "latency", now_s)
         accurate = self._search(legs, asked._replace(min_accuracy=0.0), "accuracy", now_s)
         cheap = self._search(legs, asked._replace(max_core_ms=inf), "core_ms", now_s)
-        reply_s = self._service.reply_s
+        is_known = self.accuracies.is_known
+        if fast is None and cheap is None and (accurate is None or not is_known):
+            best = self._search(legs, Limits(latest_s), "accuracy", now_s)
+            if best is not None and (is_known or not asked.min_accuracy):
+                accuracy = min(asked.min_accuracy, best.accuracy)
+                both = self._search(legs, Limits(latest_s, accuracy), "latency", now_s)
+                fast = both if both is not None and both.finish_s > due_s else None
+                cheap = both if both is not None and both.core_ms > asked.max_core_ms else None
+                accurate = best if accuracy < asked.min_accuracy else None
         return NearestBounds(
-            None if fast is None else 1000.0 * (fast.finish_s + reply_s - request.arrived_s),
-            None if accurate is None or not self.accuracies.is_known else accurate.accuracy,
+            None if fast is None else 1000.0 * (fast.finish_s + self._service.reply_s - request.arrived_s),
+            None if accurate is None or not is_known else accurate.accuracy,
             None if cheap is None else cheap.core_ms,
         )
 
@@ -123,9 +136,11 @@ class Bounds:
 
     def has_own_deadline(self, request: Request) -> bool:
         """Whether a request is due before the objective of its class, or of the service, says."""
+        return request.deadline_s - request.arrived_s < self._slo_s(request) - ROUNDING
+
+    def _slo_s(self, request: Request) -> float:
         slo_class = self._service.classes.get(request.slo_class)
-        slo_s = self._service.slo_s if slo_class is None else slo_class.slo_s
-        return request.deadline_s - request.arrived_s < slo_s - ROUNDING
+        return self._service.slo_s if slo_class is None else slo_class.slo_s
 
     def _search(self, legs: Sequence[Leg], limits: Limits, aim: Aim, now_s: float) -> Route | None:
         return Search(legs, self.accuracies, limits, aim, now_s=now_s).run()

@@ -88,7 +88,10 @@ class Complete(Frozen, frozen=True, tag="complete"):
 
 
 class NearestBounds(NamedTuple):
-    """The nearest bounds that could be met now, each with the others as asked; None: cannot help."""
+    """The nearest bounds that could be met now, each with the others as asked; None: cannot help.
+
+    Where none helps alone, they are values that could be met together; None: as asked.
+    """
 
     max_latency_ms: float | None = None
     min_accuracy: float | None = None

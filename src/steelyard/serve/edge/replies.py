@@ -136,13 +136,13 @@ def end_refusal(service: str, end: Reject | Shed | Fail, overload_status: int) -
 def _bounds_refusal(service: str, end: Reject) -> RefusedError:
     nearest = end.nearest or NearestBounds()
     text = f"service '{service}' cannot meet the request's bounds together now"
-    text += _would_do(nearest, "with the others as they are, ")
+    text += _would_do(nearest)
     return RefusedError(400, text, reason=end.reason, retry_after_s=end.retry_after_s, nearest=nearest)
 
 
-def _would_do(nearest: NearestBounds, condition: str = "") -> str:
-    would_do = " or ".join(f"{name} {value:g}" for name, value in _known(nearest).items())
-    return f"; {condition}{would_do} could be met" if would_do else ""
+def _would_do(nearest: NearestBounds) -> str:
+    would_do = ", ".join(f"{name} {value:g}" for name, value in _known(nearest).items())
+    return f"; {would_do} could be met" if would_do else ""
 
 
 def _known(nearest: NearestBounds) -> dict[str, float]:
