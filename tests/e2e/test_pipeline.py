@@ -159,8 +159,8 @@ def test_a_pipeline_is_one_model_to_its_clients_and_right_whatever_dies(tmp_path
     with journal.open("rb") as lines:
         header, *records = read(lines)
     assert isinstance(header, Header)
-    found = replay([record for record in records if isinstance(record, Record)], machines_of(header))
-    assert found is None, "\n".join(describe(found))
+    change = replay([record for record in records if isinstance(record, Record)], machines_of(header))
+    assert change is None, "\n".join(describe(change))
 
 
 def kill_a_reader(server: LiveServer) -> None:

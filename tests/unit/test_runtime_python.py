@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from steelyard.core.errors import ModelError
-from steelyard.runtime.base import TensorSpec, VariantSpec
+from steelyard.runtime.base import Array, TensorSpec, Value, VariantSpec
 from steelyard.runtime.python import PythonRuntime
 
 MODEL = """
@@ -62,10 +62,16 @@ def spec(module: str, name: str, **options: float) -> VariantSpec:
     return VariantSpec("v", "python", f"{module}:{name}", options=dict(options))
 
 
+def array(value: Value) -> Array:
+    """An output that is one array, not a list of them."""
+    assert isinstance(value, np.ndarray)
+    return value
+
+
 def test_a_class_is_set_up_and_called(module: str) -> None:
     runtime = PythonRuntime(spec(module, "Model", factor=2))
     x = np.array([[1, 2], [3, 4]], np.float32)
-    y = runtime.run({"x": x}, 2)["y"]
+    y = array(runtime.run({"x": x}, 2)["y"])
     assert y.tolist() == [6.0, 14.0]  # (1 + 2) x 2, (3 + 4) x 2
     assert y.dtype == np.float32  # as the signature says, whatever the class computed in
 
@@ -79,7 +85,7 @@ def test_its_signature_is_its_own(module: str) -> None:
 
 def test_a_function_is_taken_too(module: str) -> None:
     runtime = PythonRuntime(spec(module, "double"))
-    assert runtime.run({"x": np.array([1.5])}, 1)["y"].tolist() == [3.0]
+    assert array(runtime.run({"x": np.array([1.5])}, 1)["y"]).tolist() == [3.0]
 
 
 def test_an_error_carries_the_last_line_of_the_traceback(module: str) -> None:
@@ -102,7 +108,7 @@ def test_something_else_than_a_dict_is_an_error(module: str) -> None:
 
 def test_strings_leave_as_bytes(module: str) -> None:
     answer = PythonRuntime(spec(module, "Names")).run({"x": np.ones(2)}, 2)
-    assert answer["name"].tolist() == [b"a", b"b"]
+    assert array(answer["name"]).tolist() == [b"a", b"b"]
 
 
 def test_what_set_cores_raises_fails_the_next_batch_only(module: str) -> None:
@@ -111,7 +117,7 @@ def test_what_set_cores_raises_fails_the_next_batch_only(module: str) -> None:
     x = np.ones((1, 2), np.float32)
     with pytest.raises(ModelError, match="three is too many"):
         runtime.run({"x": x}, 1)
-    assert runtime.run({"x": x}, 1)["y"].tolist() == [2.0]
+    assert array(runtime.run({"x": x}, 1)["y"]).tolist() == [2.0]
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_the_fake_sleeps_as_long_as_its_formula_says() -> None:
 def test_the_fake_answers_with_its_input() -> None:
     runtime = make(SLEEP)
     x = np.array([[1, 2], [3, 4]], np.float32)
-    assert runtime.run({"x": x}, 2)["y"].tolist() == x.tolist()
+    assert np.array_equal(runtime.run({"x": x}, 2)["y"], x)
     with pytest.raises(ModelError, match="takes an input `x`, not z"):
         runtime.run({"z": x}, 2)
 
