@@ -88,6 +88,16 @@ def test_a_batch_that_is_waited_for_is_charged() -> None:
     assert full.latency_bound_s == inf
 
 
+def test_rules_that_look_at_deadlines_wait_for_no_longer_than_those_leave() -> None:
+    # Two rows take 20 ms, the reply 1: without load the first is held for 100 - 21 = 79 ms, and is in time.
+    rules = StageRules(forming="adaptive", routing="assigned")
+    held = verdict(made(), 0.0, a=stage(1.0, batch=2, rules=rules))
+    assert held.latency_bound_s == pytest.approx(0.1)
+    assert held.objection == ""
+    late = verdict(made(slo="15ms"), 0.0, a=stage(1.0, batch=2, rules=rules))
+    assert late.latency_bound_s == pytest.approx(0.021)
+
+
 def test_a_queue_that_grows_has_no_bound() -> None:
     # One core carries 100 rows/s; 95 is the most that is planned.
     assert verdict(made(), 94.0, a=stage(1.0)).latency_bound_s < inf

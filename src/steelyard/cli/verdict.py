@@ -156,7 +156,8 @@ def _stage_load(
     for crew in crews_of(groups_of(plan, times, rows_rps)):
         if crew.share == 0:
             continue
-        held_s = _held_s(plan, rows_rps, loss)
+        due_s = service.slo_s - service.reply_s
+        held_s = _held_s(plan, rows_rps, loss, due_s - crew.service_time_s(times, crew.batch))
         least = 1 if plan.rules.forming == "hold" else crew.batch
         loads = [
             StageLoad(
@@ -189,12 +190,21 @@ def _loss(service: Service) -> float:
     return (1.0 - service.quantile) / (len(service.stages) * fan_out)
 
 
-def _held_s(plan: StagePlan, rate_rps: float, loss: float) -> float:
-    """Seconds that the first row of a batch waits for company, by the plan's rules."""
+def _held_s(plan: StagePlan, rate_rps: float, loss: float, slack_s: float) -> float:
+    """Seconds that the first row of a batch waits for company, by the plan's rules.
+
+    Args:
+        plan: of the stage.
+        rate_rps: rows that it is given.
+        loss: share that may wait longer.
+        slack_s: what a batch leaves of the objective; rules that look at deadlines wait no longer.
+    """
     if plan.rules.forming == "hold":
         return plan.hold_s_max
     fill_s = fill_wait_s(plan.batch_rows_max, rate_rps, 1.0 - loss)
-    return min(fill_s, plan.rules.timeout_s) if plan.rules.forming == "timeout" else fill_s
+    if plan.rules.forming == "full":
+        return fill_s
+    return min(fill_s, plan.rules.timeout_s if plan.rules.forming == "timeout" else max(slack_s, 0.0))
 
 
 def _latency_s(service: Service, loads: Mapping[str, StageLoad]) -> float:
