@@ -168,6 +168,17 @@ def test_wrong_places(method: str, path: str, status: int, line: str) -> None:
             "1",
         ),
         (
+            Shed(ID, "queue_full"),
+            503,
+            {
+                "error": "service 'mlp' dropped the request: it has more items than a stage may queue now",
+                "reason": "queue_full",
+                "retry_after_ms": 1000.0,
+                "shed": True,
+            },
+            "1",
+        ),
+        (
             Fail(ID, "worker_lost", "the worker was lost"),
             503,
             {"error": "the worker was lost", "reason": "worker_lost", "retry_after_ms": 1000.0},

@@ -112,7 +112,12 @@ def end_refusal(service: str, end: Reject | Shed | Fail, overload_status: int) -
             return RefusedError(500, end.message, reason=end.reason)
         return RefusedError(503, end.message, reason=end.reason, retry_after_s=RETRY_AFTER_S)
     if isinstance(end, Shed):
-        text = f"service '{service}' dropped the request: its deadline could no longer be met"
+        why = (
+            "it has more items than a stage may queue now"
+            if end.reason == "queue_full"
+            else "its deadline could no longer be met"
+        )
+        text = f"service '{service}' dropped the request: {why}"
         return RefusedError(
             overload_status, text, reason=end.reason, retry_after_s=RETRY_AFTER_S, is_shed=True
         )
