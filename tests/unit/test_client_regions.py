@@ -72,7 +72,11 @@ def test_the_smallest_that_fits_is_taken_and_idle_ones_make_room(monkeypatch: py
     assert larger.byte_size == 8 * REGION_BYTES_MIN
     assert taken[0] is not None
     assert pool.retired() == [taken[0].name]
-    pool.give_back(larger)
+    for region in (larger, taken[1]):
+        assert region is not None
+        pool.give_back(region)
+    pool.close()
+    assert in_system(pool) == []
 
 
 def test_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,13 +154,13 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _end(pool: ProcessPoolExecutor) -> None:
-    """Stop what runs, at once: `ProcessPoolExecutor.terminate_workers` of Python 3.14."""
-    processes = list((pool._processes or {}).values())  # noqa: SLF001
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in processes:
+    """Stop what runs, at once, and wait for the pool's own thread, which reaps the processes.
+
+    Two threads that wait for one process race: the one that comes second takes it for alive.
+    """
+    for process in list((pool._processes or {}).values()):  # noqa: SLF001
         process.terminate()
-    for process in processes:
-        process.join()
+    pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _wait(scenario: Scenario, future: Future[_Told], poll: Callable[[], object]) -> _Told:
