@@ -21,10 +21,11 @@ demo: $(INSTALLED) ## serve a real OCR model through a surge and write a report;
 
 test: static ## everything that CI runs: format, lint, types, layers and all tests
 	@.ci/system-packages font browser
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n logical -m "not slow"
+	$(BIN)/pytest -q -m slow  # they start processes on all cores: one after the other
 
 check: static ## the same with the fast tests only; under two minutes
-	$(BIN)/pytest -q -m "not slow"
+	$(BIN)/pytest -q -n logical -m "not slow"
 
 static: $(INSTALLED) ## format, lint, types and layers
 	$(BIN)/ruff format --check
