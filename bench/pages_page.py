@@ -73,9 +73,9 @@ def bounds(record: dict[str, Any]) -> str:
             f"{row['load']:g}",
             f"{row['spread']:g}",
             row["feasible"],
-            *(share(row[key] / max(row["feasible"], 1)) for key in ("kept", "shed", "overshot")),
-            row["not_now"],
-            row["impossible"],
+            *(share(row.get(key, 0) / max(row["feasible"], 1)) for key in ("kept", "shed", "overshot")),
+            row.get("not_now", 0),
+            row.get("impossible", 0),
         )
         for row in record["rows"]
     ]
