@@ -7,7 +7,7 @@ the accuracy of every choice of detector and reader on `--labelled` pages, with 
 Where it runs: client, front end and workers on one machine; the client in a process of its own, nice 0 as the
 front end; workers at nice 5.
 
-    python bench/pages.py [--seeds 5] [--seconds 30] [--labelled 130]
+    python bench/pages.py [--seeds 5] [--seconds 30] [--labelled 130] [--fractions | --switches]
 """
 
 import argparse
@@ -51,8 +51,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=30, help="length of each run")
     parser.add_argument("--labelled", type=int, default=130, help="pages whose accuracy is measured first")
     parser.add_argument("--fractions", action="store_true", help="also with parts of a core capped")
+    parser.add_argument("--switches", action="store_true", help="all variants alone; a record of its own")
     options = parser.parse_args()
     arrangements = (*ARRANGEMENTS, *(CAPPED if options.fractions else ()))
+    if options.switches:
+        arrangements = ARRANGEMENTS[:1]
     models, font = prepare_models(Path.home() / ".cache" / "steelyard" / "demo"), find_font()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
@@ -84,7 +87,7 @@ def main() -> None:
     for name, found in table.items():
         print(name, found)
     write(
-        "pages",
+        "pages_switches" if options.switches else "pages",
         {
             "slo_ms": surge.slo_ms,
             "capacity_rps": surge.capacity_rps,

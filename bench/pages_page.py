@@ -66,6 +66,15 @@ def pages(record: dict[str, Any]) -> str:
     )
 
 
+def switches(record: dict[str, Any]) -> str:
+    """One sentence."""
+    (row,) = record["arrangements"].values()
+    return (
+        f"{row['switches']} switches in {record['seed']} runs of {record['seconds']} s with all variants, "
+        f"{row['requests']} pages: {row['failed']} failed, {share(row['violation_ratio'])} violations (median)."
+    )
+
+
 def bounds(record: dict[str, Any]) -> str:
     """One row a load and spread: of the feasible bounded requests, how each ended."""
     rows = [

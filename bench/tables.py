@@ -16,7 +16,7 @@ from _markdown import table
 from accuracy_page import infadapter, ipa
 from client_page import client
 from headlines_page import headlines, papers, sponge_case
-from pages_page import bounds, pages
+from pages_page import bounds, pages, switches
 from shared_page import loki, proteus
 from sim_page import sim_day, sim_speed, theory
 from variants_page import variants
@@ -206,6 +206,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "sim_day": ("sim_day", sim_day),
     "sim_day_compiled": ("sim_day_compiled", sim_day),
     "pages": ("pages", pages),
+    "pages_switches": ("pages_switches", switches),
     "bounds": ("bounds", bounds),
     "headlines": ("headlines", headlines),
     "papers": ("headlines", papers),
