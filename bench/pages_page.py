@@ -71,7 +71,8 @@ def switches(record: dict[str, Any]) -> str:
     (row,) = record["arrangements"].values()
     return (
         f"{row['switches']} switches in {record['seed']} runs of {record['seconds']} s with all variants, "
-        f"{row['requests']} pages: {row['failed']} failed, {share(row['violation_ratio'])} violations (median)."
+        f"{row['requests']} pages: {row['failed']} failed, "
+        f"{share(row['violation_ratio'])} violations (median)."
     )
 
 
