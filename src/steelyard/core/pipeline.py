@@ -47,9 +47,9 @@ def make_stages(
         if stage.name not in service_times:
             raise SpecError(f"{where} has no service times")
         if not stage.items_of and (stage.fan_out < 1 or stage.fan_out % 1):
-            raise SpecError(f"{where} has a fan-out of {stage.fan_out}, want a whole number of at least 1")
+            raise SpecError(f"{where} has a fan-out of {stage.fan_out:g}, want a whole number of at least 1")
         if stage.items_of and stage.fan_out <= 0:
-            raise SpecError(f"{where} has a fan-out of {stage.fan_out}, want more than 0")
+            raise SpecError(f"{where} has a fan-out of {stage.fan_out:g}, want more than 0")
         planned = plan.stages.get(stage.name) if plan else None
         state = StageState(stage, service_times[stage.name], planned, queue_rows_max=service.queue_rows_max)
         for source in dict.fromkeys(stage.after):
