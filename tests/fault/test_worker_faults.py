@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from steelyard.core.commands import LoadVariant, ReleaseOutputs, StopReplica
 from steelyard.core.events import BatchCompleted, BatchFailed, ReplicaGone, ReplicaReady, VariantUnloaded
 from steelyard.runtime.base import VariantSpec
 from steelyard.testing.backend_contract import Rig, rows
+from steelyard.testing.live import wait_ended
 
 pytestmark = pytest.mark.slow
 
@@ -82,21 +82,6 @@ def play(
             await rig.close()
 
     asyncio.run(main())
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def wait_gone(pids: list[int], seconds_max: float = 5.0) -> list[int]:
-    """Pids that still run after at most `seconds_max`."""
-    until_s = time.monotonic() + seconds_max
-    while (left := [pid for pid in pids if is_alive(pid)]) and time.monotonic() < until_s:
-        time.sleep(0.005)
-    return left
 
 
 def worker_pid(backend: LocalBackend, replica_id: int = 1) -> int:
@@ -228,7 +213,7 @@ def test_processes_a_user_class_started_end_with_its_worker(tmp_path: Path, sess
         os.kill(worker_pid(backend), signal.SIGKILL)
         await rig.event(ReplicaGone, replica_id=1)
         if not session or backend.node().fractional:  # one with its own session is found by its cgroup
-            assert wait_gone([int(child.read_text())]) == []
+            assert wait_ended([int(child.read_text())]) == []
 
     play(scenario, tmp_path, child=str(child), session=session)
 
@@ -310,7 +295,7 @@ def test_a_dead_zygote_takes_its_workers_along_and_is_replaced(tmp_path: Path) -
         for replica_id in (1, 2):
             gone = await rig.event(ReplicaGone, replica_id=replica_id)
             assert (gone.expected, gone.reason) == (False, "the process that makes workers ended")
-        assert wait_gone([*pids, first]) == []
+        assert wait_ended([*pids, first]) == []
         await rig.ready(3)
         assert backend.zygote_pid != first
         assert np.array_equal(await rig.answer(1, 3, rows(1)), 2 * rows(1))
@@ -325,7 +310,7 @@ def test_closing_does_not_wait_for_a_zygote_that_hangs(tmp_path: Path) -> None:
         os.kill(backend.zygote_pid, signal.SIGSTOP)
         await backend.close()
         assert (await rig.event(ReplicaGone, replica_id=1)).expected
-        assert wait_gone(pids) == []
+        assert wait_ended(pids) == []
 
     play(scenario, tmp_path)
 
@@ -400,13 +385,13 @@ def test_a_killed_server_leaves_nothing_behind(tmp_path: Path, heir: str) -> Non
         assert server.stdout is not None
         pids = json.loads(server.stdout.readline())
         made = [pids["zygote"], *pids["workers"]]
-        assert all(is_alive(pid) for pid in made)
+        assert wait_ended(made, seconds_max=0.0) == sorted(made)
         os.kill(server.pid, signal.SIGKILL)
         server.wait()
-        left = wait_gone(made, seconds_max=1.0)
+        left = wait_ended(made, seconds_max=1.0)
         if pids["heir"]:
             os.kill(pids["heir"], signal.SIGKILL)
-            assert wait_gone([pids["heir"]]) == []
+            assert wait_ended([pids["heir"]]) == []
         assert left == []
         assert mappings_of(arena) == []
         assert list(Path("/sys/fs/cgroup").glob(f"**/steelyard-{server.pid}-*")) == []

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typer.testing import CliRunner
 
 from steelyard.cli.main import app
 from steelyard.cli.serve import _usual_decisions
+from steelyard.testing.live import wait_until
 
 runner = CliRunner()
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -144,11 +144,8 @@ def serving(arguments: list[str], url: str, log: Path) -> Iterator["subprocess.P
     command = [str(Path(sys.executable).parent / "steelyard"), "serve", *arguments]
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
-            deadline_s = time.monotonic() + 40
-            while not is_ready(url):
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < deadline_s, log.read_text()
-                time.sleep(0.05)
+            wait_until(lambda: is_ready(url) or process.poll() is not None, "ready", seconds_max=40)
+            assert process.poll() is None, log.read_text()
             yield process
         finally:
             if process.poll() is None:

@@ -6,8 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -24,6 +22,7 @@ from steelyard.demo.recogniser import find_shipped
 from steelyard.demo.replay import replay
 from steelyard.demo.tour import Settings, comparison
 from steelyard.metrics.runs import RunSeries, RunSummary
+from steelyard.testing.live import wait_ended
 
 # `profile` measures a line in 25 ms on one core. `serve` answers every line with the same tokens after 5 ms
 # and accounts for it as a server of one replica would; every tenth request is refused.
@@ -93,13 +92,6 @@ RUN_KEYS = {
     *("violations", "violation_ratio", "core_seconds", "accuracy_mean", "latency_ms", "cold_starts"),
     *("resizes", "switches", "plan_ms", "simulated_s", "wall_s", "requests_per_wall_s"),
 }
-
-
-def until(condition: Callable[[], bool]) -> None:
-    give_up_s = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < give_up_s
-        time.sleep(0.02)
 
 
 def is_running(pid: int) -> bool:
@@ -194,11 +186,11 @@ def test_the_server_is_gone_when_the_block_ends(tmp_path: Path, stand_in: Path) 
 def test_children_end_with_a_parent_that_is_killed_outright() -> None:
     parent = textwrap.dedent(
         """
-        import sys, time
+        import signal, sys
         from steelyard.demo.processes import started
-        with started([sys.executable, "-c", "import time; time.sleep(600)"]) as child:
+        with started([sys.executable, "-c", "import signal; signal.pause()"]) as child:
             print(child.pid, flush=True)
-            time.sleep(600)
+            signal.pause()
         """
     )
     process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
@@ -208,7 +200,7 @@ def test_children_end_with_a_parent_that_is_killed_outright() -> None:
         assert is_running(child)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        until(lambda: not is_running(child))
+        assert wait_ended([child], seconds_max=20) == []
     finally:
         process.kill()
         process.wait()

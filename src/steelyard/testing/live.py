@@ -5,10 +5,12 @@ Nothing here sleeps in place of a condition: what is waited for is polled, with 
 
 import contextlib
 import json
+import os
+import select
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,28 @@ def get_json(url: str) -> Any:
     """The JSON behind a URL."""
     with urllib.request.urlopen(url, timeout=5) as answer:
         return json.load(answer)
+
+
+def wait_ended(pids: Iterable[int], *, seconds_max: float = 5.0) -> list[int]:
+    """Those of `pids` that still run after at most so long; the kernel says when one ends (pidfd_open)."""
+    left: dict[int, int] = {}
+    waiting = select.poll()
+    try:
+        for pid in set(pids):
+            with contextlib.suppress(ProcessLookupError):  # ended and reaped
+                left[os.pidfd_open(pid)] = pid
+        for fd in left:
+            waiting.register(fd, select.POLLIN)
+        give_up_s = time.monotonic() + seconds_max
+        while left and (ended := waiting.poll(1000 * max(0.0, give_up_s - time.monotonic()))):
+            for fd, _ in ended:
+                waiting.unregister(fd)
+                os.close(fd)
+                del left[fd]
+        return sorted(left.values())
+    finally:
+        for fd in left:
+            os.close(fd)
 
 
 class LiveServer:
