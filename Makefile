@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 COMPILED := build/compiled
 ARGS ?=
 
-.PHONY: help demo test check static compiled lock clean
+.PHONY: help demo test check explore static compiled lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -21,11 +21,14 @@ demo: $(INSTALLED) ## serve a real OCR model through a surge and write a report;
 
 test: static ## everything that CI runs: format, lint, types, layers and all tests
 	@.ci/system-packages font browser
-	$(BIN)/pytest -q -n logical -m "not slow"
-	$(BIN)/pytest -q -m slow  # they start processes on all cores: one after the other
+	$(BIN)/pytest -q --hypothesis-profile=ci -n logical -m "not slow"
+	$(BIN)/pytest -q --hypothesis-profile=ci -m slow  # they start processes on all cores: one after the other
 
 check: static ## the same with the fast tests only; under two minutes
 	$(BIN)/pytest -q -n logical -m "not slow"
+
+explore: $(INSTALLED) ## the property tests with other random inputs each time; `make test` repeats its own
+	$(BIN)/pytest -q -n logical $(ARGS) tests/property
 
 static: $(INSTALLED) ## format, lint, types and layers
 	$(BIN)/ruff format --check
