@@ -84,11 +84,15 @@ class ReplicaDraining(Frozen, frozen=True, tag="replica_draining"):
 
 
 class ReplicaGone(Frozen, frozen=True, tag="replica_gone"):
-    """A replica's worker has ended: stopped as asked, or lost (`expected` false), or never became ready."""
+    """A replica's worker has ended: stopped as asked, or lost (`expected` false), or never became ready.
+
+    `is_stuck`: it was ended because its batch did not end; one of that batch's requests is to blame.
+    """
 
     replica_id: int
     expected: bool
     reason: str = ""
+    is_stuck: bool = False
 
 
 class VariantLoaded(Frozen, frozen=True, tag="variant_loaded"):

@@ -98,10 +98,13 @@ class StageQueue:
         return self.entries[0][2]
 
     def buckets(self) -> list[list[Entry]]:
-        """Pieces by key, most urgent first in each; the bucket with the most urgent head first."""
+        """Pieces by key, most urgent first in each; the bucket with the most urgent head first.
+
+        Those whose batch did not end come last: whoever ran with them next would have to wait for it again.
+        """
         if len(self._buckets) == 1:
             return list(self._buckets.values())
-        return sorted(self._buckets.values(), key=lambda bucket: bucket[0][:2])
+        return sorted(self._buckets.values(), key=lambda bucket: (bucket[0][2].is_suspect, *bucket[0][:2]))
 
     def bucket(self, key: str) -> list[Entry] | None:
         """What waits under a key, most urgent first; None if nothing does."""

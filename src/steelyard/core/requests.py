@@ -22,7 +22,7 @@ from steelyard.core.commands import (
     ShedReason,
     StopReplica,
 )
-from steelyard.core.events import BatchCompleted
+from steelyard.core.events import BatchCompleted, ReplicaGone
 from steelyard.core.lifecycle import Replica
 from steelyard.core.pipeline import (
     advance,
@@ -32,11 +32,12 @@ from steelyard.core.pipeline import (
     is_used_up,
     make_again,
     overflows,
+    wait,
 )
 from steelyard.core.stage import StageState
 from steelyard.core.tally import Tally
 from steelyard.core.types import Request, RequestId
-from steelyard.core.work import Batch, OpenRequest, Part, Visit
+from steelyard.core.work import Batch, OpenRequest, Part, Piece, Visit
 
 
 class OpenRequests:
@@ -252,6 +253,20 @@ class OpenRequests:
                 self._let_go(visit)
         opened.visits.clear()
         self._commands.append(Release(opened.request.id))
+
+    def lose_piece(self, piece: Piece, event: ReplicaGone) -> bool:
+        """A piece's batch is lost with its replica: it waits again, alone. False if its request has ended."""
+        opened = piece.open
+        self.stop_reading(opened)
+        if not opened.is_ended and event.is_stuck and piece.is_suspect:
+            why = f"worker lost ({event.reason}); its batch did not end twice"
+            self.fail(opened, "worker_lost", why)
+        if opened.is_ended:
+            return False
+        piece.isolate()
+        piece.is_suspect = piece.is_suspect or event.is_stuck
+        wait(piece)
+        return True
 
     def lose(self, batch: Batch) -> list[OpenRequest]:
         """A batch's outputs are lost with its replica; returns the requests that must run again there."""

@@ -11,7 +11,8 @@ Rules:
    wait for them.
 5. A request whose batch was lost with its worker, or failed together with others, runs alone at that stage
    from then on. So a request that kills workers takes no others with it, and one that makes the model raise
-   fails alone.
+   fails alone. Those of a batch that did not end run after everybody else, and one whose batch does not end
+   again fails: each try of the one to blame costs a worker, and the time that it takes to find that out.
 6. A request is admitted if each stage that it enters first admits it, and each other one has room for it. It
    is answered when all stages are done, with the outputs of those that the service is answered by.
 
@@ -327,12 +328,7 @@ class ServiceMachine:
         lost: list[OpenRequest] = []
         if replica.batch is not None:
             del stage.batches[replica.batch.batch_id]
-            for piece in replica.batch.pieces:
-                self._requests.stop_reading(piece.open)
-                if not piece.open.is_ended:
-                    lost.append(piece.open)
-                    piece.isolate()
-                    wait(piece)
+            lost += [piece.open for piece in replica.batch.pieces if self._requests.lose_piece(piece, event)]
         for batch in kept.values():
             lost.extend(self._requests.lose(batch))
         for opened in dict.fromkeys(lost):

@@ -171,6 +171,7 @@ class StageState:
             piece.rows = rows
             if piece.alone:
                 rest.isolate()
+                rest.is_suspect = piece.is_suspect
             piece.visit.pieces.append(rest)
             if self.assignment.is_asked or piece.terms is not None or piece.open.bounds is not None:
                 self.assignment.settle(piece)

@@ -143,14 +143,15 @@ class Piece:
         order_s: its place in the queue, set there.
         sequence: breaks ties in the queue; unique among the pieces of a stage.
         alone: it was in a batch that was lost or failed, and shares no further batch with anyone.
+        is_suspect: it was in a batch that did not end; it runs when nobody else waits, and once more at most.
         is_queued: it waits for a replica; otherwise it runs, or is held up.
         terms: what it may run on, as part of its key; None: anything.
         is_held_up: it waits for outputs that were lost and are being made again.
     """
 
     __slots__ = (
-        "alike", "alone", "due_s", "is_held_up", "is_queued", "key", "open", "order_s", "row_start", "rows",
-        "sequence", "terms", "visit",
+        "alike", "alone", "due_s", "is_held_up", "is_queued", "is_suspect", "key", "open", "order_s",
+        "row_start", "rows", "sequence", "terms", "visit",
     )  # fmt: skip
 
     def __init__(self, visit: Visit, row_start: int, rows: int, *, sequence: int) -> None:
@@ -162,7 +163,7 @@ class Piece:
         self.due_s = self.open.due_s
         self.order_s = 0.0
         self.sequence = sequence
-        self.alone = False
+        self.alone = self.is_suspect = False
         self.terms: Terms | None = None
         self.is_queued = False
         self.is_held_up = False
