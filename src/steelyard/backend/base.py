@@ -5,7 +5,7 @@ the backend was made with, on the driver's loop. A backend decides nothing: whic
 which requests are in the command.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from steelyard.core.commands import (
@@ -30,6 +30,20 @@ from steelyard.worker.messages import Feed
 
 BackendEvent = ReplicaEvent | NodeJoined | ReplicaThrottled | ResizeRefused | BatchCompleted | BatchFailed
 Sink = Callable[[BackendEvent], None]
+
+
+class Borrower(Protocol):
+    """A process that reads what lies in other processes' arenas; `borrowed` names those it has got."""
+
+    borrowed: set[str]
+
+    def lend(self, arenas: Mapping[str, int]) -> None:
+        """Let it read these arenas from now on; their descriptors stay the caller's."""
+        ...
+
+    def forget(self, arena: str) -> None:
+        """The owner of an arena has ended; nothing happens if it was not lent."""
+        ...
 
 
 class Backend(Protocol):

@@ -83,7 +83,7 @@ class Launcher:
             self._doorbell.close()
             self._doorbell = None
         await asyncio.gather(*self._reaping)
-        await self._ended(self._process)
+        await reaped(self._process, EXIT_S_MAX)
 
     def _start(self) -> "subprocess.Popen[bytes]":
         self._starts.append(time.monotonic())
@@ -118,7 +118,7 @@ class Launcher:
         self._doorbell = None
         dead = self._process
         dead.kill()
-        task = self._loop.create_task(self._ended(dead))
+        task = self._loop.create_task(reaped(dead, EXIT_S_MAX))
         self._reaping.add(task)
         task.add_done_callback(self._reaping.discard)
         recent_s = time.monotonic() - RESTARTS_S
@@ -127,18 +127,20 @@ class Launcher:
             self._process = self._start()
         self._on_lost(f"the process that makes workers ended{reason and f' ({reason})'}")
 
-    async def _ended(self, process: "subprocess.Popen[bytes]") -> None:
-        """Wait until a zygote has ended, kill it if it takes too long, and reap it."""
-        if process.returncode is not None:
-            return
-        pidfd = os.pidfd_open(process.pid)
-        ended = asyncio.Event()
-        self._loop.add_reader(pidfd, ended.set)
-        try:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(ended.wait(), EXIT_S_MAX)
-        finally:
-            self._loop.remove_reader(pidfd)
-            os.close(pidfd)
-        process.kill()  # does nothing to a process that has ended
-        process.wait()
+
+async def reaped(process: "subprocess.Popen[bytes]", seconds_max: float) -> None:
+    """Wait until a process has ended, kill it if it takes longer than that, and reap it."""
+    if process.returncode is not None:
+        return
+    loop = asyncio.get_running_loop()
+    pidfd = os.pidfd_open(process.pid)
+    ended = asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(ended.wait(), seconds_max)
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+    process.kill()  # does nothing to a process that has ended
+    process.wait()

@@ -10,9 +10,9 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from steelyard.backend.base import Sink
+from steelyard.backend.base import Borrower, Sink
 from steelyard.backend.launcher import Launcher
 from steelyard.backend.patience import Patience
 from steelyard.backend.quota import PERIOD_US, Quotas, QuotaUnavailableError
@@ -105,6 +105,8 @@ class LocalBackend:
         self._patience = Patience(slo_s or {}, self._limits.batch_s_max)
         self._replicas: dict[int, LocalReplica] = {}
         self._by_arena: dict[str, LocalReplica] = {}
+        self._front_arenas: dict[str, int] = {}  # of front ends in processes of their own -> descriptors
+        self._borrowers: list[Borrower] = []
         self._throttled: dict[int, float] = {}
         self._throttle_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
@@ -197,10 +199,11 @@ class LocalBackend:
         replica = self._replicas.get(command.replica_id)
         if replica is None:
             return
+        is_own = feeds is None
         if feeds is None:
             feeds = own_feeds(command.slices, requests)
-        else:
-            self._lend(replica, feeds)
+        if not is_own or self._front_arenas:
+            self.lend(replica, {block.tensor.ref.arena for feed in feeds for block in feed.blocks})
         seconds_max = self._patience.seconds_max(replica.service, command.stage, command.expected_s)
         replica.run(command, tuple(feeds), seconds_max)
 
@@ -220,6 +223,29 @@ class LocalBackend:
         if replica is None:
             raise StaleRefError(f"{ref}: its worker has ended")
         return replica.read(ref)
+
+    def lend(self, borrower: Borrower, arenas: Iterable[str]) -> None:
+        """Give a process the descriptors of those of these arenas that it has not got yet."""
+        fds: dict[str, int] = {}
+        for name in set(arenas) - borrower.borrowed:
+            owner = self._by_arena.get(name)
+            fd = self._front_arenas.get(name) if owner is None else owner.arena_fd
+            if fd is not None:
+                fds[name] = fd
+        if fds:
+            borrower.lend(fds)
+
+    def add_front_end(self, borrower: Borrower, arena: str, fd: int) -> None:
+        """A front end in a process of its own: its requests lie in `arena`; `fd` is taken over."""
+        self._front_arenas[arena] = fd
+        self._borrowers.append(borrower)
+
+    def remove_front_end(self, borrower: Borrower, arena: str) -> None:
+        """It has ended, and nobody waits for its requests; batches that read them finish."""
+        os.close(self._front_arenas.pop(arena))
+        self._borrowers.remove(borrower)
+        for replica in self._replicas.values():
+            replica.forget(arena)
 
     async def close(self) -> None:
         """End every replica, the zygote, and the cgroups; safe to call twice."""
@@ -263,19 +289,11 @@ class LocalBackend:
         gone = replica.ended(status, reason)  # may still deliver what the worker had finished
         del self._replicas[replica_id], self._by_arena[replica.arena_name]
         self._throttled.pop(replica_id, None)
-        for other in self._replicas.values():
+        for other in (*self._replicas.values(), *self._borrowers):
             other.forget(replica.arena_name)
         if not self._replicas:
             self._empty.set()
         self._sink(gone)
-
-    def _lend(self, replica: LocalReplica, feeds: Sequence[m.Feed]) -> None:
-        """Give a worker the descriptors of the arenas that a batch lies in and that it has not got yet."""
-        needed = {block.tensor.ref.arena for feed in feeds for block in feed.blocks}
-        owners = {name: self._by_arena[name] for name in needed - replica.borrowed if name in self._by_arena}
-        fds = {name: owner.arena_fd for name, owner in owners.items() if owner.arena_fd is not None}
-        if fds:
-            replica.lend(fds)
 
     def _worker_spec(self, command: StartReplica) -> m.WorkerSpec:
         stage = (command.service, command.stage)

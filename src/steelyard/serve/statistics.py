@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import msgspec
+
 from steelyard.core.commands import Complete, Discard, Fail, Reject, Shed
 from steelyard.core.snapshot import BusyCell
 
@@ -13,7 +15,7 @@ class BatchSums(NamedTuple):
     run_s: float = 0.0
 
 
-class ServiceStatistics:
+class ServiceStatistics(msgspec.Struct):
     """Sums over the requests of one service; plain numbers, added to at each request's end.
 
     Attributes:
@@ -24,23 +26,15 @@ class ServiceStatistics:
         batches: by rows, of all stages, as of the last sensing window.
     """
 
-    __slots__ = (
-        "batches",
-        "completed",
-        "last_end_s",
-        "latency_s",
-        "queue_s",
-        "refused",
-        "refused_s",
-        "rows",
-        "service_s",
-    )
-
-    def __init__(self) -> None:
-        self.completed = self.rows = self.refused = 0
-        self.latency_s = self.queue_s = self.service_s = self.refused_s = 0.0
-        self.last_end_s: float | None = None
-        self.batches: dict[int, BatchSums] = {}
+    completed: int = 0
+    rows: int = 0
+    refused: int = 0
+    latency_s: float = 0.0
+    queue_s: float = 0.0
+    service_s: float = 0.0
+    refused_s: float = 0.0
+    last_end_s: float | None = None
+    batches: dict[int, BatchSums] = {}
 
     def observe(
         self, end: Complete | Reject | Shed | Fail | Discard, *, rows: int, latency_s: float, now_s: float
