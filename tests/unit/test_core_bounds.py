@@ -60,6 +60,7 @@ def arrive(
     rows: int = 1,
     min_accuracy: float | None = None,
     max_core_ms: float | None = None,
+    elapsed_s: float = 0.0,
 ) -> list[object]:
     request = Request(
         RequestId(0, sequence),
@@ -70,6 +71,7 @@ def arrive(
         bench.now_s + slo_s,
         min_accuracy=min_accuracy,
         max_core_ms=max_core_ms,
+        elapsed_s=elapsed_s,
     )
     return list(bench.tell(RequestArrived(request)))
 
@@ -271,6 +273,28 @@ class TestTogether:
         bench = bench_of(*"abcdefghijk")
         arrive(bench, 1, min_accuracy=0.31)
         assert rejected(bench).nearest == NearestBounds(None, about(0.9**9 * 0.6**2), None)
+
+    def test_a_latency_counts_from_where_the_clients_own_does(self) -> None:
+        # The client asked for 60 ms and lost 52 of them on the way; `big` takes 10: 62 would do.
+        bench = bench_of()
+        arrive(bench, 1, slo_s=0.008, elapsed_s=0.052, min_accuracy=0.8)
+        assert rejected(bench).nearest == NearestBounds(about(62.0), about(0.6), None)
+        arrive(bench, 2, slo_s=0.001, elapsed_s=0.052)  # `small` would take 2.5 ms, but is not planned
+        assert rejected(bench).reason == "deadline"
+        assert rejected(bench).nearest == NearestBounds(about(62.0), None, None)
+
+    def test_what_the_way_has_taken_of_the_objective_is_no_bound_of_the_clients(self) -> None:
+        # The objective is 100 ms, and 99 are gone: no latency that the client could ask for would help.
+        bench = bench_of()
+        arrive(bench, 1, slo_s=0.001, elapsed_s=0.099)
+        assert rejected(bench).reason == "deadline"
+        assert rejected(bench).nearest is None
+        arrive(bench, 2, slo_s=0.008, elapsed_s=0.092, min_accuracy=0.8)
+        assert rejected(bench).nearest == NearestBounds(None, about(0.6), None)
+        arrive(bench, 3, slo_s=0.011, elapsed_s=0.089)
+        bench.complete(service_s=0.012)
+        assert completed(bench, 3).late
+        assert completed(bench, 3).missed == ()
 
     def test_a_busy_replica_says_when_to_come_again(self) -> None:
         bench = bench_of()

@@ -98,10 +98,12 @@ class Bounds:
         """Of each bound the nearest value that could be kept to now, with the others as asked.
 
         Where none of them alone would help, values that could be kept to together: of the accuracy no less
-        than there is, and then of the time. Nobody may ask for more time than the objective.
+        than there is, and then of the time. Nobody may ask for more time than the objective. A latency is the
+        client's: it counts from `elapsed_s` before the arrival.
         """
         asked, legs = limits_of(request, due_s), self._legs(request, now_s)
-        latest_s = max(due_s, request.arrived_s + self._slo_s(request) - self._service.reply_s)
+        began_s = request.arrived_s - request.elapsed_s
+        latest_s = max(due_s, began_s + self._slo_s(request) - self._service.reply_s)
         fast = self._search(legs, asked._replace(due_s=latest_s), "latency", now_s)
         accurate = self._search(legs, asked._replace(min_accuracy=0.0), "accuracy", now_s)
         cheap = self._search(legs, asked._replace(max_core_ms=inf), "core_ms", now_s)
@@ -115,7 +117,7 @@ class Bounds:
                 cheap = both if both is not None and both.core_ms > asked.max_core_ms else None
                 accurate = best if accuracy < asked.min_accuracy else None
         return NearestBounds(
-            None if fast is None else 1000.0 * (fast.finish_s + self._service.reply_s - request.arrived_s),
+            None if fast is None else 1000.0 * (fast.finish_s + self._service.reply_s - began_s),
             None if accurate is None or not is_known else accurate.accuracy,
             None if cheap is None else cheap.core_ms,
         )
@@ -136,7 +138,8 @@ class Bounds:
 
     def has_own_deadline(self, request: Request) -> bool:
         """Whether a request is due before the objective of its class, or of the service, says."""
-        return request.deadline_s - request.arrived_s < self._slo_s(request) - ROUNDING
+        latency_s = request.deadline_s - request.arrived_s + request.elapsed_s
+        return latency_s < self._slo_s(request) - ROUNDING
 
     def _slo_s(self, request: Request) -> float:
         slo_class = self._service.classes.get(request.slo_class)
@@ -147,10 +150,12 @@ class Bounds:
 
     def _legs(self, request: Request, now_s: float, *, is_idle: bool = False) -> list[Leg]:
         """All of a request that has not begun."""
-        legs = []
+        legs, is_planned = [], not is_bounded(request)
         for stage in self._stages:
             rows = ceil(request.rows * stage.fan_out)
-            options = options_at(stage, rows, request.bucket, now_s=now_s, is_idle=is_idle)
+            options = options_at(
+                stage, rows, request.bucket, now_s=now_s, is_idle=is_idle, is_planned=is_planned
+            )
             legs.append(Leg(stage, tuple(options)))
         return legs
 

@@ -80,7 +80,13 @@ class Route(NamedTuple):
 
 
 def options_at(
-    stage: StageState, rows: int, bucket: int, *, now_s: float, is_idle: bool = False
+    stage: StageState,
+    rows: int,
+    bucket: int,
+    *,
+    now_s: float,
+    is_idle: bool = False,
+    is_planned: bool = False,
 ) -> list[Option]:
     """Ways to run `rows` rows at a stage.
 
@@ -90,6 +96,7 @@ def options_at(
         bucket: their shape bucket.
         now_s: now.
         is_idle: as if nothing ran.
+        is_planned: with the variants that the plan uses, as a request without bounds of its own is.
     """
     free: dict[tuple[str, float], float] = {}
     counts: dict[str, int] = {}
@@ -99,7 +106,7 @@ def options_at(
         if is_idle and replica.state != "starting":
             free_s = now_s
         most = stage.capacity.cores_alone(entry)
-        for variant in replica.variants:
+        for variant in stage.mix.usable(replica.variants) if is_planned else replica.variants:
             counts[variant] = counts.get(variant, 0) + 1
             for cores in _grants(replica.cores, most):
                 key = (variant, cores)

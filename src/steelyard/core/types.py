@@ -56,6 +56,7 @@ class Request(Frozen, frozen=True):
         min_accuracy: lower bound on the accuracy of the answer, in [0, 1].
         max_core_ms: upper bound on core-milliseconds spent on this request.
         tensors: the inputs, by reference.
+        elapsed_s: seconds that had passed for its client when it arrived; the deadline has them taken off.
     """
 
     id: RequestId
@@ -69,6 +70,7 @@ class Request(Frozen, frozen=True):
     min_accuracy: float | None = None
     max_core_ms: float | None = None
     tensors: tuple[Tensor, ...] = ()
+    elapsed_s: float = 0.0
 
 
 class Variant(Frozen, frozen=True):
