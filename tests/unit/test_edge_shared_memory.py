@@ -252,7 +252,7 @@ def test_a_region_outlives_its_name_for_requests_under_way(client: Client) -> No
     """The file stays open for the request that names it, and is closed with its end."""
     before = open_fds()
     client.register()
-    regions = client.app._regions
+    regions = client.app.inferences.regions
     span = regions.span("r", 0, 32)
     regions.unregister("r")
     client.memory.unlink()

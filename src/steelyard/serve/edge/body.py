@@ -20,6 +20,9 @@ class Body:
 
     __slots__ = ("_at", "_chunks", "_index", "left", "size_word")
 
+    at = -1
+    """Where the next bytes are counted from the first; -1 where it does not matter, as they are here."""
+
     def __init__(self, chunks: Sequence[bytes | memoryview], size_word: str = "binary_data_size") -> None:
         self._chunks = chunks
         self.size_word = size_word
@@ -52,3 +55,24 @@ class Body:
             if end == len(chunk):
                 self._index, self._at = self._index + 1, 0
         return tuple(found)
+
+
+class BodyToCome(Body):
+    """A body of which only the length is known: where a tensor is in it can be said, its bytes not.
+
+    Args:
+        length: bytes of tensors to come.
+    """
+
+    __slots__ = ("at",)
+
+    def __init__(self, length: int) -> None:
+        super().__init__(())
+        self.left = length
+        self.at = 0
+
+    def pieces(self, size: int) -> Pieces:
+        """Nothing; the cursor moves on by `size` bytes, at most `left`."""
+        self.left -= size
+        self.at += size
+        return ()

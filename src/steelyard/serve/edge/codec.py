@@ -41,6 +41,7 @@ class Inference(NamedTuple):
         answers: the outputs wanted, in the order asked for.
         bound_s: seconds from arrival to the deadline: the smallest of the SLO and the request's own bounds,
             less what had passed before; not positive if nothing is left.
+        elapsed_s: seconds that had passed before, as the client says.
     """
 
     client_id: str
@@ -53,6 +54,11 @@ class Inference(NamedTuple):
     slo_class: str = ""
     min_accuracy: float | None = None
     max_core_ms: float | None = None
+    elapsed_s: float = 0.0
+
+    def without_inputs(self) -> "Inference":
+        """All that an answer needs: the inputs would keep the whole body in memory."""
+        return self._replace(inputs=())
 
 
 class Route:
@@ -74,6 +80,8 @@ class Route:
         self.sources = served.outputs
         self.is_single = len(service.stages) == 1
         self.buckets = served.buckets
+        self.is_fixed = all(KINDS[spec.dtype].item_bytes for spec in signature.inputs)
+        """A shape says how many bytes an input has."""
         self._static_key = _static_batch_key(signature)
         self._all_json = tuple(Answer(spec, False) for spec in signature.outputs)
         self._all_binary = tuple(Answer(spec, True) for spec in signature.outputs)
@@ -145,6 +153,7 @@ class Route:
             slo_class=bounds.slo_class,
             min_accuracy=bounds.min_accuracy,
             max_core_ms=bounds.max_core_ms,
+            elapsed_s=bounds.elapsed_s,
         )
 
     def _spec(self, name: str) -> TensorSpec:

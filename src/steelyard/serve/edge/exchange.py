@@ -1,9 +1,10 @@
 """One inference request over HTTP, from parse to answer.
 
-The rule of this file: the answer is sent from `on_end`, where outputs may be read, while the request's own
-coroutine waits in `receive()` for the client to go away. `send` completes at once unless the client reads too
-slowly, so an inference needs one task, no future and no second turn of the loop; `start_sending` hands the
-rare rest over to a task.
+The rules of this file:
+- The answer is given from `on_end`, where outputs may be read; how it gets to the client is for `on_reply`.
+- Through ASGI, the request's own coroutine waits in `receive()` meanwhile for the client to go away. `send`
+  completes at once unless the client reads too slowly, so an inference needs one task, no future and no
+  second turn of the loop; `start_sending` hands the rare rest over to a task.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from typing import Any
 
 from steelyard.core.commands import Complete, Discard
 from steelyard.core.errors import InputError, ModelError
-from steelyard.core.types import TensorRef
+from steelyard.core.types import RequestId, TensorRef
 from steelyard.serve.base import End
 from steelyard.serve.edge.answers import encode_answer
 from steelyard.serve.edge.codec import Inference, Route
@@ -20,10 +21,14 @@ from steelyard.serve.edge.compression import INLINE_BYTES, Coding, compress
 from steelyard.serve.edge.replies import Headers, RefusedError, Reply, end_refusal
 
 Send = Callable[[MutableMapping[str, Any]], Coroutine[Any, Any, None]]
+OnReply = Callable[[Reply], None]
 OnClosed = Callable[["Exchange", int, str], None]
 
 CLIENT_GONE = 499
 """Status, in logs and metrics only, of a request whose client left before its answer."""
+
+NAME_CHARS_MAX = 128
+"""Of a request's id in logs and headers."""
 
 _PRINTABLE = bytes(code if 32 <= code < 127 else 63 for code in range(256))
 """A client chose the text that this translates: control characters would break the header."""
@@ -37,46 +42,53 @@ class Exchange:
 
     Args:
         route: the service asked.
-        name: the request's id in logs.
-        send: the ASGI `send`.
-        coding: how the client wants the answer compressed.
+        request_id: ours.
+        name: the client's id of the request, for logs; empty if it gave none.
+        on_reply: takes the answer to the client, without waiting.
         overload_status: for rejected and shed requests.
         on_closed: told the status and, for a refusal, its text, exactly once.
     """
 
     __slots__ = (
-        "_coding",
+        "_name",
         "_on_closed",
+        "_on_reply",
         "_overload_status",
         "_read",
-        "_send",
         "asked",
         "ended",
-        "name",
+        "request_id",
         "route",
     )
 
     def __init__(
         self,
         route: Route,
+        request_id: RequestId,
         name: str,
-        send: Send,
-        coding: Coding | None,
+        on_reply: OnReply,
         *,
         overload_status: int,
         read: Callable[[TensorRef], memoryview],
         on_closed: OnClosed,
     ) -> None:
         self.route = route
-        self.name = name
+        self.request_id = request_id
         self.asked: Inference | None = None
         self.ended = False
         """The answer was handed to the HTTP server, or nobody waits for one."""
-        self._send = send
-        self._coding = coding
+        self._name = name
+        self._on_reply = on_reply
         self._overload_status = overload_status
         self._read = read
         self._on_closed = on_closed
+
+    @property
+    def name(self) -> str:
+        """The request's id in logs: the one in its body, else that of its headers, else ours."""
+        if self.asked is not None and self.asked.client_id:
+            return self.asked.client_id[:NAME_CHARS_MAX]
+        return self._name[:NAME_CHARS_MAX] or f"{self.request_id.front_end}-{self.request_id.sequence}"
 
     def on_end(self, end: End) -> None:
         """Answer; called by the server, once."""
@@ -92,7 +104,7 @@ class Exchange:
         self.close(error.status, str(error))
         reply = error.reply()
         reply.headers.append((b"x-request-id", self.name.encode("ascii", "replace").translate(_PRINTABLE)))
-        start_sending(send_reply(self._send, reply))
+        self._on_reply(reply)
 
     def close(self, status: int, text: str = "") -> None:
         """Nothing more will be answered to this request."""
@@ -107,17 +119,13 @@ class Exchange:
             self.refuse(unanswerable(error))
             return
         self.close(200)
-        headers: Headers = [(b"content-type", b"application/json")]
-        if head_length is not None:
-            headers = [
-                (b"content-type", b"application/octet-stream"),
-                (b"inference-header-content-length", b"%d" % head_length),
-            ]
-        if self._coding is not None:
-            start_sending(_send_compressed(self._send, headers, body, self._coding))
-            return
-        headers.append((b"content-length", b"%d" % len(body)))
-        start_sending(send_reply(self._send, Reply(200, headers, body)))
+        headers: Headers = [(b"content-length", b"%d" % len(body))]
+        if head_length is None:
+            headers.append((b"content-type", b"application/json"))
+        else:
+            headers.append((b"content-type", b"application/octet-stream"))
+            headers.append((b"inference-header-content-length", b"%d" % head_length))
+        self._on_reply(Reply(200, headers, body))
 
 
 def unanswerable(error: Exception) -> RefusedError:
@@ -135,9 +143,22 @@ async def send_reply(send: Send, reply: Reply) -> None:
     await send({"type": "http.response.body", "body": reply.body})
 
 
-async def _send_compressed(send: Send, headers: Headers, body: bytes, coding: Coding) -> None:
-    small = len(body) <= INLINE_BYTES
-    body = compress(body, coding) if small else await asyncio.to_thread(compress, body, coding)
+def replying(send: Send, coding: Coding | None) -> OnReply:
+    """Answers through ASGI; what is not a refusal in the coding that the client wants."""
+
+    def reply(reply: Reply) -> None:
+        if coding is None or reply.status != 200:
+            start_sending(send_reply(send, reply))
+        else:
+            start_sending(_send_compressed(send, reply, coding))
+
+    return reply
+
+
+async def _send_compressed(send: Send, reply: Reply, coding: Coding) -> None:
+    small = len(reply.body) <= INLINE_BYTES
+    body = compress(reply.body, coding) if small else await asyncio.to_thread(compress, reply.body, coding)
+    headers = [(name, value) for name, value in reply.headers if name != b"content-length"]
     headers += [(b"content-encoding", coding.encode()), (b"content-length", b"%d" % len(body))]
     await send_reply(send, Reply(200, headers, body))
 

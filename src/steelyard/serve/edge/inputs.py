@@ -30,7 +30,10 @@ RANK_SHOWN_MAX = 8
 
 
 class Input(NamedTuple):
-    """One checked input: `length` bytes of its binary form, in pieces of memory or at a span."""
+    """One checked input: `length` bytes of its binary form, in pieces of memory, at a span, or to come.
+
+    `at` is where its bytes begin among the tensors of the body, if only that is known; else -1.
+    """
 
     name: str
     dtype: str
@@ -38,6 +41,7 @@ class Input(NamedTuple):
     length: int
     pieces: Pieces
     span: Span | None = None
+    at: int = -1
 
 
 def check_input(spec: TensorSpec, given: HeadInput, body: Body, regions: Regions | None) -> Input:
@@ -106,11 +110,19 @@ def raw_input(service: str, signature: Signature, body: Body) -> Input:
             f"a raw body of {length} bytes is not one row of input '{spec.name}', "
             f"{spec.dtype} of shape {list(spec.shape)}"
         )
-    return Input(spec.name, spec.dtype, tuple(shape), length, body.pieces(length))
+    at = body.at
+    return Input(spec.name, spec.dtype, tuple(shape), length, body.pieces(length), at=at)
 
 
-def store(inputs: Sequence[Input], arena: Arena) -> tuple[Tensor, ...] | None:
+def store(
+    inputs: Sequence[Input], arena: Arena, tensors_bytes: memoryview | None = None
+) -> tuple[Tensor, ...] | None:
     """Copy checked inputs into the arena, one slot each; None, and nothing kept, if it is full.
+
+    Args:
+        inputs: what to store.
+        arena: of the front end.
+        tensors_bytes: those of inputs of which only the place is known; None: their slots stay as they are.
 
     Raises:
         InputError: shared memory could not be read; nothing is kept.
@@ -119,21 +131,26 @@ def store(inputs: Sequence[Input], arena: Arena) -> tuple[Tensor, ...] | None:
     for given in inputs:
         ref = arena.alloc(given.length)
         if ref is None:
-            _free(tensors, arena)
+            free(tensors, arena)
             return None
         tensors.append(Tensor(given.name, given.dtype, given.shape, ref))
+        if given.at >= 0:
+            if tensors_bytes is not None:
+                arena.view(ref)[:] = tensors_bytes[given.at : given.at + given.length]
+            continue
         if given.span is None:
             _fill(arena.view(ref), given.pieces)
             continue
         try:
             given.span.read_into(arena.view(ref))
         except InputError:
-            _free(tensors, arena)
+            free(tensors, arena)
             raise
     return tuple(tensors)
 
 
-def _free(tensors: Sequence[Tensor], arena: Arena) -> None:
+def free(tensors: Sequence[Tensor], arena: Arena) -> None:
+    """Give the slots of stored inputs back."""
     for tensor in tensors:
         arena.free(tensor.ref)
 
@@ -165,7 +182,8 @@ def _binary_input(spec: TensorSpec, shape: tuple[int, ...], size: int, elements:
             f"input '{spec.name}': {body.size_word} is {size}, but {body.left} bytes are left in the body"
         )
     if spec.dtype != "BYTES":
-        return Input(spec.name, spec.dtype, shape, size, body.pieces(size))
+        at = body.at
+        return Input(spec.name, spec.dtype, shape, size, body.pieces(size), at=at)
     data = memoryview(body.take(size))
     _check_elements(spec, shape, elements, data)
     return Input(spec.name, spec.dtype, shape, size, (data,))

@@ -38,14 +38,13 @@ class BodyReader:
         chunks: Chunks = []
         try:
             message = await receive()
-            self._hold(message, chunks, 0)
+            self._keep(message, chunks, 0)
             if message.get("more_body"):
                 async with asyncio.timeout(self._settings.body_s_max):
                     message = await self._rest(receive, chunks)
         except TimeoutError:
             self.release(chunks)
-            text = f"the body did not arrive within {self._settings.body_s_max:g} s"
-            raise RefusedError(408, text) from None
+            raise late_body(self._settings.body_s_max) from None
         except BaseException:
             self.release(chunks)
             raise
@@ -57,6 +56,17 @@ class BodyReader:
     def release(self, chunks: Chunks) -> None:
         """The chunks are no longer held."""
         self.buffered_bytes -= sum(map(len, chunks))
+
+    def hold(self, size: int) -> None:
+        """So many bytes more are held.
+
+        Raises:
+            RefusedError: 503, and they are not: all bodies together are too much.
+        """
+        if self.buffered_bytes + size > self._settings.buffered_bytes_max:
+            text = "the server is receiving too much at once"
+            raise RefusedError(503, text, reason="memory_full", retry_after_s=RETRY_AFTER_S)
+        self.buffered_bytes += size
 
     async def inflate(self, headers: Mapping[bytes, bytes], chunks: Chunks) -> Chunks:
         """Undo the body's `Content-Encoding`; large bodies on a thread.
@@ -80,23 +90,25 @@ class BodyReader:
         held_bytes = sum(map(len, chunks))
         while True:
             message = await receive()
-            held_bytes += self._hold(message, chunks, held_bytes)
+            held_bytes += self._keep(message, chunks, held_bytes)
             if not message.get("more_body"):
                 return message
 
-    def _hold(self, message: Message, chunks: Chunks, held_bytes: int) -> int:
+    def _keep(self, message: Message, chunks: Chunks, held_bytes: int) -> int:
         """Keep a message's part of the body; its length."""
         chunk: bytes = message.get("body", b"")
         size = len(chunk)
         if held_bytes + size > self._settings.body_bytes_max:
             raise self._too_large()
-        if self.buffered_bytes + size > self._settings.buffered_bytes_max:
-            text = "the server is receiving too much at once"
-            raise RefusedError(503, text, reason="memory_full", retry_after_s=RETRY_AFTER_S)
+        self.hold(size)
         if size:
             chunks.append(chunk)
-            self.buffered_bytes += size
         return size
 
     def _too_large(self) -> RefusedError:
         return RefusedError(413, f"the body is over the limit of {self._settings.body_bytes_max} bytes")
+
+
+def late_body(body_s_max: float) -> RefusedError:
+    """What a client is told whose body takes too long."""
+    return RefusedError(408, f"the body did not arrive within {body_s_max:g} s")

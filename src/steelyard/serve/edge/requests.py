@@ -1,6 +1,6 @@
 """From a checked inference to a request of the server's: its tensors move into the arena here."""
 
-from steelyard.core.types import Request, RequestId
+from steelyard.core.types import Request, RequestId, Tensor
 from steelyard.serve.edge.codec import Inference
 from steelyard.serve.edge.inputs import store
 from steelyard.serve.edge.replies import RETRY_AFTER_S, RefusedError
@@ -23,10 +23,29 @@ def stored_request(
         InputError: shared memory could not be read; nothing is kept.
         RefusedError: the arena is full; nothing is kept.
     """
-    tensors = store(asked.inputs, arena)
+    return made_request(service, asked, request_id, arrived_s, stored_tensors(asked, arena))
+
+
+def stored_tensors(
+    asked: Inference, arena: Arena, tensors_bytes: memoryview | None = None
+) -> tuple[Tensor, ...]:
+    """The tensors of an inference, in the arena; see `store`.
+
+    Raises:
+        InputError: shared memory could not be read; nothing is kept.
+        RefusedError: the arena is full; nothing is kept.
+    """
+    tensors = store(asked.inputs, arena, tensors_bytes)
     if tensors is None:
         text = "the server's memory for requests is full"
         raise RefusedError(503, text, reason="memory_full", retry_after_s=RETRY_AFTER_S)
+    return tensors
+
+
+def made_request(
+    service: str, asked: Inference, request_id: RequestId, arrived_s: float, tensors: tuple[Tensor, ...]
+) -> Request:
+    """The request that an inference stands for, its tensors being stored."""
     return Request(
         id=request_id,
         service=service,
@@ -39,4 +58,5 @@ def stored_request(
         min_accuracy=asked.min_accuracy,
         max_core_ms=asked.max_core_ms,
         tensors=tensors,
+        elapsed_s=asked.elapsed_s,
     )

@@ -15,7 +15,7 @@ Source: Triton's system shared memory extension; keys are those of shm_open(3).
 import os
 import stat
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,8 +114,19 @@ class Span(NamedTuple):
         return size
 
 
+Spread = Callable[[str, tuple[str, int, int] | None], Awaitable[None]]
+"""(name, (key, offset, size)), or (name, None) for what is forgotten; an empty name stands for all."""
+
+
 class Regions:
-    """The registered regions of one edge, by name."""
+    """The registered regions of one edge, by name.
+
+    Attributes:
+        spread: lets other edges know what a client of this one registered or unregistered; returns when they
+            do, and raises InputError if one of them cannot use it.
+    """
+
+    spread: Spread | None = None
 
     def __init__(self) -> None:
         self._by_name: dict[str, Region] = {}
@@ -189,8 +200,17 @@ class Regions:
 
 def is_local(scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> bool:
     """Whether a request (an ASGI scope and its headers) comes from this host."""
-    client, server = scope.get("client"), scope.get("server")
-    if client is None or not _FORWARDED.isdisjoint(headers):
+    return not is_forwarded(headers) and are_local(scope.get("client"), scope.get("server"))
+
+
+def is_forwarded(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a proxy handed a request on."""
+    return not _FORWARDED.isdisjoint(headers)
+
+
+def are_local(client: Sequence[Any] | None, server: Sequence[Any] | None) -> bool:
+    """Whether both ends of a connection, addresses first, are on this host."""
+    if client is None:
         return False
     return client[0] in _LOOPBACK or (server is not None and client[0] == server[0])
 
