@@ -35,3 +35,13 @@ def test_then_the_objective_and_what_was_seen_count(
     service: str, expected_s: float, ended_s: tuple[float, ...], seconds: float
 ) -> None:
     assert patience(*ended_s).seconds_max(service, "st", expected_s) == pytest.approx(seconds)
+
+
+def test_a_hundred_batches_tell_what_a_standstill_comes_to() -> None:
+    known = patience(*[0.01] * 99)
+    assert known.seconds_max("quick", "st", 0.01) == 1.0
+    known.ended("quick", "st", 0.02)
+    assert known.seconds_max("quick", "st", 0.01) == 0.25  # a quarter of 0.4 s, and 4 x 0.02 s, are less
+    assert known.seconds_max("quick", "st", 0.03) == pytest.approx(0.6)  # 20 times what was expected
+    known.ended("quick", "st", 0.1)
+    assert known.seconds_max("quick", "st", 0.01) == pytest.approx(0.4)  # four times the longest

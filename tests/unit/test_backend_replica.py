@@ -195,7 +195,26 @@ def test_a_batch_that_does_not_end_ends_its_worker(pid: int) -> None:
         async with asyncio.timeout(10):
             while not stage.kills:
                 await asyncio.sleep(0)
-        assert stage.replica.ended(-9).reason == "stuck: a batch did not end within 0.01 s"
+        gone = stage.replica.ended(-9)
+        assert gone == ReplicaGone(1, False, "stuck: a batch did not end within 0.01 s", is_stuck=True)
+
+    play(scenario)
+
+
+def test_a_batch_is_given_its_time_again_if_everything_stood_still(pid: int) -> None:
+    async def scenario(stage: Stage) -> None:
+        stage.become_ready(pid)
+        await stage.seen(ReplicaReady)
+        replica, now_s = stage.replica, asyncio.get_running_loop().time
+        replica.run(RunBatch(1, 1, "st", "v", 1, (), 0.0), (), 600.0)
+        replica._overdue[1] = (now_s() - 0.5, 0.8)  # the timer is half a second late, and 0.4 s are the most
+        replica._look_for_stuck()
+        assert stage.kills == 0
+        assert now_s() < replica._overdue[1][0] < now_s() + 0.8
+        replica._overdue[1] = (now_s() - 0.05, 0.08)  # late by more than 0.04 s, but any timer is
+        replica._look_for_stuck()
+        assert stage.kills == 1
+        assert replica.ended(-9).is_stuck
 
     play(scenario)
 

@@ -88,7 +88,7 @@ def test_a_worker_that_is_killed_condemns_nobody() -> None:
 
 def test_suspects_that_others_leave_no_time_are_shed_when_they_are_due() -> None:
     bench = bench_with_a_stuck_batch(slo_s=1.5)
-    # 2 to 4 came at 0 and nobody is there to run them: they go at 1.5, and the millisecond by which sheds lag.
+    # 2 to 4 came at 0 and nobody is there to run them: they go at 1.5 s, and a millisecond's lag of sheds.
     while not (shed := ends(bench.wake())):
         assert bench.now_s < 1.5
     assert shed[2] == Shed(RequestId(0, 2), "deadline")

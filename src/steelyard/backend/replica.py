@@ -37,6 +37,9 @@ from steelyard.worker.doorbell import FDS_MAX, LoopDoorbell
 
 Shares = tuple[CoreShare, ...]
 
+STANDSTILL_S_MIN, STANDSTILL_PART = 0.1, 0.5
+"""A look at an overdue batch that is late by this many seconds and part of its time: all stood still."""
+
 
 class LocalReplica:
     """A worker and what the server holds for it.
@@ -87,6 +90,7 @@ class LocalReplica:
         self._pending: ResizeReplica | None = None
         self._started_s = time.monotonic()
         self._reason = ""
+        self._is_stuck = False
         self._timer: asyncio.TimerHandle | None = None
         self._overdue: dict[int, tuple[float, float]] = {}  # batch -> (loop time when stuck, seconds)
         self._watch: asyncio.TimerHandle | None = None
@@ -202,7 +206,9 @@ class LocalReplica:
         self._doorbell.drain()
         self.close()
         reason = self._reason or reason or _end_in_words(status)
-        return ReplicaGone(self.replica_id, self.is_stopping, "" if self.is_stopping else reason)
+        if self.is_stopping:
+            return ReplicaGone(self.replica_id, expected=True)
+        return ReplicaGone(self.replica_id, False, reason, self._is_stuck)
 
     def close(self) -> None:
         """Let go of the doorbell, the arena and the quota."""
@@ -305,13 +311,22 @@ class LocalReplica:
         self._kill()
 
     def _look_for_stuck(self) -> None:
-        """Give the worker up if a batch is overdue; otherwise look again when the next one would be."""
-        self._doorbell.drain()  # if this process stood still, the batch may have ended long ago
+        """Give the worker up if a batch is overdue; otherwise look again when the next one would be.
+
+        If this process stood still, the batch may have ended meanwhile; or the machine did, with the
+        worker: the batch is given its time again.
+        """
+        self._doorbell.drain()
         self._watch = None
         if not self._overdue:
             return
-        first_s, seconds_max = min(self._overdue.values())
-        if first_s <= self._loop.time():
+        now_s = self._loop.time()
+        batch_id, (first_s, seconds_max) = min(self._overdue.items(), key=lambda item: item[1])
+        if now_s - first_s > max(STANDSTILL_S_MIN, seconds_max * STANDSTILL_PART):
+            first_s = now_s + seconds_max
+            self._overdue[batch_id] = (first_s, seconds_max)
+        if first_s <= now_s:
+            self._is_stuck = True
             self._give_up(f"stuck: a batch did not end within {seconds_max:g} s")
         else:
             self._watch = self._loop.call_at(first_s, self._look_for_stuck)
