@@ -11,7 +11,7 @@ import fuzz
 import numpy as np
 import pytest
 
-from steelyard.serve.edge import EdgeSettings, listen, make_app
+from steelyard.serve.edge import EdgeSettings, asgi, make_app
 from steelyard.testing.http import RunningServer, running_server
 from steelyard.testing.intake import ComputingIntake, served
 from steelyard.testing.live import wait_until
@@ -31,8 +31,8 @@ ALIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n"
 @pytest.fixture(name="server")
 def _server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningServer]:
     """Limits of half a second, so that what a client may do in them is over soon."""
-    monkeypatch.setattr(listen, "HEAD_S_MAX", 0.5)
-    monkeypatch.setattr(listen, "ANSWER_S_MAX", 0.5)
+    monkeypatch.setattr(asgi, "HEAD_S_MAX", 0.5)
+    monkeypatch.setattr(asgi, "ANSWER_S_MAX", 0.5)
 
     def model(arrays: Any) -> Any:
         return arrays if "x" in arrays else {"y": np.zeros((1, WIDE), np.float32)}
@@ -121,7 +121,7 @@ def test_an_answer_that_nobody_reads_is_cut_off(server: RunningServer) -> None:
 
 def unread_answers() -> list[object]:
     """Connections whose client does not read."""
-    connections = (one for one in gc.get_objects() if isinstance(one, listen._Protocol))
+    connections = (one for one in gc.get_objects() if isinstance(one, asgi.AsgiConnection))
     return [one for one in connections if one._answer_timer is not None]
 
 

@@ -1,9 +1,8 @@
 """The HTTP listener: uvicorn on the running loop, with signals left to whoever owns the process.
 
 Rules of this file, beyond what uvicorn does by itself:
-- Heads of requests and idle new connections are bounded, in bytes and in time, as bodies are (`receive.py`),
-  and a client has a limited time to read its answer; connections take at most half of the process's file
-  descriptors, so that workers can always be started.
+- Connections are bounded each (`asgi.py`, `connection.py`), and take together at most half of the process's
+  file descriptors, so that workers can always be started.
 - Stopping need not drop requests that are on their way over kept-alive connections: for as long as the caller
   says such connections stay open, and what comes in is answered with `Connection: close`.
 """
@@ -18,93 +17,25 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from steelyard.core.errors import SteelyardError
+from steelyard.serve.edge.asgi import AsgiConnection
+from steelyard.serve.edge.connection import Connection, DirectWay
+from steelyard.serve.edge.http import EdgeApp
+from steelyard.serve.edge.inferences import Inferences
 from steelyard.serve.edge.logs import EventLog, ServerLogHandler
+from steelyard.serve.edge.reply_heads import ReplyHeads
 
 KEEP_ALIVE_S = 75
 BACKLOG = 2048
 CONNECTIONS_MAX = 8192
-HEAD_BYTES_MAX = 1 << 20
-"""Far above any real head, and above what one read from a socket can hold of earlier requests' bodies."""
-HEAD_S_MAX = 30.0
-"""For a request's head, from its first byte on."""
-ANSWER_S_MAX = 120.0
-"""For a client to read an answer that does not fit the sockets' buffers; then the connection is cut."""
 POLL_S = 0.01
 _CLOSE = (b"connection", b"close")
 
 
 class ListenError(SteelyardError):
     """A port cannot be listened on."""
-
-
-class _Protocol(HttpToolsProtocol):
-    """uvicorn's protocol with bounded heads and answers; connections that never ask for anything end."""
-
-    _in_head = False
-    _head_bytes = 0
-    _head_timer: asyncio.TimerHandle | None = None
-    _answer_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        super().connection_made(transport)
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
-        )
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_head_timer()
-        self._stop_answer_timer()
-        super().connection_lost(exc)
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._in_head, self._head_bytes = True, 0
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._stop_head_timer()
-        super().on_headers_complete()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
-                self.send_400_response("The head of the request is too large.")
-        # Bytes have ended the wait for a request, of which not even the head is here (empty lines, too).
-        if self._head_timer is None and (self._in_head or self._is_idle()):
-            self._head_timer = self.loop.call_later(HEAD_S_MAX, self._head_is_late)
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._answer_timer = self.loop.call_later(ANSWER_S_MAX, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._stop_answer_timer()
-
-    def _is_idle(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
-
-    def _head_is_late(self) -> None:
-        self._head_timer = None
-        if not self._is_idle():  # an earlier request is being answered: a later byte starts the timer anew
-            return
-        if not self.transport.is_closing():
-            self.send_400_response(f"The head of the request did not arrive within {HEAD_S_MAX:g} s.")
-
-    def _stop_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _stop_answer_timer(self) -> None:
-        if self._answer_timer is not None:
-            self._answer_timer.cancel()
-            self._answer_timer = None
 
 
 class _Server(uvicorn.Server):
@@ -171,6 +102,8 @@ class HttpListener:
             await asyncio.sleep(POLL_S)
         self._server.should_exit = True
         await self._task
+        for connection in list(self._server.server_state.connections):  # beyond the grace period
+            connection.abort()  # type: ignore[union-attr]  # ours, both kinds
 
 
 def check_address(host: str, port: int) -> None:
@@ -183,7 +116,13 @@ def check_address(host: str, port: int) -> None:
 
 
 async def serve_http(
-    app: Any, host: str, port: int, *, log: EventLog | None = None, grace_s: float = 30.0
+    app: Any,
+    host: str,
+    port: int,
+    *,
+    log: EventLog | None = None,
+    grace_s: float = 30.0,
+    reuse_port: bool = False,
 ) -> HttpListener:
     """Serve an ASGI application on the running loop; returns once it listens.
 
@@ -193,17 +132,18 @@ async def serve_http(
         port: 0 lets the system choose.
         log: where the server's own warnings go.
         grace_s: seconds that `stop` waits for requests in flight; rounded up to whole ones.
+        reuse_port: other processes of the server listen on the same port.
 
     Raises:
         ListenError: the address cannot be bound.
     """
-    listening = _bind(host, port)
+    listening = _bind(host, port, reuse_port=reuse_port)
     if log is not None:
         logger = logging.getLogger("uvicorn.error")
         logger.handlers, logger.propagate = [ServerLogHandler(log)], False
     config = uvicorn.Config(
         app,
-        http=_Protocol,
+        http=_connections(app.inferences) if isinstance(app, EdgeApp) else AsgiConnection,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -227,7 +167,47 @@ async def serve_http(
     return HttpListener(server, task, listening.getsockname()[1])
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _connections(inferences: Inferences) -> Any:
+    """What makes uvicorn's protocols: connections that take inference requests directly."""
+    way = DirectWay(inferences, rest_s_max=KEEP_ALIVE_S)
+    heads: list[ReplyHeads] = []
+
+    def make(
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Connection:
+        loop = _loop or asyncio.get_running_loop()
+        if not heads:
+            heads.append(ReplyHeads(server_state))
+        return Connection(
+            way,
+            AsgiConnection(config, server_state, app_state, loop),
+            heads[0],
+            server_state.connections,
+            loop,
+        )
+
+    return make
+
+
+def reserve(host: str, port: int) -> socket.socket:
+    """Bind an address for processes that are going to listen on it; it is theirs until this is closed.
+
+    Args:
+        host: address or name to bind.
+        port: 0 lets the system choose.
+
+    Raises:
+        ListenError: the address cannot be bound.
+    """
+    if port:  # others who share theirs would give us half of their connections
+        check_address(host, port)
+    return _bind(host, port, reuse_port=True)
+
+
+def _bind(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -237,6 +217,8 @@ def _bind(host: str, port: int) -> socket.socket:
         raise ListenError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listening.bind(address)
         listening.setblocking(False)
     except OSError as error:

@@ -1,0 +1,325 @@
+"""One connection: inference requests straight from the socket's buffer, all others through an ASGI server.
+
+The rules of this file:
+- A request takes the direct way if its whole HTTP head came in one read and is a plain one (`http_head.py`),
+  and the ASGI server behind this connection has nothing under way. Everything else is handed to that server
+  byte for byte, which therefore parses, bounds and times it as if it were alone with the connection. A
+  request is never divided between the two.
+- Reads end in one buffer that all connections share, as nothing is kept in it beyond a read; large bodies are
+  read into their slots of the arena (`incoming.py`).
+- A connection has one request under way. What a client sends meanwhile, at most one read of it, waits with
+  reading paused; so do requests of a client that does not read its answers.
+- No task and no future a request: it is answered from the server's `on_end` by one write.
+Why not ASGI for all, with figures: docs/adr/0014.
+"""
+
+import asyncio
+from typing import Any, Final
+
+from steelyard.core.errors import InputError
+from steelyard.core.types import Request
+from steelyard.serve.edge.asgi import AsgiConnection
+from steelyard.serve.edge.exchange import CLIENT_GONE, Exchange
+from steelyard.serve.edge.http_head import InferHead, InferHeads
+from steelyard.serve.edge.incoming import Incoming, Placing
+from steelyard.serve.edge.inferences import Inferences, refused
+from steelyard.serve.edge.receive import late_body
+from steelyard.serve.edge.replies import RefusedError, Reply
+from steelyard.serve.edge.reply_heads import ReplyHeads
+from steelyard.serve.edge.shared_memory import are_local
+
+READ_BYTES_MAX: Final = 1 << 18
+JOINED_BYTES_MAX: Final = 1 << 16
+"""Answers up to this size are joined with their head: cheaper than a second piece for the socket."""
+HEAD_END: Final = b"\r\n\r\n"
+
+
+class DirectWay:
+    """What the connections of one listener share.
+
+    Args:
+        inferences: where requests go.
+        rest_s_max: how long a connection stays open without a request.
+    """
+
+    def __init__(self, inferences: Inferences, *, rest_s_max: float) -> None:
+        self.inferences = inferences
+        self.intake = inferences.intake
+        self.rest_s_max = rest_s_max
+        self.heads = InferHeads(inferences.routes, inferences.settings.body_bytes_max)
+        self.placing = Placing(inferences)
+        self.buffer = bytearray(READ_BYTES_MAX)
+        self.view = memoryview(self.buffer)
+
+
+class Connection(asyncio.BufferedProtocol):
+    """A client's connection.
+
+    Args:
+        way: shared with the listener's other connections.
+        asgi: serves what is not for the direct way; made for this connection.
+        reply_heads: the listener's.
+        connections: the listener's; this one is among them while it is open.
+        loop: the running one.
+    """
+
+    def __init__(
+        self,
+        way: DirectWay,
+        asgi: AsgiConnection,
+        reply_heads: ReplyHeads,
+        connections: set[Any],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._way = way
+        self._asgi = asgi
+        self._reply_heads = reply_heads
+        self._connections = connections
+        self._loop = loop
+        self._transport: asyncio.Transport
+        self._is_local = False
+        self._exchange: Exchange | None = None
+        self._is_submitted = False
+        self._incoming: Incoming | None = None
+        self._unwanted_bytes = 0
+        """What is left of a body that was refused: it is discarded as it comes."""
+        self._body_timer: asyncio.TimerHandle | None = None
+        self._rest_timer: asyncio.TimerHandle | None = None
+        self._answered_s = 0.0
+        self._held = b""
+        self._is_taking = False
+        self._is_ending = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a socket's
+        """The client is here."""
+        self._transport = transport
+        self._asgi.connection_made(transport)
+        self._is_local = are_local(self._asgi.client, self._asgi.server)
+        self._connections.discard(self._asgi)  # one connection counts once
+        self._connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        self._connections.discard(self)
+        exchange, self._exchange = self._exchange, None
+        self._held = b""
+        self._end_body()
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+        if exchange is not None and not exchange.ended:
+            if self._is_submitted:
+                self._way.intake.cancel(exchange.request_id)
+            else:
+                exchange.close(CLIENT_GONE)
+        self._asgi.connection_lost(exc)
+
+    def eof_received(self) -> None:
+        """The client sends no more, which ends the connection."""
+        self._asgi.eof_received()
+
+    def pause_writing(self) -> None:
+        """The client does not read what is written."""
+        self._asgi.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        self._asgi.resume_writing()
+        self._go_on()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next read goes; `buffer_updated` follows at once."""
+        del sizehint
+        slot = self._incoming.slot if self._incoming is not None else None
+        return self._way.view if slot is None else slot
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So many bytes were read."""
+        incoming = self._incoming
+        if incoming is None or incoming.slot is None:
+            self._take(self._way.buffer, 0, nbytes)
+            return
+        incoming.filled(nbytes)
+        if not incoming.left:
+            self._ask_complete(incoming)
+
+    # What the server calls
+
+    def shutdown(self) -> None:
+        """End, after the answer that is under way."""
+        if self._exchange is None:
+            self._asgi.shutdown()
+        self._is_ending = True
+
+    def abort(self) -> None:
+        """End at once."""
+        self._transport.abort()
+
+    # Requests
+
+    def _take(self, data: bytes | bytearray, start: int, end: int) -> None:
+        """Take what was read, request by request."""
+        self._is_taking = True
+        try:
+            while start < end and not self._transport.is_closing():
+                if self._incoming is not None:
+                    start = self._receive(self._incoming, data, start, end)
+                elif self._unwanted_bytes:
+                    start = self._discard(start, end)
+                elif not self._asgi.is_free:
+                    self._hand_over(data, start, end)
+                    return
+                elif self._exchange is not None or self._asgi.is_writing_paused:
+                    self._held = bytes(memoryview(data)[start:end])
+                    self._transport.pause_reading()
+                    return
+                else:
+                    begun = self._begin(data, start, end)
+                    if begun == start:
+                        self._hand_over(data, start, end)
+                        return
+                    start = begun
+        finally:
+            self._is_taking = False
+
+    def _hand_over(self, data: bytes | bytearray, start: int, end: int) -> None:
+        self._asgi.data_received(bytes(memoryview(data)[start:end]))
+
+    def _go_on(self) -> None:
+        """Take what waited; it waits again if it still has to."""
+        if self._held and not self._is_taking:
+            held, self._held = self._held, b""
+            self._transport.resume_reading()
+            self._take(held, 0, len(held))
+
+    def _begin(self, data: bytes | bytearray, start: int, end: int) -> int:
+        """Begin a request; where its part of the data ends, which is `start` if it is for the ASGI server."""
+        stop = data.find(HEAD_END, start, end) + len(HEAD_END)
+        if stop < len(HEAD_END) or self._asgi.is_full:
+            return start
+        view = memoryview(data)
+        head = self._way.heads.find(bytes(view[start:stop]))
+        if head is None:
+            return start
+        self._asgi.leave()
+        self._is_submitted = False
+        way = self._way
+        exchange = way.inferences.exchange(head.route, way.intake.next_id(), head.name, self._reply)
+        self._exchange = exchange
+        body_end = stop + head.length
+        if body_end <= end:
+            self._ask(exchange, head, view[stop:body_end])
+            return body_end
+        self._incoming = Incoming(head, way.placing)
+        self._body_timer = self._loop.call_later(way.inferences.settings.body_s_max, self._body_is_late)
+        return self._receive(self._incoming, data, stop, end)
+
+    def _ask(self, exchange: Exchange, head: InferHead, body: memoryview) -> None:
+        try:
+            request = self._way.inferences.direct_request(exchange, head, body, self._regions(head))
+        except (RefusedError, InputError) as error:
+            exchange.refuse(refused(error))
+            return
+        self._submit(exchange, request)
+
+    def _ask_complete(self, incoming: Incoming) -> None:
+        """Ask what has come in pieces."""
+        exchange = self._exchange
+        assert exchange is not None
+        self._stop_body_timer()
+        self._incoming = None
+        try:
+            request = incoming.request(exchange, self._regions(incoming.head))
+        except (RefusedError, InputError) as error:
+            exchange.refuse(refused(error))
+            return
+        self._submit(exchange, request)
+
+    def _submit(self, exchange: Exchange, request: Request) -> None:
+        self._is_submitted = True
+        self._way.intake.submit(request, exchange.on_end)
+
+    # Bodies in pieces
+
+    def _receive(self, incoming: Incoming, data: bytes | bytearray, start: int, end: int) -> int:
+        """Take a part of a body; where it ends in the data."""
+        stop = min(end, start + incoming.left)
+        try:
+            incoming.take(memoryview(data)[start:stop])
+        except RefusedError as error:
+            self._refuse_body(incoming, error)
+            return start
+        if not incoming.left:
+            self._ask_complete(incoming)
+        return stop
+
+    def _body_is_late(self) -> None:
+        self._body_timer = None
+        if self._incoming is None:
+            self._transport.close()
+        else:
+            self._refuse_body(self._incoming, late_body(self._way.inferences.settings.body_s_max))
+
+    def _refuse_body(self, incoming: Incoming, error: RefusedError) -> None:
+        """Answer before the body is complete; a client that sends first and reads later has time to."""
+        assert self._exchange is not None
+        self._end_body()
+        self._unwanted_bytes = incoming.left
+        self._body_timer = self._loop.call_later(self._way.inferences.settings.body_s_max, self._body_is_late)
+        self._exchange.refuse(error)
+
+    def _discard(self, start: int, end: int) -> int:
+        """Leave out what is left of a refused body; where it ends in the data."""
+        stop = min(end, start + self._unwanted_bytes)
+        self._unwanted_bytes -= stop - start
+        if not self._unwanted_bytes:
+            self._stop_body_timer()
+        return stop
+
+    def _end_body(self) -> None:
+        self._stop_body_timer()
+        if self._incoming is not None:
+            self._incoming.drop()
+            self._incoming = None
+
+    def _stop_body_timer(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+
+    # Answers
+
+    def _reply(self, reply: Reply) -> None:
+        """Write an answer; the next request may be taken."""
+        self._exchange = None
+        transport = self._transport
+        if transport.is_closing():
+            return
+        head, ends = self._reply_heads.head(reply, self._is_ending)
+        if len(reply.body) <= JOINED_BYTES_MAX:
+            transport.write(head + reply.body)
+        else:
+            transport.writelines((head, reply.body))
+        if ends:
+            transport.close()
+            return
+        self._answered_s = self._loop.time()
+        if self._rest_timer is None:
+            self._rest_timer = self._loop.call_later(self._way.rest_s_max, self._rested)
+        if self._held:
+            self._go_on()
+
+    def _rested(self) -> None:
+        """Close if there was no request since the last answer: one timer, however many answers there are."""
+        self._rest_timer = None
+        if self._exchange is not None or not self._asgi.is_free or self._asgi.has_rest_timer:
+            return  # the next answer, or that timer, sees to it
+        left_s = self._answered_s + self._way.rest_s_max - self._loop.time()
+        if left_s > 0:
+            self._rest_timer = self._loop.call_later(left_s, self._rested)
+        else:
+            self._transport.close()
+
+    def _regions(self, head: InferHead) -> Any:
+        """The shared memory that the client may use; None: none."""
+        regions = self._way.inferences.regions
+        return regions if not regions or (self._is_local and not head.is_forwarded) else None
