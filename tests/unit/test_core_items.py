@@ -1,5 +1,7 @@
 """Stages that take items of another: how many rows they have, what they are given, and what is made again."""
 
+from statistics import fmean
+
 import pytest
 
 from steelyard.core.commands import (
@@ -55,6 +57,14 @@ def ocr_bench(
     for replica_id, name in enumerate(OCR, start=1):
         bench.ready(replica_id, stage=name, variants=variants)
     return bench
+
+
+def counted_of(mean: float) -> ItemMean:
+    """After many rows of that mean."""
+    counted = ItemMean(mean)
+    for request in range(512):
+        counted.observe((round(mean),), request)
+    return counted
 
 
 def one(commands: list[RunBatch]) -> RunBatch:
@@ -161,20 +171,61 @@ class TestCounts:
 class TestCountedLately:
     def test_counts_outweigh_the_plan_soon_and_keep_up_with_what_changes(self) -> None:
         counted = ItemMean(1.0)
-        counted.observe(8, 56)
+        counted.observe((7,) * 8, 0)
         assert counted.mean == pytest.approx(4.0)  # 8 rows of 1 as planned, 8 of 7 as counted
-        for _ in range(100):
-            counted.observe(8, 56)
+        for request in range(100):
+            counted.observe((7,) * 8, request)
         assert counted.mean == pytest.approx(7.0, abs=0.05)
-        for _ in range(64):
-            counted.observe(8, 16)
+        for request in range(64):
+            counted.observe((2,) * 8, request)
         # 512 rows of 2: each batch leaves 1 - 8/256 of the difference, and 0.969^64 is 0.131: 2 + 5 * 0.131.
         assert counted.mean == pytest.approx(2.66, abs=0.02)
 
     def test_more_rows_at_once_than_are_remembered_are_the_mean(self) -> None:
         counted = ItemMean(9.0)
-        counted.observe(1000, 2000)
+        counted.observe((2,) * 1000, 0)
         assert counted.mean == pytest.approx((8 * 9 + 2000) / 1008, abs=0.06)
+
+    def test_one_page_of_thousands_of_lines_counts_as_one_of_four_times_the_mean(self) -> None:
+        counted = counted_of(5.0)
+        counted.observe((5000,), "huge")
+        # (20 - 5) / 256 = 0.059; without the limit it would be 4995 / 256 = 19.5 more.
+        assert counted.mean == pytest.approx(5.059, abs=0.001)
+
+    def test_one_request_of_hundreds_of_such_pages_counts_as_sixteen_of_them(self) -> None:
+        counted = counted_of(5.0)
+        for _ in range(32):
+            counted.observe((5000,) * 8, "huge")
+        # Two batches of 8 rows of 20, as it was at the first of them: 5 + 15 * (1 - (1 - 8/256)^2) = 5.92.
+        assert counted.mean == pytest.approx(5.923, abs=0.001)
+        for request in range(100):
+            counted.observe((5,), request)
+        assert counted.mean == pytest.approx(5.0 + 0.923 * (1 - 1 / 256) ** 100, abs=0.001)  # 5.62
+
+    def test_two_of_them_are_no_accident(self) -> None:
+        counted = counted_of(5.0)
+        counted.observe((100,), "one")  # counts as 20
+        counted.observe((80,), "two")  # as many as both have had: 5.059 + (80 - 5.059) / 256
+        assert counted.mean == pytest.approx(5.351, abs=0.001)
+        counted.observe((300,), "three")  # as 80, but for what has faded
+        assert counted.mean == pytest.approx(5.351 + (79.9 - 5.351) / 256, abs=0.001)
+
+    def test_rare_pages_of_many_lines_count_in_full(self) -> None:
+        # Every twentieth has 50 lines, the others one: 3.45 a page, though 50 is more than four times that.
+        # What is usual fades by 2 % from one to the next, and so does what they count: 2.5 * 0.02 = 0.05.
+        counted = ItemMean(1.0)
+        means = []
+        for request in range(4000):
+            counted.observe((50 if request % 20 == 0 else 1,), request)
+            means.append(counted.mean)
+        assert fmean(means[2000:]) == pytest.approx(3.45, abs=0.06)
+
+    def test_a_wrong_guess_is_outweighed_as_soon_as_two_requests_agree(self) -> None:
+        counted = ItemMean(1.0)
+        for request in range(8):
+            counted.observe((100,), request)
+        # 8 rows of 1 as planned, one that counts as 8, seven of 100: 716 / 16 = 44.75, but for what faded.
+        assert counted.mean == pytest.approx(44.75, abs=0.1)
 
     def test_admission_and_deadlines_go_by_what_was_counted(self) -> None:
         bench = ocr_bench(queue_rows_max=100)
@@ -195,6 +246,24 @@ class TestCountedLately:
         (report,) = bench.tell(WindowClosed())
         assert isinstance(report, ReportWindow)
         assert report.window.items == ()
+
+    def test_a_request_of_thousands_of_items_changes_no_plan(self) -> None:
+        bench = ocr_bench(queue_rows_max=100)
+        for _ in range(32):
+            bench.arrive()
+            bench.complete(1, items={"read": [5]})
+            bench.complete(2)
+            bench.complete(3)
+        before = bench.machine.stages["read"].fan_out
+        assert before == pytest.approx((8 * 1 + 32 * 5) / 40)
+        bench.arrive()
+        assert isinstance(ends(bench.complete(1, items={"read": [3000]}))[33], Shed)  # more than may wait
+        # One more row, of four times 4.2 items.
+        assert bench.machine.stages["read"].fan_out == pytest.approx(before + 3 * before / 41)
+        (report,) = bench.tell(WindowClosed())
+        assert isinstance(report, ReportWindow)
+        assert report.window.stages[1].fan_out == pytest.approx(4.51, abs=0.01)
+        assert report.window.items == (ItemCell("read", VARIANT, 33, 3160),)  # as it was
 
 
 class TestSources:

@@ -105,9 +105,8 @@ class OpenRequests:
             counted = event.items.get(taker.name, ())
             assert len(counted) == batch.rows, f"items for {taker.name} of {batch.rows} rows: {counted}"
             assert min(counted) >= 0, f"items for {taker.name}: {counted}"
-            items = sum(counted)
-            taker.count_items(batch.rows, items)
-            self._tally.add_items(taker.name, batch.variant, batch.rows, items)
+            taker.count_items(counted, batch.pieces)
+            self._tally.add_items(taker.name, batch.variant, batch.rows, sum(counted))
         if event.items:
             batch.items = event.items
         batch.holders = 1

@@ -138,10 +138,16 @@ class StageState:
         maker.item_takers.append(self)
         self._items = ItemMean(self.fan_out / maker.fan_out)
 
-    def count_items(self, rows: int, items: int) -> None:
-        """The stage's maker has made so many items of so many rows."""
+    def count_items(self, counts: tuple[int, ...], pieces: list[Piece]) -> None:
+        """The stage's maker has made so many items of each row of these pieces, which were a batch."""
         assert self.maker is not None, self.name
-        self._items.observe(rows, items)
+        if len(pieces) == 1:
+            self._items.observe(counts, pieces[0].open.request.id)
+        else:
+            end = 0
+            for piece in pieces:
+                start, end = end, end + piece.rows
+                self._items.observe(counts[start:end], piece.open.request.id)
         self.fan_out = self._items.mean * self.maker.fan_out
         self.remaining.expect(self.fan_out)
 
