@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TRITON_PORTS = (8000, 8001, 8002)
 PORTS = (8080, 8081, 8082)
+FRONT_ENDS_MAX = 64
 
 
 def serve(
@@ -37,6 +38,15 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     http_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default 8080; 0 is off.")] = None,
     grpc_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default 8081; 0 is off.")] = None,
+    front_ends: Annotated[
+        int,
+        typer.Option(
+            min=0, max=FRONT_ENDS_MAX, metavar="N", help="Processes that speak HTTP; 0: the server itself."
+        ),
+    ] = 0,
+    grpc_in_process: Annotated[
+        bool, typer.Option("--grpc-in-process", help="Speak gRPC in the server's own process.")
+    ] = False,
     metrics_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Default 8082; 0 is off.")
     ] = None,
@@ -74,6 +84,8 @@ def serve(
         host=host,
         http_port=http,
         grpc_port=grpc,
+        front_ends=front_ends,
+        grpc_in_process=grpc_in_process,
         metrics_port=metrics,
         journal=writable("--journal", journal),
         decisions=writable("--decisions", decisions) or _usual_decisions(http),

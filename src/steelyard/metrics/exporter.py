@@ -110,9 +110,9 @@ class Exporter:
         metrics.switches += before != batch.variant
         metrics.variants[batch.replica_id] = batch.variant
 
-    def observe_http(self, service: str, status: int) -> None:
-        """Count the status of an inference request over HTTP."""
-        self.services[service].http[status] += 1
+    def observe_http(self, service: str, status: int, count: int = 1) -> None:
+        """Count the status of inference requests over HTTP."""
+        self.services[service].http[status] += count
 
     def set_replica(self, service: str, replica_id: int, state: str, cores: float, *, now_s: float) -> None:
         """A replica has this state and these reserved cores from now on; state `gone` ends it."""

@@ -26,6 +26,7 @@ class Account:
         app: the ASGI application of the metrics port.
         queue_rows: by service, told by each sensing window.
         statistics: of the protocol, by service.
+        front_ends: tells of those in processes of their own.
     """
 
     def __init__(self, services: Mapping[str, Service], *, clock: Callable[[], float]) -> None:
@@ -35,6 +36,7 @@ class Account:
         self._exporter = Exporter(slo_s, version=__version__, now_s=self._started_s)
         self.queue_rows = dict.fromkeys(services, 0)
         self.statistics = {name: ServiceStatistics() for name in services}
+        self.front_ends: Callable[[], list[dict[str, Any]]] = list
         self.app = PagesApp(
             {
                 "/metrics": (CONTENT_TYPE, lambda: self._exporter.render(now_s=self._clock())),
@@ -53,9 +55,9 @@ class Account:
         """A batch starts."""
         self._exporter.observe_batch(service, batch)
 
-    def on_status(self, service: str, status: int) -> None:
-        """An HTTP answer was sent."""
-        self._exporter.observe_http(service, status)
+    def on_status(self, service: str, status: int, count: int = 1) -> None:
+        """HTTP answers were sent."""
+        self._exporter.observe_http(service, status, count)
 
     def on_replica(self, service: str, replica_id: int, state: str, cores: float) -> None:
         """A replica has this state and these reserved cores from now on."""
@@ -67,6 +69,7 @@ class Account:
         return {
             "now_s": now_s,
             "uptime_s": now_s - self._started_s,
+            "front_ends": self.front_ends(),
             "services": {
                 name: self._service(name, metrics, now_s) for name, metrics in self._exporter.services.items()
             },

@@ -1,6 +1,6 @@
 """What the edges (HTTP now, gRPC later) need from the server behind them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from steelyard.core.commands import Complete, Discard, Fail, Reject, Shed
@@ -111,7 +111,7 @@ class Intake(Protocol):
         """Whether each stage of the service has a ready replica, and the server is not stopping."""
         ...
 
-    def statistics(self, service: str) -> ServiceStatistics:
+    def statistics(self, service: str) -> ServiceStatistics | Awaitable[ServiceStatistics]:
         """What became of the service's requests so far; to look at."""
         ...
 

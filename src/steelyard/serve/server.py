@@ -21,11 +21,11 @@ import uvloop
 from msgspec.structs import replace
 
 from steelyard import __version__
-from steelyard.backend.base import Backend, Sink
+from steelyard.backend.base import Backend, BackendEvent, Sink
 from steelyard.backend.cpu import usable_core_ids
 from steelyard.backend.local import LocalBackend, LocalLimits
 from steelyard.control.machine import ControlMachine
-from steelyard.core.commands import RecordDecision
+from steelyard.core.commands import RecordDecision, ReleaseOutputs
 from steelyard.core.errors import SteelyardError
 from steelyard.core.events import (
     ServiceDraining,
@@ -42,24 +42,22 @@ from steelyard.runtime.base import WidthRule
 from steelyard.serve.account import Account
 from steelyard.serve.base import Deployment
 from steelyard.serve.control_driver import ControlDriver
-from steelyard.serve.edge.http import EdgeSettings, make_app
-from steelyard.serve.edge.listen import Listener, serve_http
 from steelyard.serve.edge.logs import EventLog
 from steelyard.serve.edge.malloc import keep_large_blocks
 from steelyard.serve.intake import LiveIntake
+from steelyard.serve.link.front_ends import FrontEnds
+from steelyard.serve.listening import Listening
 from steelyard.serve.loading import LiveRepository, Switch
 from steelyard.serve.planner import PlannerProcess, PlannerTask, make_task_policy
 from steelyard.serve.recorder import JournalFile, Recorder
 from steelyard.serve.service_driver import MachinePump, ServiceDriver
 from steelyard.serve.settings import ServeSettings
 from steelyard.serve.wiring import takers, wirings
+from steelyard.worker import tensors
 from steelyard.worker.arena import Arena
 
 DECISIONS_BYTES_MAX = 64 << 20
 """Size at which the decisions file ends: about 100,000 decisions."""
-
-LINGER_S = 0.5
-"""How long an idle client may still use its connection once before the server ends."""
 
 Say = Callable[[str], None]
 
@@ -104,7 +102,6 @@ class Server:
         self._say = say
         self._services = {name: deployed.served.service for name, deployed in deployment.services.items()}
         self._log = EventLog()
-        self._listeners: list[Listener] = []
         self._stop = asyncio.Event()
         self._drained: dict[str, asyncio.Event] = {name: asyncio.Event() for name in self._services}
 
@@ -129,20 +126,35 @@ class Server:
             stack.callback(self._close_journals, recorder)
             planner = PlannerProcess(task)
             control: list[ControlDriver] = []
-            backend = self._make_backend(
-                arena,
-                lambda event: control[0].on_backend(event),  # noqa: PLW0108 - control does not exist yet
-                loop,
-            )
+
+            def sink(event: BackendEvent) -> None:
+                front_ends.before(event)
+                control[0].on_backend(event)
+
+            def free(request: Request) -> None:
+                if request.id.front_end:
+                    front_ends.free(request)
+                else:
+                    tensors.free(request.tensors, arena)
+
+            def release(command: ReleaseOutputs) -> None:
+                front_ends.release(command)
+
+            backend = self._make_backend(arena, sink, loop)
             stack.push_async_callback(backend.close)
             stack.push_async_callback(planner.close)
-            stack.push_async_callback(self._stop_listening)
             pump = self._pumps(loop, recorder)
             account = Account(self._services, clock=time.monotonic)
             machines = {name: self._machine(service) for name, service in self._services.items()}
             drivers = {
                 name: self._service_driver(
-                    name, pump(machine_name(name), machine), backend, arena, account, control
+                    name,
+                    pump(machine_name(name), machine),
+                    backend,
+                    account,
+                    control,
+                    free=free,
+                    release=release,
                 )
                 for name, machine in machines.items()
             }
@@ -161,12 +173,18 @@ class Server:
                 for name, deployed in self._deployment.services.items()
             }
             repository = self._repository(machines, drivers, control[0])
-            stack.callback(repository.stop)
             intake = LiveIntake(
                 arena, served, machines, drivers, backend, time.monotonic, repository, account.statistics
             )
-            await self._listen(intake, account)
-            return await self._serve(intake, backend, drivers, control[0])
+            front_ends = FrontEnds(
+                intake, backend, backend.release, on_status=account.on_status, log=self._log
+            )
+            account.front_ends = front_ends.status
+            listening = Listening(self._settings, intake, front_ends, account, self._log, self._say)
+            stack.push_async_callback(listening.stop)
+            stack.callback(repository.stop)
+            await listening.start()
+            return await self._serve(intake, backend, drivers, control[0], listening)
 
     async def _serve(
         self,
@@ -174,6 +192,7 @@ class Server:
         backend: Backend,
         drivers: Mapping[str, ServiceDriver],
         control: ControlDriver,
+        listening: Listening,
     ) -> int:
         """From the first decision to the last answer."""
         control.handle(backend.node())
@@ -181,6 +200,7 @@ class Server:
         await self._announce(intake, backend)
         await self._stop.wait()
         intake.stopping = True
+        listening.stop_accepting()
         status = await self._drain(drivers)
         ticking.cancel()
         control.stop()
@@ -237,14 +257,12 @@ class Server:
         name: str,
         pump: MachinePump,
         backend: Backend,
-        arena: Arena,
         account: Account,
         control: list[ControlDriver],
+        *,
+        free: Callable[[Request], None],
+        release: Callable[[ReleaseOutputs], None],
     ) -> ServiceDriver:
-        def free(request: Request) -> None:
-            for tensor in request.tensors:
-                arena.free(tensor.ref)
-
         def report(event: WindowReported) -> None:
             account.queue_rows[name] = sum(stage.queue_rows for stage in event.window.stages)
             account.statistics[name].observe_batches(event.window.busy)
@@ -261,6 +279,7 @@ class Server:
             on_end=account.on_end,
             on_drained=self._drained[name].set,
             on_batch=partial(account.on_batch, name),
+            release=release,
         )
 
     def _repository(
@@ -303,43 +322,6 @@ class Server:
             make(decisions, bytes_max=DECISIONS_BYTES_MAX) if decisions else None,
         )
 
-    async def _listen(self, intake: LiveIntake, account: Account) -> None:
-        settings = self._settings
-        edge = EdgeSettings(
-            body_bytes_max=settings.body_bytes_max,
-            overload_status=429 if settings.overload_status == 429 else 503,
-            log_requests=settings.log_requests,
-        )
-        if settings.http_port != 0:
-            app = make_app(intake, settings=edge, log=self._log, on_status=account.on_status)
-            self._listeners.append(
-                await serve_http(
-                    app, settings.host, settings.http_port or 0, log=self._log, grace_s=settings.drain_s_max
-                )
-            )
-            self._say(
-                f"listening: http://{settings.host}:{self._listeners[0].port} (Open Inference Protocol)"
-            )
-        if settings.grpc_port != 0:
-            await self._listen_grpc(intake, edge, account)
-        if settings.metrics_port != 0:
-            listener = await serve_http(account.app, settings.host, settings.metrics_port or 0, log=self._log)
-            self._listeners.append(listener)
-            self._say(f"listening: http://{settings.host}:{listener.port} (metrics, status)")
-
-    async def _listen_grpc(self, intake: LiveIntake, edge: EdgeSettings, account: Account) -> None:
-        try:
-            from steelyard.serve.grpc import serve_grpc
-        except ModuleNotFoundError as error:  # an extra, which a server does without
-            self._say(f"no gRPC: {error.name} is not installed (pip install 'steelyard[grpc]')")
-            return
-        host, port, grace_s = self._settings.host, self._settings.grpc_port or 0, self._settings.drain_s_max
-        listener = await serve_grpc(
-            intake, host, port, settings=edge, log=self._log, on_status=account.on_status, grace_s=grace_s
-        )
-        self._listeners.append(listener)
-        self._say(f"listening: grpc://{host}:{listener.port} (Open Inference Protocol)")
-
     async def _tick(self, control: ControlDriver) -> None:
         next_s = time.monotonic()
         while True:
@@ -366,8 +348,6 @@ class Server:
 
     async def _drain(self, drivers: Mapping[str, ServiceDriver]) -> int:
         self._say("stopping: answering what was admitted")
-        for listener in self._listeners:
-            listener.stop_accepting()
         for driver in drivers.values():
             driver.handle(ServiceDraining())
         try:
@@ -377,10 +357,6 @@ class Server:
             self._log.event("drain_timeout", level="error", seconds=self._settings.drain_s_max)
             return 1
         return 0
-
-    async def _stop_listening(self) -> None:
-        for listener in self._listeners:
-            await listener.stop(linger_s=LINGER_S)
 
     def _close_journals(self, recorder: Recorder) -> None:
         recorder.close()

@@ -132,6 +132,7 @@ class ServiceDriver:
         on_end: told of every request that ends, with its `End`, for metrics.
         on_drained: called once, when a draining service has answered its last request.
         on_batch: told of every batch that starts, for metrics.
+        release: gives a batch's outputs back; by default the backend does.
     """
 
     def __init__(
@@ -145,6 +146,7 @@ class ServiceDriver:
         on_drained: Callable[[], None],
         on_batch: Callable[[RunBatch], None] = lambda _: None,
         wirings: Mapping[str, Wiring] | None = None,
+        release: Callable[[ReleaseOutputs], None] | None = None,
     ) -> None:
         self._pump = pump
         self._backend = backend
@@ -164,7 +166,7 @@ class ServiceDriver:
             Fail: self._end,
             Discard: self._end,
             Release: self._release,
-            ReleaseOutputs: backend.release,
+            ReleaseOutputs: release or backend.release,
             ReportWindow: self._report_window,
             StopReplica: backend.stop,
             ServiceDrained: self._drained,

@@ -132,18 +132,26 @@ def _status(regions: Regions, name: str | None, call: Call) -> Reply:
     return json_reply(200, regions.status(name))
 
 
-def _unregister(regions: Regions, name: str | None, call: Call) -> Reply:
+async def _unregister(regions: Regions, name: str | None, call: Call) -> Reply:
     _refuse_remote(call)
     regions.unregister(name)
+    if regions.spread is not None:
+        await regions.spread(name or "", None)
     return json_reply(200, {})
 
 
-def _register(regions: Regions, name: str, call: Call) -> Reply:
+async def _register(regions: Regions, name: str, call: Call) -> Reply:
     _refuse_remote(call)
     if len(name) > NAME_CHARS_MAX:
         raise InputError(f"the name of a shared memory region has at most {NAME_CHARS_MAX} characters")
     asked = _decoded(call.body, _RegionAsked)
     regions.register(name, asked.key, asked.offset, asked.byte_size)
+    if regions.spread is not None:
+        try:
+            await regions.spread(name, (asked.key, asked.offset, asked.byte_size))
+        except InputError:
+            regions.unregister(name)
+            raise
     return json_reply(200, {})
 
 

@@ -17,6 +17,7 @@ from steelyard.serve.edge.answers import MODEL_VERSION
 from steelyard.serve.edge.model_config import model_config
 from steelyard.serve.edge.replies import RefusedError, Reply, json_reply, raw_json, refusal
 from steelyard.serve.edge.statistics import statistics_json
+from steelyard.serve.statistics import ServiceStatistics
 
 EXTENSIONS = (
     "binary_tensor_data",
@@ -135,11 +136,12 @@ def _model_statistics(intake: Intake, name: str) -> Page:
     return lambda _: _statistics(intake, [name])
 
 
-def _statistics(intake: Intake, names: Mapping[str, object] | list[str]) -> Reply:
-    now_s, unix_now_s = intake.now_s(), time.time()
-    found = [
-        statistics_json(name, intake.statistics(name), now_s=now_s, unix_now_s=unix_now_s) for name in names
-    ]
+async def _statistics(intake: Intake, names: Mapping[str, object] | list[str]) -> Reply:
+    found = []
+    for name in names:
+        given = intake.statistics(name)
+        statistics = given if isinstance(given, ServiceStatistics) else await given
+        found.append(statistics_json(name, statistics, now_s=intake.now_s(), unix_now_s=time.time()))
     return json_reply(200, {"model_stats": found})
 
 

@@ -70,6 +70,7 @@ async def serve_grpc(
     log: EventLog | None = None,
     on_status: OnStatus | None = None,
     grace_s: float = 30.0,
+    reuse_port: bool = False,
 ) -> GrpcListener:
     """Serve the protocol over gRPC on the running loop; returns once it listens.
 
@@ -81,6 +82,7 @@ async def serve_grpc(
         log: where failed requests are logged; nowhere if None.
         on_status: told the service and the status, in HTTP's terms, of each inference request at its end.
         grace_s: seconds that calls under way have to end once no further ones are taken.
+        reuse_port: the server has bound the port for this listener (`edge.listen.reserve`).
 
     Raises:
         ListenError: the address cannot be bound.
@@ -89,7 +91,7 @@ async def serve_grpc(
     regions = Regions()
     control = ControlCalls(intake, regions)
     inference = InferenceCalls(intake, regions, settings, log, on_status, host=host)
-    server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=CALLS_MAX)
+    server = grpc.aio.server(options=_options(settings, reuse_port), maximum_concurrent_rpcs=CALLS_MAX)
     server.add_generic_rpc_handlers(
         (_protocol_handlers(inference, control, host), health_handlers(control), *reflection_handlers())
     )
@@ -102,12 +104,12 @@ async def serve_grpc(
     return GrpcListener(server, bound, grace_s)
 
 
-def _options(settings: EdgeSettings) -> list[tuple[str, int]]:
+def _options(settings: EdgeSettings, reuse_port: bool) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", min(settings.body_bytes_max, MESSAGE_BYTES_MAX)),
         ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
         ("grpc.max_concurrent_streams", STREAMS_MAX),
-        ("grpc.so_reuseport", 0),  # a taken port is an error, not half of the connections
+        ("grpc.so_reuseport", int(reuse_port)),  # else a taken port is an error, not half of the connections
         ("grpc.keepalive_time_ms", PING_EVERY_MS),
         ("grpc.keepalive_timeout_ms", PING_WAIT_MS),
         ("grpc.keepalive_permit_without_calls", 1),
