@@ -148,15 +148,18 @@ def test_a_run_in_which_nothing_was_ever_started_says_why() -> None:
     assert result.stderr == f"two, seed 0: nothing was ever started: {why}\n"
 
 
-def test_nodes_that_a_policy_leaves_out_are_named_once() -> None:
+def test_a_policy_of_one_machine_uses_all_nodes() -> None:
+    # Two replicas of two cores each fit two nodes of two, and no single one of them.
     nodes = "cluster: {nodes: [{name: a, cores: 2}, {name: b, cores: 2}]}"
-    Path("spec.yaml").write_text(SPEC.replace("cluster: {cores: 4}", nodes))
-    arguments = ["simulate", "spec.yaml", "--trace", "trace.txt", "--policy"]
-    line = "plans for the first node only: a, not b\n"
-    assert runner.invoke(app, [*arguments, "two,static"]).stderr == f"policy static {line}"
-    assert runner.invoke(app, [*arguments, "steelyard"]).stderr == ""
-    planned = runner.invoke(app, ["plan", "spec.yaml", "--rate", "5", "--policy", "hpa+ours"])
-    assert planned.stderr == f"policy hpa+ours {line}"
+    Path("spec.yaml").write_text(
+        SPEC.replace("cluster: {cores: 4}", nodes).replace("replicas: 2", "replicas: 2, cores: 2")
+    )
+    result = runner.invoke(
+        app, ["simulate", "spec.yaml", "--trace", "trace.txt", "--policy", "two", "--json", "-"]
+    )
+    assert result.stderr == ""
+    (run,) = json.loads(result.stdout)["runs"]
+    assert run["core_seconds"] == 4.0 * run["simulated_s"]
 
 
 def test_no_requests_are_no_violations() -> None:

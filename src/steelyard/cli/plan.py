@@ -17,7 +17,7 @@ from steelyard.cli.output import JsonOption, say, write_json
 from steelyard.cli.verdict import alternative, assess, sizes_text, within_reach
 from steelyard.config.notices import notices
 from steelyard.config.planning import Blueprint, blueprint
-from steelyard.config.policy import asked_policy, node_notice
+from steelyard.config.policy import asked_policy
 from steelyard.config.source import nearest
 from steelyard.control.machine import ControlMachine
 from steelyard.core.accuracy import Accuracies
@@ -97,8 +97,6 @@ def plan(
     made = blueprint(loaded, cores_available=len(usable_core_ids()), profiles=profiles)
     chosen = asked_policy(loaded, policy, made.services, clairvoyant=True)
     for notice in notices(loaded.spec, "plan"):
-        say(notice, err=True)
-    if notice := node_notice(chosen.name, [node.name for node in made.nodes]):
         say(notice, err=True)
     asked = Question(chosen.name, chosen.options, name, rate)
     try:

@@ -90,7 +90,6 @@ def simulate(
     from steelyard.cli.serve import find_modules_beside, open_spec
     from steelyard.config.notices import notices
     from steelyard.config.planning import blueprint, check_objectives
-    from steelyard.config.policy import node_notice
     from steelyard.report.html import check_available
 
     def notice(line: str) -> None:
@@ -114,9 +113,7 @@ def simulate(
         scale=trace_scale,
         on_notice=notice,
     )
-    nodes = [node.name for node in made.nodes]
-    of_policies = dict.fromkeys(node_notice(known.name, nodes) for known in chosen.values())
-    for line in (*notices(loaded.spec, "simulate"), *filter(None, of_policies)):
+    for line in notices(loaded.spec, "simulate"):
         notice(line)
     scenarios = [
         _scenario(made, traces, label, known, seed=number, cold=cold)

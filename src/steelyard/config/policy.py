@@ -1,6 +1,6 @@
 """Which policy a spec asks for, and whether it can be had: known before anything is measured or started."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from steelyard.config.load import LoadedSpec
 from steelyard.config.schema import PolicySpec, Spec
@@ -46,13 +46,6 @@ def asked_policy(
         problem = problem.removeprefix("policy ")  # the option or key says so already
         raise SpecError(f"--policy: {problem}") if name else loaded.source.error(("policy",), problem)
     return chosen
-
-
-def node_notice(policy: str, nodes: Sequence[str]) -> str:
-    """A line for whoever plans several nodes with a policy that only takes the first; else empty."""
-    if len(nodes) < 2 or not known_policies()[policy.removesuffix(OURS)].one_node:
-        return ""
-    return f"policy {policy} plans for the first node only: {nodes[0]}, not {', '.join(nodes[1:])}"
 
 
 def policy_problem(

@@ -76,11 +76,9 @@ class PolicyEntry(Frozen, frozen=True):
     Attributes:
         make: its factory.
         summary: one line for listings.
-        one_node: whether it plans for the first node only, whatever others there are.
         one_stage: whether it refuses services of several stages.
     """
 
     make: Callable[[PolicyContext], Policy]
     summary: str
-    one_node: bool = False
     one_stage: bool = False

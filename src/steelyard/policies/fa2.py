@@ -8,7 +8,7 @@ stabilisation these are; the paper itself solves in every cycle. There is no opt
 
 - *It begins* with n = ceil(rate / h(1)) replicas for the largest 1-s count seen.
 - *Where one core is too slow for the SLO* the program has no answer, and what is there stays.
-- *What does not fit the node is left out.*
+- *What does not fit the nodes is left out.*
 
 `published` brings the data plane that the program supposes: first in first out, batches of exactly b however
 long they take to fill, replicas in turn, everybody admitted; dropped when as old as the SLO, as in Themis'
@@ -25,7 +25,6 @@ from steelyard.plan import fa2
 from steelyard.plan.problem import Infeasible
 from steelyard.plan.themis import Choice
 from steelyard.policies.base import PolicyContext
-from steelyard.policies.fitting import fitted_choices
 from steelyard.policies.options import refuse_unknown
 from steelyard.policies.sensing import rate_over
 from steelyard.policies.themis import published_rules
@@ -36,10 +35,8 @@ from steelyard.policies.uniform import (
     first_choices,
     plan_problem,
     present_size,
+    site_of,
     stage_problem,
-    too_few_cores,
-    uniform_plan,
-    whole_cores,
 )
 
 TICK_S = 1.0
@@ -59,7 +56,7 @@ class Fa2Policy:
         refuse_unknown(self.name, context.options, ())
         (self._service,) = context.services.values()
         self._times = context.service_times
-        self._problem = plan_problem(self._service, self._times, cores=10**6, rate=0.0)
+        self._problem = plan_problem(self._service, self._times, size_max=10**6, rate=0.0)
         self._rules = published_rules(self._service.slo_s) if context.published else StageRules()
         self._scale_in = ScaleIn(STABLE_S)
 
@@ -69,30 +66,29 @@ class Fa2Policy:
 
     def decide(self, snapshot: ClusterSnapshot) -> Decision:
         """Solve for the rate of now; more at once, fewer when it has lasted."""
-        next_at_s = snapshot.now_s + TICK_S
-        node = snapshot.nodes[0]
-        cores = whole_cores(node.cores)
-        lacking = too_few_cores(self._service, node.name, cores)
-        if lacking:
-            return Decision(None, next_at_s, lacking)
-        view = next(v for v in snapshot.services if v.service == self._service.name)
+        site = site_of(self._service, snapshot, TICK_S)
+        if isinstance(site, Decision):
+            return site
+        view = site.view
         other = ""
         if view.desired is None:
             rate = max(view.arrival_rows_by_second[-FIRST_SECONDS:], default=0)
-            stages = [stage_problem(self._service, s, self._times, cores) for s in self._service.stages]
+            stages = [
+                stage_problem(self._service, s, self._times, site.size_max) for s in self._service.stages
+            ]
             choices, word = first_choices(stages, rate), "begin with"
         else:
             rate = int(rate_over(view, RATE_OVER_S, now_s=snapshot.now_s))
             planned = fa2.solve(replace(self._problem, arrival_rate_rps=float(rate)))
             if isinstance(planned, Infeasible):
-                return Decision(None, next_at_s, f"rate {rate}: {planned.binding}")
+                return Decision(None, site.next_at_s, f"rate {rate}: {planned.binding}")
             wanted = [choice_of(stage) for stage in planned.stages]
             choices, word = self._settled(view, wanted, now_s=snapshot.now_s), "as planned"
             if choices != wanted:
                 word, other = "scaling in waits:", f"{choice_words(wanted)} at once"
-        fitted = fitted_choices(choices, [1] * len(choices), cores, replicas_first=True)
-        plan = uniform_plan(self._service, fitted, node.name, self._rules)
-        return Decision(plan, next_at_s, f"{word} {choice_words(fitted)} (rate {rate})", other)
+        fitted = site.fitted(choices)
+        plan = site.plan(fitted, self._rules)
+        return Decision(plan, site.next_at_s, f"{word} {choice_words(fitted)} (rate {rate})", other)
 
     def _settled(self, view: ServiceView, wanted: Sequence[Choice], *, now_s: float) -> list[Choice]:
         settled = []

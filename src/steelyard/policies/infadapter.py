@@ -23,10 +23,13 @@ nothing is lost to the line), `headroom` (0.8, for `measured`), `mix` (true; fal
 MS+, the best single variant), `cost_weight` (0.05), `load_weight` (0.001). A service's `objective` replaces
 the weights: then the whole front of (accuracy, cores) is found and the objective points at it.
 
-One service of one stage; see `per_service` for several. Whole cores of the first node.
+One service of one stage; see `per_service` for several. Whole cores; where no node
+has room for a mix, the best one of fewer cores.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from msgspec.structs import replace
 
 from steelyard.core.errors import SpecError
 from steelyard.core.plan import (
@@ -40,7 +43,7 @@ from steelyard.core.plan import (
     StageRules,
     VariantShare,
 )
-from steelyard.core.snapshot import ClusterSnapshot, ServiceView
+from steelyard.core.snapshot import ClusterSnapshot
 from steelyard.core.types import Service, Stage
 from steelyard.plan.accuracy import accuracies, pick
 from steelyard.plan.infadapter import (
@@ -57,7 +60,7 @@ from steelyard.plan.infadapter_capacity import capacities_rps
 from steelyard.policies.base import PolicyContext
 from steelyard.policies.options import nearest_first, number, refuse_unknown
 from steelyard.policies.sensing import wanted_replicas
-from steelyard.policies.uniform import too_few_cores, whole_cores
+from steelyard.policies.uniform import Site, site_of, whole_cores
 
 TICK_S = 30.0
 LOOK_S = 60
@@ -97,13 +100,10 @@ class InfAdapterPolicy:
 
     def decide(self, snapshot: ClusterSnapshot) -> Decision:
         """Solve for a load that has grown, or that has been smaller for long enough."""
-        next_at_s = snapshot.now_s + TICK_S
-        node = snapshot.nodes[0]
-        cores = whole_cores(node.cores)
-        lacking = too_few_cores(self._service, node.name, cores)
-        if lacking:
-            return Decision(None, next_at_s, lacking)
-        view = next(v for v in snapshot.services if v.service == self._service.name)
+        site = site_of(self._service, snapshot, TICK_S)
+        if isinstance(site, Decision):
+            return site
+        view = site.view
         rate_rps = INFLATION * max(view.arrival_rows_by_second[-LOOK_S:], default=0)
         if view.desired is not None and rate_rps <= self._planned_rps:
             self._calm += 1
@@ -111,15 +111,24 @@ class InfAdapterPolicy:
                 waits = (
                     f"planned for {self._planned_rps:.0f}, {self._calm} of {CALM_DECISIONS} calm decisions"
                 )
-                return Decision(None, next_at_s, f"{rate_rps:.0f} requests a second expected, {waits}")
+                return Decision(None, site.next_at_s, f"{rate_rps:.0f} requests a second expected, {waits}")
         self._planned_rps, self._calm = rate_rps, 0
-        problem = self._problem(view, rate_rps, cores)
-        mix, why = self._chosen(problem)
-        stages = {self._stage.name: self._stage_plan(mix, node.name)}
-        plan = Plan({self._service.name: ServicePlan(self._service.name, stages)})
-        return Decision(plan, next_at_s, f"{rate_rps:.0f} requests a second expected: {why}")
+        stage_plan, why = self._planned(self._problem(site, rate_rps), site)
+        plan = Plan({self._service.name: ServicePlan(self._service.name, {self._stage.name: stage_plan})})
+        return Decision(plan, site.next_at_s, f"{rate_rps:.0f} requests a second expected: {why}")
 
-    def _problem(self, view: ServiceView, rate_rps: float, cores: int) -> MixProblem:
+    def _planned(self, problem: MixProblem, site: Site) -> tuple[StagePlan, str]:
+        """The best mix that has a place on the nodes, and why."""
+        for cores in range(problem.cores_max, 0, -1):
+            mix, why = self._chosen(replace(problem, cores_max=cores))
+            used = [portion for portion in mix.portions if portion.share > 0]
+            nodes = site.placed([[float(portion.cores) for portion in used]])
+            if nodes is not None:
+                return self._stage_plan(used, nodes[0]), why
+        raise AssertionError(f"a single core has no place on {site.nodes}")
+
+    def _problem(self, site: Site, rate_rps: float) -> MixProblem:
+        view = site.view
         present: dict[str, int] = {}
         for replica in wanted_replicas(view, self._stage.name):
             name = replica.variants[0]
@@ -128,14 +137,14 @@ class InfAdapterPolicy:
             Candidate(
                 variant.name,
                 self._accuracies[variant.name],
-                self._rps[variant.name],
+                self._rps[variant.name][: site.size_max],
                 variant.cold_start_s,
                 present.get(variant.name, 0),
             )
             for variant in self._stage.variants
             if variant.name in self._rps
         )
-        return MixProblem(candidates, rate_rps, cores, CORES_MIN, self._cost_weight, self._load_weight)
+        return MixProblem(candidates, rate_rps, site.cores, CORES_MIN, self._cost_weight, self._load_weight)
 
     def _chosen(self, problem: MixProblem) -> tuple[Mix, str]:
         """What is to run, and why."""
@@ -152,11 +161,12 @@ class InfAdapterPolicy:
             return mix, f"{found.binding} are too many: all to {_words(mix)}"
         return found, f"{_words(found)}, accuracy {found.accuracy:.4f}"
 
-    def _stage_plan(self, mix: Mix, node: str) -> StagePlan:
-        used = [portion for portion in mix.portions if portion.share > 0]
+    def _stage_plan(self, used: Sequence[Portion], nodes: Sequence[str]) -> StagePlan:
         total = sum((portion.share for portion in used), 0.0)
         return StagePlan(
-            tuple(ReplicaPlan(float(p.cores), (p.variant,), node) for p in used),
+            tuple(
+                ReplicaPlan(float(p.cores), (p.variant,), node) for p, node in zip(used, nodes, strict=True)
+            ),
             tuple(VariantShare(p.variant, p.share / total) for p in used),
             budget_s=self._service.slo_s,
             rules=self._rules,

@@ -7,7 +7,7 @@ utilisation that was planned for. Both are arithmetic on profiles (`plan.inferli
 started at once, fewer taken after 10 s in which fewer were wanted throughout. Before there is any traffic
 each stage has one replica of its largest size.
 
-What differs from the release: decisions do not wait for pods, and what does not fit the node is left out.
+What differs from the release: decisions do not wait for pods, and what does not fit the nodes is left out.
 Where no configuration is feasible, the planner's starting point is kept: all cores, single rows. Option:
 `queue_model` (exponential, as released, or gamma).
 
@@ -26,7 +26,6 @@ from steelyard.plan.problem import Infeasible, PlannedService, PlannedStage, Pla
 from steelyard.plan.themis import Choice
 from steelyard.plan.themis2025 import RECKONINGS
 from steelyard.policies.base import PolicyContext
-from steelyard.policies.fitting import fitted_choices
 from steelyard.policies.options import nearest_first, refuse_unknown
 from steelyard.policies.themis2025 import PUBLISHED
 from steelyard.policies.uniform import (
@@ -35,9 +34,7 @@ from steelyard.policies.uniform import (
     choice_words,
     plan_problem,
     present_size,
-    too_few_cores,
-    uniform_plan,
-    whole_cores,
+    site_of,
 )
 
 TICK_S = 0.5
@@ -79,15 +76,12 @@ class InferlinePolicy:
 
     def decide(self, snapshot: ClusterSnapshot) -> Decision:
         """Plan once, then tune."""
-        next_at_s = snapshot.now_s + TICK_S
-        node = snapshot.nodes[0]
-        cores = whole_cores(node.cores)
-        lacking = too_few_cores(self._service, node.name, cores)
-        if lacking:
-            return Decision(None, next_at_s, lacking)
-        view = next(v for v in snapshot.services if v.service == self._service.name)
+        site = site_of(self._service, snapshot, TICK_S)
+        if isinstance(site, Decision):
+            return site
+        view = site.view
         rate = max(view.arrival_rows_by_second[-RATE_SECONDS:], default=0)
-        problem = plan_problem(self._service, self._times, cores, float(rate), wait=self._model)
+        problem = plan_problem(self._service, self._times, site.size_max, float(rate), wait=self._model)
         if self._planned is None and rate == 0:
             choices, word = _fastest(problem), "no traffic yet:"
         elif self._planned is None:
@@ -95,9 +89,9 @@ class InferlinePolicy:
             choices, word = [choice_of(stage) for stage in self._planned.service.stages], "planned"
         else:
             choices, word = self._tuned(problem, self._planned, view, now_s=snapshot.now_s), "tuned to"
-        fitted = fitted_choices(choices, [1] * len(choices), cores, replicas_first=True)
-        plan = uniform_plan(self._service, fitted, node.name, self._rules)
-        return Decision(plan, next_at_s, f"{word} {choice_words(fitted)} (rate {rate})")
+        fitted = site.fitted(choices)
+        plan = site.plan(fitted, self._rules)
+        return Decision(plan, site.next_at_s, f"{word} {choice_words(fitted)} (rate {rate})")
 
     def _tuned(
         self, problem: PlanProblem, planned: Planned, view: ServiceView, *, now_s: float

@@ -12,7 +12,7 @@ What differs from the release, and why:
 - *The SLO* is the service's. The release makes one of 25 times the mean single-row latency.
 - *One weight for all pipelines*, 1 for accuracy and 0.005 a core, where the authors tune theirs by pipeline
   and load. What the weights see is PAS itself.
-- *What it cannot carry*: the cheapest plan, cut to the node. *Where no plan keeps the SLO* what is there
+- *What it cannot carry*: the cheapest plan, cut to the nodes. *Where no plan keeps the SLO* what is there
   stays.
 
 `published` is its data plane: one queue a stage in order of arrival, batches of b or what is there after
@@ -29,7 +29,7 @@ by stage (RIM: fixed replicas, only variants and batches change). Others: `accur
 have any power of two of cores), `look_back` (120s), `margin` (0, added to the prediction).
 
 One service; see `per_service` for several. Branches are planned as if they came one after another. Whole
-cores of the first node.
+cores.
 """
 
 from collections.abc import Mapping
@@ -66,10 +66,9 @@ from steelyard.plan.ipa_base import LatencyS, base_cores, powers_of_two, shares_
 from steelyard.plan.ipa_paths import COMBINATIONS_MAX
 from steelyard.plan.themis import Choice
 from steelyard.policies.base import PolicyContext
-from steelyard.policies.fitting import fitted_choices
 from steelyard.policies.options import duration_s, integer, nearest_first, number, refuse_unknown
 from steelyard.policies.sensing import wanted_replicas
-from steelyard.policies.uniform import too_few_cores, whole_cores
+from steelyard.policies.uniform import Site, site_of
 
 TICK_S = 10.0
 AGE_SLOS = 1.5
@@ -134,24 +133,21 @@ class IpaPolicy:
 
     def decide(self, snapshot: ClusterSnapshot) -> Decision:
         """Find the front for the predicted rate, and take the point that is asked for."""
-        next_at_s = snapshot.now_s + TICK_S
-        node = snapshot.nodes[0]
-        cores = whole_cores(node.cores)
-        lacking = too_few_cores(self._service, node.name, cores)
-        if lacking:
-            return Decision(None, next_at_s, lacking)
-        view = next(v for v in snapshot.services if v.service == self._service.name)
+        site = site_of(self._service, snapshot, TICK_S)
+        if isinstance(site, Decision):
+            return site
+        view = site.view
         rate = (1 + self._margin) * max(view.arrival_rows_by_second[-self._look_s :], default=0)
-        problem = self._problem(rate, cores)
+        problem = self._problem(rate, site)
         found = front(problem, accuracy_of=self._accuracy_of if self._paths is not None else None)
-        point = pick(self._points(found, view), self._objective, cores_max=cores)
+        point = pick(self._points(found, view), self._objective, cores_max=site.cores)
         if point is None:
-            return self._cut(problem, view, cores, node.name, next_at_s)
-        planned = found.plan(point)
+            return self._cut(problem, site)
+        planned = _fitted(found.plan(point), site)
         reason = f"rate {rate:g}: {_words(planned)}; accuracy {point.accuracy:.4f}, {point.cores} cores"
         others = [other for other in found.points if other.place == point.place - 1]
         runner_up = f"accuracy {others[0].accuracy:.4f} on {others[0].cores} cores" if others else ""
-        return Decision(self._plan(planned, rate, node.name), next_at_s, reason, runner_up)
+        return Decision(self._plan(planned, rate, site), site.next_at_s, reason, runner_up)
 
     def _accuracy_of(self, variants: Mapping[str, str]) -> float:
         """As measured end to end, where it was; else the product."""
@@ -165,18 +161,18 @@ class IpaPolicy:
             return found.points
         return tuple(p._replace(switches=_switches(found.plan(p), view)) for p in found.points)
 
-    def _problem(self, rate: float, cores: int) -> IpaProblem:
-        """The service as the program sees it; a replica leaves a core for each other stage."""
+    def _problem(self, rate: float, site: Site) -> IpaProblem:
+        """The service as the program sees it."""
         service = self._service
-        most = max(1, cores - len(service.stages) + 1)
         slo_s = service.slo_s - service.reply_s
         latencies = [[tables.latency_s(v) for v in tables.variants] for tables in self._tables]
         shares_s = shares_of_slo(latencies, slo_s)
         stages = tuple(
-            self._stage(tables, share_s, most) for tables, share_s in zip(self._tables, shares_s, strict=True)
+            self._stage(tables, share_s, site.size_max)
+            for tables, share_s in zip(self._tables, shares_s, strict=True)
         )
         wait = "fill" if self._published else "tail"
-        return IpaProblem(service.name, stages, rate, slo_s, service.quantile, cores, wait)
+        return IpaProblem(service.name, stages, rate, slo_s, service.quantile, site.cores, wait)
 
     def _stage(self, tables: _Tables, budget_s: float, cores_max: int) -> IpaStage:
         most = [min(v.cores_max, cores_max) for v in tables.variants]
@@ -196,9 +192,7 @@ class IpaPolicy:
         stage = tables.stage
         return IpaStage(stage.name, variants, rows, float(stage.fan_out), self._replicas.get(stage.name))
 
-    def _cut(
-        self, problem: IpaProblem, view: ServiceView, cores: int, node: str, next_at_s: float
-    ) -> Decision:
+    def _cut(self, problem: IpaProblem, site: Site) -> Decision:
         """The cheapest plan as far as it fits; without any, what is there, or else one replica a stage."""
         alike = tuple(
             replace(stage, variants=tuple(replace(v, accuracy=1.0) for v in stage.variants))
@@ -208,33 +202,27 @@ class IpaPolicy:
         if cheapest.points:
             planned = cheapest.plan(cheapest.points[0])
             word = f"{cheapest.points[0].cores} cores do not fit: "
-        elif view.desired is not None:
-            return Decision(None, next_at_s, f"rate {problem.rate_rps:g}: no plan keeps the SLO")
+        elif site.view.desired is not None:
+            return Decision(None, site.next_at_s, f"rate {problem.rate_rps:g}: no plan keeps the SLO")
         else:
             planned = tuple(_alone(stage) for stage in problem.stages)
             word = "no plan keeps the SLO: "
-        fitted = fitted_choices(
-            [Choice(p.replicas, p.cores, p.rows, 0) for p in planned],
-            [1] * len(planned),
-            cores,
-            replicas_first=True,
-        )
-        planned = tuple(
-            p._replace(replicas=c.replicas, cores=c.cores) for p, c in zip(planned, fitted, strict=True)
-        )
+        planned = _fitted(planned, site)
         reason = f"rate {problem.rate_rps:g}: {word}{_words(planned)}"
-        return Decision(self._plan(planned, problem.rate_rps, node), next_at_s, reason)
+        return Decision(self._plan(planned, problem.rate_rps, site), site.next_at_s, reason)
 
-    def _plan(self, planned: tuple[IpaPlanned, ...], rate: float, node: str) -> Plan:
+    def _plan(self, planned: tuple[IpaPlanned, ...], rate: float, site: Site) -> Plan:
+        nodes = site.placed([[float(p.cores)] * p.replicas for p in planned])
+        assert nodes is not None, f"{planned} do not fit {site.nodes}"
         stages = {
             p.stage: StagePlan(
-                (ReplicaPlan(float(p.cores), (p.variant,), node),) * p.replicas,
+                tuple(ReplicaPlan(float(p.cores), (p.variant,), node) for node in at),
                 (VariantShare(p.variant, 1.0),),
                 p.rows,
                 budget_s=p.time_s,
                 rules=self._rules(p.rows, rate),
             )
-            for p in planned
+            for p, at in zip(planned, nodes, strict=True)
         }
         return Plan({self._service.name: ServicePlan(self._service.name, stages)})
 
@@ -319,6 +307,12 @@ def _alone(stage: IpaStage) -> IpaPlanned:
     """One replica of the least accurate variant with single rows."""
     first = stage.variants[0]
     return IpaPlanned(stage.name, first.name, 1, 1, first.cores, first.service_s[0], first.accuracy)
+
+
+def _fitted(planned: tuple[IpaPlanned, ...], site: Site) -> tuple[IpaPlanned, ...]:
+    """What is planned, as far as it fits the nodes."""
+    fitted = site.fitted([Choice(p.replicas, p.cores, p.rows, 0) for p in planned])
+    return tuple(p._replace(replicas=c.replicas, cores=c.cores) for p, c in zip(planned, fitted, strict=True))
 
 
 def _switches(planned: tuple[IpaPlanned, ...], view: ServiceView) -> int:

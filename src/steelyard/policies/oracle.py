@@ -33,7 +33,7 @@ from steelyard.plan.scheme import KnownStage, Scheme, best_scheme
 from steelyard.policies.base import PolicyContext
 from steelyard.policies.options import number, refuse_unknown
 from steelyard.policies.sensing import latest_stage, live_replicas
-from steelyard.policies.uniform import too_few_cores, whole_cores
+from steelyard.policies.uniform import Site, site_of
 
 TICK_S = 0.1
 PHASE_S = 0.005
@@ -82,7 +82,7 @@ class OraclePolicy:
         self._arrived = np.concatenate(([0.0], np.cumsum(self._rows, dtype=np.float64)))
         self._seconds = np.arange(len(self._arrived), dtype=np.float64)
         self._needs: dict[str, list[tuple[float, int, int]]] = {}
-        self._schemes: dict[int, Scheme] = {}
+        self._schemes: dict[tuple[int, ...], Scheme] = {}
 
     def react(self, snapshot: ClusterSnapshot) -> Grants | None:  # noqa: ARG002
         """Nothing: it decides every window anyway."""
@@ -92,28 +92,25 @@ class OraclePolicy:
         """Replicas as foreseen; cores for what waits and what comes."""
         now_s = snapshot.now_s
         next_at_s = (floor((now_s - PHASE_S) / TICK_S + 1e-6) + 1) * TICK_S + PHASE_S
-        node = snapshot.nodes[0]
-        cores = whole_cores(node.cores)
-        lacking = too_few_cores(self._service, node.name, cores)
-        if lacking:
-            return Decision(None, next_at_s, lacking)
-        view = next(v for v in snapshot.services if v.service == self._service.name)
-        if cores not in self._schemes:
-            self._schemes[cores] = self._scheme(cores)
-        sizes = self._sizes(view, self._schemes[cores], now_s=now_s)
-        fitted = _fitted([size.cores for size in sizes], cores)
+        site = site_of(self._service, snapshot, next_at_s - now_s)
+        if isinstance(site, Decision):
+            return site
+        nodes = tuple(site.nodes.values())
+        if nodes not in self._schemes:
+            self._schemes[nodes] = self._scheme(site)
+        sizes = self._sizes(site.view, self._schemes[nodes], now_s=now_s)
+        fitted, at = _fitted([size.cores for size in sizes], site)
         words = ", ".join("+".join(str(c) for c in stage) for stage in fitted)
-        plan = _plan(self._service, fitted, [size.rows for size in sizes], node.name)
+        plan = _plan(self._service, fitted, [size.rows for size in sizes], at)
         return Decision(plan, next_at_s, f"{words} cores for what waits and what comes")
 
-    def _scheme(self, cores: int) -> Scheme:
-        cores_max = cores - len(self._service.stages) + 1
+    def _scheme(self, site: Site) -> Scheme:
         stages = [
-            _known(stage, self._times[self._service.name, stage.name], cores_max, parks=self._parks)
+            _known(stage, self._times[self._service.name, stage.name], site.size_max, parks=self._parks)
             for stage in self._service.stages
         ]
         slack_s = self._service.slo_s - self._service.reply_s - self._margin_s
-        return best_scheme(stages, self._rows, slack_s=slack_s, cores=cores)
+        return best_scheme(stages, self._rows, slack_s=slack_s, cores=site.cores)
 
     def _sizes(self, view: ServiceView, scheme: Scheme, *, now_s: float) -> list[Size]:
         """Cores of each replica of each stage, and batches; one core for replicas that are still starting."""
@@ -275,10 +272,14 @@ def _even(cores: int, replicas: int) -> list[int]:
     return [each + 1] * more + [each] * (replicas - more)
 
 
-def _fitted(sizes: Sequence[Sequence[int]], cores: int) -> list[list[int]]:
-    """Cut to a node's cores: cores of the largest replicas, then replicas of the stage that has most."""
+def _fitted(sizes: Sequence[Sequence[int]], site: Site) -> tuple[list[list[int]], list[list[str]]]:
+    """Cut to the nodes: cores of the largest replicas, then replicas of the largest stage; and where."""
     fitted = [sorted(stage, reverse=True) for stage in sizes]
-    while sum(map(sum, fitted)) > cores:
+    while True:
+        if sum(map(sum, fitted)) <= site.cores:
+            nodes = site.placed(fitted)
+            if nodes is not None:
+                return fitted, nodes
         cut = max(fitted, key=lambda stage: (stage[0], len(stage)))
         if cut[0] > 1:
             cut[0] -= 1
@@ -288,10 +289,12 @@ def _fitted(sizes: Sequence[Sequence[int]], cores: int) -> list[list[int]]:
     return fitted
 
 
-def _plan(service: Service, cores: Sequence[Sequence[int]], rows: Sequence[int], node: str) -> Plan:
+def _plan(
+    service: Service, cores: Sequence[Sequence[int]], rows: Sequence[int], nodes: Sequence[Sequence[str]]
+) -> Plan:
     stages = {}
-    for stage, sizes, batch in zip(service.stages, cores, rows, strict=True):
+    for stage, sizes, batch, at in zip(service.stages, cores, rows, nodes, strict=True):
         variant = stage.variants[0].name
-        replicas = tuple(ReplicaPlan(float(size), (variant,), node) for size in sizes)
+        replicas = tuple(ReplicaPlan(float(c), (variant,), node) for c, node in zip(sizes, at, strict=True))
         stages[stage.name] = StagePlan(replicas, (VariantShare(variant, 1.0),), batch, covers_starts=False)
     return Plan({service.name: ServicePlan(service.name, stages)})

@@ -1,11 +1,12 @@
-"""Several services under a policy that was written for one: each gets a share of every node by weight.
+"""Several services under a policy that was written for one: each gets a share of the nodes by weight.
 
 A share is whole cores (largest remainder, at least one each while there are enough), because such policies
-count in whole cores. What a service does not use stays idle: that is what a fixed split means.
+count in whole cores, and of as few nodes as may be. What a service does not use stays idle: that is what a
+fixed split means.
 """
 
-from collections.abc import Callable, Mapping
-from math import floor
+from collections.abc import Callable, Mapping, Sequence
+from math import floor, inf
 
 import msgspec
 
@@ -29,6 +30,19 @@ def split_cores(cores: int, weights: Mapping[str, float]) -> dict[str, int]:
     for name in by_remainder[: cores - sum(shares.values())]:
         shares[name] += 1
     return shares
+
+
+def split_nodes(nodes: Sequence[int], weights: Mapping[str, float]) -> dict[str, list[int]]:
+    """Whole cores of each node by weight of all nodes' cores; the heaviest takes the first nodes' first."""
+    shares = split_cores(sum(nodes), weights)
+    parts: dict[str, list[int]] = {name: [] for name in weights}
+    for cores in nodes:
+        left = cores
+        for name in sorted(weights, key=lambda name: (-weights[name], name)):
+            part = min(left, shares[name] - sum(parts[name]))
+            parts[name].append(part)
+            left -= part
+    return parts
 
 
 class PerService:
@@ -82,11 +96,13 @@ class PerService:
     def _share_of(self, snapshot: ClusterSnapshot, name: str) -> ClusterSnapshot:
         weights = {view.service: self._services[view.service].weight for view in snapshot.services}
         view = next(v for v in snapshot.services if v.service == name)
+        limit = self._services[name].cores_max
+        left = inf if limit is None else floor(limit + 1e-9)
         nodes = []
-        for node in snapshot.nodes:
-            cores = float(split_cores(floor(node.cores + 1e-9), weights)[name])
-            limit = self._services[name].cores_max
-            cores = cores if limit is None else min(cores, float(floor(limit + 1e-9)))
+        parts = split_nodes([floor(node.cores + 1e-9) for node in snapshot.nodes], weights)[name]
+        for node, part in zip(snapshot.nodes, parts, strict=True):
+            cores = float(min(part, left))
+            left -= cores
             held = sum(max(r.cores, r.cores_desired) for r in view.replicas if r.node == node.name)
             free = max(0.0, cores - held)
             nodes.append(msgspec.structs.replace(node, cores=cores, cores_free=free, fractional=False))

@@ -33,8 +33,8 @@ OURS = "+ours"
 
 
 def _each(make: Callable[[PolicyContext], Policy], summary: str, *, one_stage: bool = False) -> PolicyEntry:
-    """A policy that was written for one service on one node, for each service."""
-    return PolicyEntry(lambda context: PerService(make, context), summary, one_node=True, one_stage=one_stage)
+    """A policy that was written for one service, for each service."""
+    return PolicyEntry(lambda context: PerService(make, context), summary, one_stage=one_stage)
 
 
 def _families(make: Callable[[PolicyContext], Policy], summary: str) -> PolicyEntry:
@@ -63,7 +63,7 @@ _BUILT_IN: dict[str, PolicyEntry] = {
     "sommelier": _families(make_sommelier, "variants switched, placement fixed (after Sommelier)"),
     "loki": _each(LokiPolicy, "replicas first, then accuracy, along the paths of a pipeline (Loki, 2024)"),
     "oracle": _each(OraclePolicy, "knows the trace, pays real cold starts; in simulations only"),
-    "static": PolicyEntry(StaticPolicy, "a fixed allocation, decided once", one_node=True),
+    "static": PolicyEntry(StaticPolicy, "a fixed allocation, decided once"),
 }
 
 

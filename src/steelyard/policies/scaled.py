@@ -3,7 +3,7 @@
 `hpa`, `kpa`, `rayserve` and `vpa` differ in one thing, how many replicas of which size a stage should have: a
 `StageScaler`. The rest is here, and is meant to be fair to them:
 - *A warm start*: the first plan is what the system's own formula gives for the largest rate seen.
-- *What does not fit the node is cut* (`fitting`), where a cluster would have pods that pend for ever:
+- *What does not fit the nodes is cut* (`fitting`), where a cluster would have pods that pend for ever:
   replicas that are not there yet go first.
 - *Batches as a careful user configures them.* All four systems serve single requests unless told otherwise,
   which wastes models that gain from batches. `batch` defaults to the fewest rows whose time a row is within
@@ -28,11 +28,10 @@ from steelyard.core.snapshot import ClusterSnapshot, ServiceView
 from steelyard.core.types import Service, ServiceTimes, Stage, Variant
 from steelyard.plan.themis import Choice
 from steelyard.policies.base import PolicyContext
-from steelyard.policies.fitting import fitted_choices
 from steelyard.policies.meters import LOOK_S, StageMeter
 from steelyard.policies.options import integer
 from steelyard.policies.sensing import live_replicas, rate_over
-from steelyard.policies.uniform import present_size, too_few_cores, uniform_plan, whole_cores
+from steelyard.policies.uniform import Site, present_size, site_of
 
 RULES = StageRules(order="fifo", forming="hold", drop="none", admission="open", routing="round_robin")
 """The published data plane of all of them."""
@@ -96,7 +95,7 @@ class Loop(NamedTuple):
     Attributes:
         tick_s: seconds between two decisions.
         memory_s: seconds that its longest mean goes back.
-        cut: what goes first where the node is too small: replicas that are not there yet, or cores.
+        cut: what goes first where the nodes are too small: replicas that are not there yet, or cores.
     """
 
     tick_s: float
@@ -133,46 +132,45 @@ class ScaledPolicy:
 
     def decide(self, snapshot: ClusterSnapshot) -> Decision:
         """Look; and at a tick, scale."""
-        now_s, node = snapshot.now_s, snapshot.nodes[0]
+        now_s = snapshot.now_s
         view = next(v for v in snapshot.services if v.service == self._service.name)
         for meter in self._meters.values():
             meter.look(view, now_s=now_s)
-        cores = whole_cores(node.cores)
-        if why := too_few_cores(self._service, node.name, cores):
-            return Decision(None, now_s + self._loop.tick_s, why)
+        site = site_of(self._service, snapshot, self._loop.tick_s)
+        if isinstance(site, Decision):
+            return site
         if view.desired is None:
-            return self._begin(view, cores, node.name, now_s=now_s)
+            return self._begin(site, now_s=now_s)
         if now_s < self._due_s - 1e-6:
             return Decision(None, self._next_s(now_s), f"next tick at {self._due_s:g} s")
         self._due_s = now_s + self._loop.tick_s
         seen = [self._seen(view, stage) for stage in self._service.stages]
         wanted = [s.tick(look, now_s=now_s) for s, look in zip(self._scalers.values(), seen, strict=True)]
-        return self._answer(wanted, [look.replicas for look in seen], cores, node.name, now_s=now_s)
+        return self._answer(site, wanted, [look.replicas for look in seen], now_s=now_s)
 
-    def _begin(self, view: ServiceView, cores: int, node: str, *, now_s: float) -> Decision:
+    def _begin(self, site: Site, *, now_s: float) -> Decision:
         """The first plan. Replicas beyond one a stage go first where it does not fit, or cores."""
         self._due_s = now_s + self._loop.tick_s
         for meter in self._meters.values():
             meter.forget(now_s=now_s)
-        rate_rps = largest_rate_rps(view, now_s=now_s)
+        rate_rps = largest_rate_rps(site.view, now_s=now_s)
         wanted = [s.begin(rate_rps * self._groups[stage].fan_out) for stage, s in self._scalers.items()]
         present = [one.replicas if self._loop.cut == "cores" else 1 for one in wanted]
-        decision = self._answer(wanted, present, cores, node, now_s=now_s)
+        decision = self._answer(site, wanted, present, now_s=now_s)
         return msgspec.structs.replace(decision, reason=f"begin for {rate_rps:.4g}/s: {decision.reason}")
 
     def _answer(
-        self, wanted: Sequence[Wanted], present: Sequence[int], cores: int, node: str, *, now_s: float
+        self, site: Site, wanted: Sequence[Wanted], present: Sequence[int], *, now_s: float
     ) -> Decision:
         """What is wanted as far as it fits, as a plan."""
         groups = self._groups.values()
-        choices = [_choice(group, one, cores) for group, one in zip(groups, wanted, strict=True)]
-        fitted = fitted_choices(choices, present, cores, replicas_first=self._loop.cut == "replicas")
+        choices = [_choice(group, one, site.cores) for group, one in zip(groups, wanted, strict=True)]
+        fitted = site.fitted(choices, present, replicas_first=self._loop.cut == "replicas")
         words = [
             f"{stage} {choice.replicas}x{choice.cores} cores ({one.why}{_cut(one, choice)})"
             for stage, choice, one in zip(self._groups, fitted, wanted, strict=True)
         ]
-        plan = uniform_plan(self._service, fitted, node, self._rules)
-        return Decision(plan, self._next_s(now_s), "; ".join(words))
+        return Decision(site.plan(fitted, self._rules), self._next_s(now_s), "; ".join(words))
 
     def _seen(self, view: ServiceView, stage: Stage) -> Seen:
         replicas, cores = present_size(view, stage)
@@ -236,13 +234,13 @@ def largest_rate_rps(view: ServiceView, *, now_s: float) -> float:
 
 
 def _choice(group: Group, wanted: Wanted, most: int) -> Choice:
-    """What is wanted, up to what the node could hold, in the terms of plans; its time is a full batch's."""
+    """What is wanted, up to what the nodes could hold, in the terms of plans; its time is a full batch's."""
     time_s = group.time_s(group.rows, wanted.cores)
     return Choice(min(wanted.replicas, most), wanted.cores, group.rows, ceil(time_s * 1000 - 1e-9))
 
 
 def _cut(wanted: Wanted, choice: Choice) -> str:
-    """What the node had no room for."""
+    """What the nodes had no room for."""
     if (wanted.replicas, wanted.cores) == (choice.replicas, choice.cores):
         return ""
     return f", wants {wanted.replicas}x{wanted.cores}"

@@ -15,7 +15,7 @@ stage that is the paper's single instance, unless its program has no answer for 
 requests evenly.
 
 What differs: the release takes the *latest* remaining budget that it has seen, the paper the least among the
-requests that wait; this is the least of the last second. What does not fit the node is left out.
+requests that wait; this is the least of the last second. What does not fit the nodes is left out.
 
 `published` brings the data plane that the paper describes: earliest deadline first, dropped when its turn
 comes too late, everybody admitted, batches one after another of what is there, at most b. (The release has no
@@ -26,22 +26,19 @@ does not know of.) One variant a stage: the first of the spec.
 from collections.abc import Sequence
 from math import ceil, floor
 
-from steelyard.core.plan import Decision, Grants, Plan, StageRules
+from steelyard.core.plan import Decision, Grants, StageRules
 from steelyard.core.snapshot import ClusterSnapshot, ServiceView
 from steelyard.plan.problem import tabulate
 from steelyard.plan.sponge import closed_form
 from steelyard.plan.themis import Choice, ThemisStage, vertical_with_extra
 from steelyard.policies.base import PolicyContext
-from steelyard.policies.fitting import fitted_choices
 from steelyard.policies.options import integer, refuse_unknown
 from steelyard.policies.sensing import rate_over
 from steelyard.policies.uniform import (
     choice_words,
     present_size,
+    site_of,
     stage_problem,
-    too_few_cores,
-    uniform_plan,
-    whole_cores,
 )
 
 TICK_S = 1.0
@@ -76,31 +73,29 @@ class SpongePolicy:
 
     def decide(self, snapshot: ClusterSnapshot) -> Decision:
         """Cores and batches for the rate and the budget of now."""
-        next_at_s = snapshot.now_s + TICK_S
-        node = snapshot.nodes[0]
-        cores = whole_cores(node.cores)
-        lacking = too_few_cores(self._service, node.name, cores)
-        if lacking:
-            return Decision(None, next_at_s, lacking)
-        view = next(v for v in snapshot.services if v.service == self._service.name)
-        stages = [stage_problem(self._service, s, self._times, cores) for s in self._service.stages]
+        site = site_of(self._service, snapshot, TICK_S)
+        if isinstance(site, Decision):
+            return site
+        view = site.view
+        stages = [stage_problem(self._service, s, self._times, site.size_max) for s in self._service.stages]
         network_s = self._network_s(view, now_s=snapshot.now_s)
         if view.desired is None:
             rate = max(view.arrival_rows_by_second, default=0)
             largest = max(rate, self._largest_rate)
-            counts = (
-                [self._replicas] * len(stages) if self._replicas else self._counts(stages, largest, cores)
-            )
+            counts = [self._replicas or 0] * len(stages)
+            if not self._replicas:
+                counts = self._counts(stages, largest, site.cores)
         else:
             rate = int(rate_over(view, RATE_OVER_S, now_s=snapshot.now_s))
             counts = [present_size(view, stage)[0] for stage in self._service.stages]
         figures = f"rate {rate}, {network_s * 1000:.0f} ms used up by the network"
         wanted = self._vertical(stages, rate, counts, network_s)
         if not wanted and view.desired is not None:
-            return Decision(None, next_at_s, f"stays as it is: no size is feasible ({figures})")
+            return Decision(None, site.next_at_s, f"stays as it is: no size is feasible ({figures})")
         wanted = wanted or _largest(stages, counts)
-        fitted = fitted_choices(wanted, counts, cores, replicas_first=False)
-        return Decision(self._plan(fitted, node.name), next_at_s, f"{choice_words(fitted)} ({figures})")
+        fitted = site.fitted(wanted, counts, replicas_first=False)
+        plan = site.plan(fitted, self._rules)
+        return Decision(plan, site.next_at_s, f"{choice_words(fitted)} ({figures})")
 
     def _network_s(self, view: ServiceView, *, now_s: float) -> float:
         """What the network has used up, at most, of the SLO of a request that came within the last second."""
@@ -134,9 +129,6 @@ class SpongePolicy:
             enough = (n for n in range(1, cores + 1) if self._single(stages[0], rate, n, 0.0))
             return [next(enough, 1)]
         return [_carrying(stage, rate) for stage in stages]
-
-    def _plan(self, choices: Sequence[Choice], node: str) -> Plan:
-        return uniform_plan(self._service, choices, node, self._rules)
 
 
 def _carrying(stage: ThemisStage, rate: int) -> int:

@@ -6,8 +6,10 @@ them), `batch` (the variant's largest), `variant` (the first). Or by stage, as a
 only one service has such a stage, and so will the name of a service of one stage.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from msgspec.structs import replace
 
 from steelyard.core.errors import SpecError
 from steelyard.core.plan import (
@@ -22,7 +24,9 @@ from steelyard.core.plan import (
 from steelyard.core.snapshot import ClusterSnapshot
 from steelyard.core.types import Service, Stage
 from steelyard.policies.base import PolicyContext
+from steelyard.policies.fitting import placed
 from steelyard.policies.options import integer, nearest_first, number, refuse_unknown
+from steelyard.policies.sensing import wanted_replicas
 
 GROUP_OPTIONS = ("variant", "replicas", "cores", "batch")
 RECHECK_S = 3600.0
@@ -56,28 +60,35 @@ class StaticPolicy:
         return None
 
     def decide(self, snapshot: ClusterSnapshot) -> Decision:
-        """The plan of the options, on the first node."""
-        node = snapshot.nodes[0].name if snapshot.nodes else "local"
-        cores = sum(
-            replica.cores
-            for plan in self._services.values()
-            for stage in plan.stages.values()
-            for replica in stage.replicas
-        )
-        plan = Plan({name: _placed(plan, node) for name, plan in self._services.items()})
-        return Decision(plan, snapshot.now_s + RECHECK_S, f"fixed allocation of {cores:g} cores")
+        """The plan of the options: where it fits, or else on the first node, which then refuses it."""
+        stages = {
+            (name, stage): planned
+            for name, plan in self._services.items()
+            for stage, planned in plan.stages.items()
+        }
+        sizes = [[replica.cores for replica in stage.replicas] for stage in stages.values()]
+        nodes = placed(sizes, _present(snapshot, stages), {node.name: node.cores for node in snapshot.nodes})
+        if nodes is None:
+            nodes = [[snapshot.nodes[0].name] * len(of_stage) for of_stage in sizes]
+        plans: dict[str, ServicePlan] = {name: ServicePlan(name, {}) for name in self._services}
+        for ((name, stage), planned), at in zip(stages.items(), nodes, strict=True):
+            plans[name].stages[stage] = _on(planned, at)
+        cores = sum(map(sum, sizes))
+        return Decision(Plan(plans), snapshot.now_s + RECHECK_S, f"fixed allocation of {cores:g} cores")
 
 
-def _placed(plan: ServicePlan, node: str) -> ServicePlan:
-    stages = {
-        name: StagePlan(
-            tuple(ReplicaPlan(r.cores, r.variants, node) for r in stage.replicas),
-            stage.mix,
-            stage.batch_rows_max,
-        )
-        for name, stage in plan.stages.items()
-    }
-    return ServicePlan(plan.service, stages)
+def _present(snapshot: ClusterSnapshot, stages: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """Nodes of each stage's replicas, if it has any yet."""
+    views = {view.service: view for view in snapshot.services}
+    return [
+        [r.node for r in wanted_replicas(views[name], stage)] if name in views else []
+        for name, stage in stages
+    ]
+
+
+def _on(plan: StagePlan, nodes: Sequence[str]) -> StagePlan:
+    replicas = tuple(replace(r, node=node) for r, node in zip(plan.replicas, nodes, strict=True))
+    return replace(plan, replicas=replicas)
 
 
 def _groups_by_stage(

@@ -14,10 +14,10 @@ What differs from the release, and why:
 - *Growing n publishes the new replicas first and then shrinks the old ones.* The release shrank first,
   which dips in capacity; the authors' revision of 2025 has this order. `control.reconcile` does it for
   every policy.
-- *What does not fit the node is left out.* The vertical step comes first, without the extra replicas; from
+- *What does not fit the nodes is left out.* The vertical step comes first, without the extra replicas; from
   the next tick on, replicas come before cores, because one-core replicas carry more. On Kubernetes the extra
   pods would be pending for ever: this is in the policy's favour.
-- c_max and b_max are the variant's own limits and the node's cores; the paper's were 8 and 8 (4 for
+- c_max and b_max are the variant's own limits and the largest node's cores; the paper's were 8 and 8 (4 for
   one pipeline).
 - After a horizontal transition the count of steady seconds starts again at 0; the paper does not say.
 
@@ -29,22 +29,14 @@ from collections.abc import Sequence
 from math import floor
 from typing import NamedTuple
 
-from steelyard.core.plan import Decision, Grants, Plan, ServicePlan, StageRules
+from steelyard.core.plan import Decision, Grants, StageRules
 from steelyard.core.snapshot import ClusterSnapshot
 from steelyard.forecast.predictors import WindowMaximum
 from steelyard.plan.themis import Choice, horizontal, vertical_with_extra
 from steelyard.policies.base import PolicyContext
-from steelyard.policies.fitting import fitted_choices
 from steelyard.policies.options import integer, refuse_unknown
 from steelyard.policies.sensing import rate_over
-from steelyard.policies.uniform import (
-    choice_words,
-    present_size,
-    stage_problem,
-    too_few_cores,
-    uniform_plan,
-    whole_cores,
-)
+from steelyard.policies.uniform import Site, choice_words, present_size, site_of, stage_problem
 
 TICK_S = 1.0
 RATE_OVER_S = 2.0
@@ -68,8 +60,7 @@ def published_rules(slo_s: float) -> StageRules:
 class Tick(NamedTuple):
     """What one tick looks at: what is there as (replicas, cores) a stage, and the three programs' answers."""
 
-    cores: int
-    desired: ServicePlan | None
+    site: Site
     present: Sequence[tuple[int, int]]
     choices: Sequence[Choice]
     extra: Sequence[int]
@@ -90,7 +81,7 @@ class ThemisPolicy:
         self._steady_ticks = integer(self.name, context.options, "steady_ticks", STEADY_TICKS, least=1)
         (self._service,) = context.services.values()
         self._times = context.service_times
-        self._published = context.published
+        self._rules = published_rules(self._service.slo_s) if context.published else StageRules()
         self._forecast = WindowMaximum(FORECAST_OVER_S)
         self._steady = 0
 
@@ -100,72 +91,67 @@ class ThemisPolicy:
 
     def decide(self, snapshot: ClusterSnapshot) -> Decision:
         """One tick of the state machine."""
-        next_at_s = snapshot.now_s + TICK_S
-        node = snapshot.nodes[0]
-        cores = whole_cores(node.cores)
-        lacking = too_few_cores(self._service, node.name, cores)
-        if lacking:
-            return Decision(None, next_at_s, lacking)
-        tick = self._look(snapshot, cores)
-        if tick.desired is None:
-            return self._begin(tick, node.name, next_at_s)
+        site = site_of(self._service, snapshot, TICK_S)
+        if isinstance(site, Decision):
+            return site
+        tick = self._look(site, now_s=snapshot.now_s)
+        if site.view.desired is None:
+            return self._begin(tick)
         why = _unsteady(tick)
         if why:
             self._steady = 0
-            return self._go_vertical(tick, why, node.name, next_at_s)
+            return self._go_vertical(tick, why)
         self._steady += 1
         if tick.now is None or self._steady < self._steady_ticks:
             wait = f"steady for {self._steady} of {self._steady_ticks} ticks ({tick.figures})"
-            return Decision(None, next_at_s, wait, f"horizontal {choice_words(tick.now)}" if tick.now else "")
-        return self._go_horizontal(tick, tick.now, node.name, next_at_s)
+            other = f"horizontal {choice_words(tick.now)}" if tick.now else ""
+            return Decision(None, site.next_at_s, wait, other)
+        return self._go_horizontal(tick, tick.now)
 
-    def _look(self, snapshot: ClusterSnapshot, cores: int) -> Tick:
-        view = next(v for v in snapshot.services if v.service == self._service.name)
-        rate = int(rate_over(view, RATE_OVER_S, now_s=snapshot.now_s))
+    def _look(self, site: Site, *, now_s: float) -> Tick:
+        view = site.view
+        rate = int(rate_over(view, RATE_OVER_S, now_s=now_s))
         ahead = max(rate, int(self._forecast.predict(view.arrival_rows_by_second)))
-        problem = [stage_problem(self._service, stage, self._times, cores) for stage in self._service.stages]
+        problem = [stage_problem(self._service, s, self._times, site.size_max) for s in self._service.stages]
         slo_ms = floor(self._service.slo_s * 1000 + 1e-9)
         present = [present_size(view, stage) for stage in self._service.stages]
         choices, extra = vertical_with_extra(problem, rate, slo_ms, [n for n, _ in present])
         now, then = (horizontal(problem, r, slo_ms) for r in (rate, ahead))
         figures = f"rate {rate}, forecast {ahead}"
-        return Tick(cores, view.desired, present, choices, extra, now, then, figures)
+        return Tick(site, present, choices, extra, now, then, figures)
 
-    def _begin(self, tick: Tick, node: str, next_at_s: float) -> Decision:
+    def _begin(self, tick: Tick) -> Decision:
         """Start with what the forecast wants of one-core replicas; without history, one a stage."""
         first = tick.then or tick.choices
-        fitted = fitted_choices(first, [1] * len(first), tick.cores, replicas_first=True)
-        return Decision(
-            self._plan(fitted, node), next_at_s, f"begin with {choice_words(fitted)} ({tick.figures})"
-        )
+        fitted = tick.site.fitted(first)
+        return self._decision(tick, fitted, f"begin with {choice_words(fitted)} ({tick.figures})")
 
-    def _go_vertical(self, tick: Tick, why: str, node: str, next_at_s: float) -> Decision:
+    def _go_vertical(self, tick: Tick, why: str) -> Decision:
         """Cores now, never fewer than there are, and the extra replicas."""
         kept = [
             Choice(n + more, max(choice.cores, has), choice.rows, choice.time_ms)
             for (n, has), choice, more in zip(tick.present, tick.choices, tick.extra, strict=True)
         ]
         grows = any(choice.cores > has for choice, (_, has) in zip(kept, tick.present, strict=True))
-        fitted = fitted_choices(kept, [n for n, _ in tick.present], tick.cores, replicas_first=grows)
+        fitted = tick.site.fitted(kept, [n for n, _ in tick.present], replicas_first=grows)
         reason = f"vertical {choice_words(fitted)} ({tick.figures}): {why}"
         other = (
             f"horizontal {choice_words(tick.now)}: not while {why}"
             if tick.now
             else "horizontal: not feasible"
         )
-        return Decision(self._plan(fitted, node), next_at_s, reason, other)
+        return self._decision(tick, fitted, reason, other)
 
-    def _go_horizontal(self, tick: Tick, now: Sequence[Choice], node: str, next_at_s: float) -> Decision:
+    def _go_horizontal(self, tick: Tick, now: Sequence[Choice]) -> Decision:
         """One core a replica."""
-        fitted = fitted_choices(now, [1] * len(now), tick.cores, replicas_first=True)
+        fitted = tick.site.fitted(now)
         if [(c.replicas, c.cores) for c in fitted] != list(tick.present):
             self._steady = 0
         reason = f"horizontal {choice_words(fitted)} ({tick.figures}) after {self._steady_ticks} steady ticks"
-        return Decision(self._plan(fitted, node), next_at_s, reason, f"stay {_present_words(tick.present)}")
+        return self._decision(tick, fitted, reason, f"stay {_present_words(tick.present)}")
 
-    def _plan(self, choices: Sequence[Choice], node: str) -> Plan:
-        rules = published_rules(self._service.slo_s) if self._published else StageRules()
-        return uniform_plan(self._service, choices, node, rules)
+    def _decision(self, tick: Tick, choices: Sequence[Choice], reason: str, runner_up: str = "") -> Decision:
+        return Decision(tick.site.plan(choices, self._rules), tick.site.next_at_s, reason, runner_up)
 
 
 def _unsteady(tick: Tick) -> str:

@@ -20,7 +20,7 @@ What differs from the release, and why:
   scale in, so the 10 s are waited for less often. The revision speaks of H, before the addition.
 - *It begins with the largest count that was seen*, of 30 s at most, and one replica a stage without any. The
   release reads the first 30 s of the trace beforehand; a simulation that starts warm shows the same rate.
-- *What does not fit the node is left out*, as in `policies.themis`; the release finds pending resizes by
+- *What does not fit the nodes is left out*, as in `policies.themis`; the release finds pending resizes by
   polling and replaces the pod.
 
 `published` brings its data plane: first in first out, batches of b or what is there 50 ms after the first,
@@ -32,23 +32,21 @@ from math import ceil, floor
 from typing import NamedTuple
 
 from steelyard.core.errors import SpecError
-from steelyard.core.plan import Decision, Grants, Plan, ServicePlan, StageRules
-from steelyard.core.snapshot import ClusterSnapshot, ServiceView
+from steelyard.core.plan import Decision, Grants, ServicePlan, StageRules
+from steelyard.core.snapshot import ClusterSnapshot
 from steelyard.core.types import Service
 from steelyard.plan.themis import Choice, ThemisStage, capacity_rps, horizontal, vertical_with_extra
 from steelyard.plan.themis2025 import RECKONINGS, with_margin
 from steelyard.policies.base import PolicyContext
-from steelyard.policies.fitting import fitted_choices
 from steelyard.policies.options import integer, nearest_first, number, refuse_unknown
 from steelyard.policies.sensing import rate_over
 from steelyard.policies.uniform import (
+    Site,
     choice_words,
     first_choices,
     present_size,
+    site_of,
     stage_problem,
-    too_few_cores,
-    uniform_plan,
-    whole_cores,
 )
 
 TICK_S = 0.5
@@ -68,9 +66,7 @@ PUBLISHED = StageRules(
 class Tick(NamedTuple):
     """What one tick looks at; `present` is what the plan wants now, `throughput` what that carries."""
 
-    cores: int
-    node: str
-    next_at_s: float
+    site: Site
     problem: Sequence[ThemisStage]
     present: Sequence[Choice]
     rate: int
@@ -113,17 +109,13 @@ class Themis2025Policy:
 
     def decide(self, snapshot: ClusterSnapshot) -> Decision:
         """One tick of the state machine."""
-        next_at_s = snapshot.now_s + TICK_S
-        node = snapshot.nodes[0]
-        cores = whole_cores(node.cores)
-        lacking = too_few_cores(self._service, node.name, cores)
-        if lacking:
-            return Decision(None, next_at_s, lacking)
-        view = next(v for v in snapshot.services if v.service == self._service.name)
-        problem = self._problem(cores)
-        if view.desired is None:
-            return self._begin(view, problem, cores, node.name, next_at_s)
-        tick = self._look(view, view.desired, problem, cores, node.name, snapshot.now_s)
+        site = site_of(self._service, snapshot, TICK_S)
+        if isinstance(site, Decision):
+            return site
+        problem = self._problem(site.size_max)
+        if site.view.desired is None:
+            return self._begin(site, problem)
+        tick = self._look(site, site.view.desired, problem, now_s=snapshot.now_s)
         at_limit = any(c.cores >= stage.cores_max for c, stage in zip(tick.present, problem, strict=True))
         if at_limit or not (tick.excess or tick.rate >= tick.throughput):
             wanted = horizontal(problem, tick.rate, self._slo_ms, self._reckoning)
@@ -132,10 +124,10 @@ class Themis2025Policy:
         self._scaling_in_since_s = None
         return self._go_vertical(tick)
 
-    def _problem(self, cores: int) -> list[ThemisStage]:
+    def _problem(self, size_max: int) -> list[ThemisStage]:
         found = []
         for stage in self._service.stages:
-            base = stage_problem(self._service, stage, self._times, cores)
+            base = stage_problem(self._service, stage, self._times, size_max)
             found.append(
                 base._replace(
                     latency_ms=with_margin(base.latency_ms),
@@ -147,14 +139,9 @@ class Themis2025Policy:
         return found
 
     def _look(
-        self,
-        view: ServiceView,
-        desired: ServicePlan,
-        problem: Sequence[ThemisStage],
-        cores: int,
-        node: str,
-        now_s: float,
+        self, site: Site, desired: ServicePlan, problem: Sequence[ThemisStage], *, now_s: float
     ) -> Tick:
+        view = site.view
         seconds = view.arrival_rows_by_second
         rate = max(seconds[-RATE_SECONDS:], default=ceil(rate_over(view, 1.0, now_s=now_s)))
         present = []
@@ -166,18 +153,14 @@ class Themis2025Policy:
             for c, stage in zip(present, problem, strict=True)
         )
         excess = max(seconds[-FORECAST_SECONDS:], default=0) > throughput
-        return Tick(cores, node, now_s + TICK_S, problem, present, rate, throughput, excess)
+        return Tick(site, problem, present, rate, throughput, excess)
 
-    def _begin(
-        self, view: ServiceView, problem: Sequence[ThemisStage], cores: int, node: str, next_at_s: float
-    ) -> Decision:
+    def _begin(self, site: Site, problem: Sequence[ThemisStage]) -> Decision:
         """One-core replicas with single rows for the largest count seen: n = ceil(rate / h(1, 1))."""
-        rate = max(view.arrival_rows_by_second[-FIRST_SECONDS:], default=0)
-        first = first_choices(problem, rate)
-        fitted = fitted_choices(first, [1] * len(first), cores, replicas_first=True)
-        return Decision(
-            self._plan(fitted, node), next_at_s, f"begin with {choice_words(fitted)} for rate {rate}"
-        )
+        rate = max(site.view.arrival_rows_by_second[-FIRST_SECONDS:], default=0)
+        fitted = site.fitted(first_choices(problem, rate))
+        reason = f"begin with {choice_words(fitted)} for rate {rate}"
+        return Decision(site.plan(fitted, self._rules), site.next_at_s, reason)
 
     def _go_horizontal(self, tick: Tick, wanted: Sequence[Choice], *, now_s: float) -> Decision:
         """One core a replica, and one replica more if cores shrink; patience if every stage scales in."""
@@ -190,11 +173,11 @@ class Themis2025Policy:
             waited_s = now_s - self._scaling_in_since_s
             if waited_s < STABLE_S - 1e-9:
                 wait = f"scaling in on every stage waits: {waited_s:g} of {STABLE_S:g} s ({tick.figures})"
-                return Decision(None, tick.next_at_s, wait, f"horizontal {choice_words(target)}")
+                return Decision(None, tick.site.next_at_s, wait, f"horizontal {choice_words(target)}")
         self._scaling_in_since_s = None
-        fitted = fitted_choices(target, [1] * len(target), tick.cores, replicas_first=True)
+        fitted = tick.site.fitted(target)
         reason = f"horizontal {choice_words(fitted)} ({tick.figures})"
-        return Decision(self._plan(fitted, tick.node), tick.next_at_s, reason, _stay(tick))
+        return self._decision(tick, fitted, reason)
 
     def _go_vertical(self, tick: Tick) -> Decision:
         """Cores now, never fewer than there are, and the replicas that cores cannot replace."""
@@ -205,19 +188,16 @@ class Themis2025Policy:
             for has, choice, more in zip(tick.present, choices, extra, strict=True)
         ]
         grows = any(choice.cores > has.cores for choice, has in zip(kept, tick.present, strict=True))
-        fitted = fitted_choices(kept, counts, tick.cores, replicas_first=grows)
+        fitted = tick.site.fitted(kept, counts, replicas_first=grows)
         why = "an excess is predicted" if tick.excess else "horizontal is not feasible"
         if tick.rate >= tick.throughput:
             why = "the rate has reached the throughput"
         reason = f"vertical {choice_words(fitted)} ({tick.figures}): {why}"
-        return Decision(self._plan(fitted, tick.node), tick.next_at_s, reason, _stay(tick))
+        return self._decision(tick, fitted, reason)
 
-    def _plan(self, choices: Sequence[Choice], node: str) -> Plan:
-        return uniform_plan(self._service, choices, node, self._rules)
-
-
-def _stay(tick: Tick) -> str:
-    return f"stay {choice_words(tick.present)}"
+    def _decision(self, tick: Tick, choices: Sequence[Choice], reason: str) -> Decision:
+        plan = tick.site.plan(choices, self._rules)
+        return Decision(plan, tick.site.next_at_s, reason, f"stay {choice_words(tick.present)}")
 
 
 def _memory_gb(options: Mapping[str, object], service: Service) -> dict[str, float]:

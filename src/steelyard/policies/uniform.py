@@ -1,16 +1,28 @@
 """Policies that count in (replicas, cores, rows) a stage: what is there in these terms, and plans from them.
 
 Of each stage the first variant is used, the one its owner prefers, and all replicas of a stage are alike.
+Such policies were published for one machine, or for a cluster that places what they want; here the cores of
+all nodes are one number to them, a replica fits the largest node, and `fitting` finds the places.
 """
 
 from collections.abc import Mapping, Sequence
 from math import ceil, floor
+from typing import NamedTuple
 
-from steelyard.core.plan import Plan, ReplicaPlan, ServicePlan, StagePlan, StageRules, VariantShare
-from steelyard.core.snapshot import ServiceView
+from steelyard.core.plan import (
+    Decision,
+    Plan,
+    ReplicaPlan,
+    ServicePlan,
+    StagePlan,
+    StageRules,
+    VariantShare,
+)
+from steelyard.core.snapshot import ClusterSnapshot, ServiceView
 from steelyard.core.types import Service, ServiceTimes, Stage
 from steelyard.plan.problem import PlannedStage, PlanProblem, stage_of
 from steelyard.plan.themis import Choice, ThemisStage
+from steelyard.policies.fitting import fitted_choices, placed
 from steelyard.policies.sensing import wanted_replicas
 
 Times = Mapping[tuple[str, str], ServiceTimes]
@@ -19,6 +31,73 @@ Times = Mapping[tuple[str, str], ServiceTimes]
 def whole_cores(cores: float) -> int:
     """Whole cores in `cores`."""
     return floor(cores + 1e-9)
+
+
+class Site(NamedTuple):
+    """One service and where it can be, as a policy in whole cores looks at it.
+
+    Attributes:
+        service: which.
+        view: of it.
+        nodes: whole cores by name.
+        next_at_s: the policy's next tick.
+    """
+
+    service: Service
+    view: ServiceView
+    nodes: dict[str, int]
+    next_at_s: float
+
+    @property
+    def cores(self) -> int:
+        """Of all nodes."""
+        return sum(self.nodes.values())
+
+    @property
+    def size_max(self) -> int:
+        """Cores that one replica may have: the largest node's, and one is left for each other stage."""
+        others = len(self.service.stages) - 1
+        return max(1, min(max(self.nodes.values()), self.cores - others))
+
+    def fitted(
+        self, choices: Sequence[Choice], present: Sequence[int] | None = None, *, replicas_first: bool = True
+    ) -> list[Choice]:
+        """The choices as far as they fit; `present` replicas, one a stage if omitted, are cut last."""
+        present = [1] * len(choices) if present is None else present
+        return fitted_choices(choices, present, list(self.nodes.values()), replicas_first=replicas_first)
+
+    def placed(self, sizes: Sequence[Sequence[float]]) -> list[list[str]] | None:
+        """The node of each replica of each stage, by their cores; None where one has no place."""
+        present = [[r.node for r in wanted_replicas(self.view, s.name)] for s in self.service.stages]
+        return placed(sizes, present, self.nodes)
+
+    def plan(self, choices: Sequence[Choice], rules: StageRules) -> Plan:
+        """One choice a stage, all stages by the same rules; choices that fit (`fitted`)."""
+        nodes = self.placed([[float(choice.cores)] * choice.replicas for choice in choices])
+        assert nodes is not None, f"{choices} do not fit {self.nodes}"
+        stages = {}
+        for stage, choice, at in zip(self.service.stages, choices, nodes, strict=True):
+            variant = stage.variants[0].name
+            stages[stage.name] = StagePlan(
+                tuple(ReplicaPlan(float(choice.cores), (variant,), node) for node in at),
+                (VariantShare(variant, 1.0),),
+                choice.rows,
+                budget_s=choice.time_ms / 1000.0,
+                rules=rules,
+            )
+        return Plan({self.service.name: ServicePlan(self.service.name, stages)})
+
+
+def site_of(service: Service, snapshot: ClusterSnapshot, tick_s: float) -> Site | Decision:
+    """Where a service can be, for a decision every `tick_s` seconds; the decision, if it is nowhere."""
+    next_at_s = snapshot.now_s + tick_s
+    nodes = {node.name: whole_cores(node.cores) for node in snapshot.nodes}
+    if sum(nodes.values()) < len(service.stages):
+        has = "have" if len(nodes) > 1 else "has"
+        lacking = f"{', '.join(nodes)} {has} {sum(nodes.values())} cores for {len(service.stages)} stages"
+        return Decision(None, next_at_s, lacking)
+    view = next(v for v in snapshot.services if v.service == service.name)
+    return Site(service, view, nodes, next_at_s)
 
 
 def present_size(view: ServiceView, stage: Stage) -> tuple[int, int]:
@@ -32,26 +111,24 @@ def present_size(view: ServiceView, stage: Stage) -> tuple[int, int]:
     return len(wanted), max(1, whole_cores(max(r.cores for r in wanted)))
 
 
-def stage_problem(service: Service, stage: Stage, times: Times, cores: int) -> ThemisStage:
-    """A stage as Themis' programs see it; a replica may have all of a node's cores but one for each other."""
+def stage_problem(service: Service, stage: Stage, times: Times, size_max: int) -> ThemisStage:
+    """A stage as Themis' programs see it, with replicas of at most `size_max` cores."""
     variant = stage.variants[0]
     known = times[service.name, stage.name]
 
     def latency_ms(rows: int, cores: int) -> float:
         return known.service_time_s(variant.name, 0, rows, float(cores)) * 1000.0
 
-    others = len(service.stages) - 1
-    cores_max = max(1, min(variant.cores_max, cores - others))
+    cores_max = min(variant.cores_max, size_max)
     return ThemisStage(latency_ms, cores_max, variant.batch_rows_max, fan_out=ceil(stage.fan_out))
 
 
 def plan_problem(
-    service: Service, times: Times, cores: int, rate: float, *, wait: str = "fill"
+    service: Service, times: Times, size_max: int, rate: float, *, wait: str = "fill"
 ) -> PlanProblem:
-    """A service as the programs of `steelyard.plan` see it; replicas leave a core for each other stage."""
-    others = len(service.stages) - 1
+    """A service as the programs of `steelyard.plan` see it, with replicas of at most `size_max` cores."""
     stages = tuple(
-        stage_of(stage, stage.variants[0], times[service.name, stage.name], cores_max=max(1, cores - others))
+        stage_of(stage, stage.variants[0], times[service.name, stage.name], cores_max=size_max)
         for stage in service.stages
     )
     return PlanProblem(service.name, stages, rate, service.slo_s, wait=wait)
@@ -91,28 +168,6 @@ class ScaleIn:
         return wanted
 
 
-def uniform_plan(service: Service, choices: Sequence[Choice], node: str, rules: StageRules) -> Plan:
-    """One choice a stage, all stages by the same rules."""
-    stages = {}
-    for stage, choice in zip(service.stages, choices, strict=True):
-        variant = stage.variants[0].name
-        stages[stage.name] = StagePlan(
-            (ReplicaPlan(float(choice.cores), (variant,), node),) * choice.replicas,
-            (VariantShare(variant, 1.0),),
-            choice.rows,
-            budget_s=choice.time_ms / 1000.0,
-            rules=rules,
-        )
-    return Plan({service.name: ServicePlan(service.name, stages)})
-
-
 def choice_words(choices: Sequence[Choice]) -> str:
     """`2x4 cores batch 1, 1x2 cores batch 4`."""
     return ", ".join(f"{c.replicas}x{c.cores} cores batch {c.rows}" for c in choices)
-
-
-def too_few_cores(service: Service, node: str, cores: int) -> str:
-    """Why nothing can be planned on a node; empty if there is a core for each stage."""
-    if cores >= len(service.stages):
-        return ""
-    return f"{node} has {cores} cores for {len(service.stages)} stages"

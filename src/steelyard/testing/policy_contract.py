@@ -5,7 +5,7 @@
 
 Every law is checked along a scripted day: quiet, a surge, overload, quiet again, with the control machine
 applying what the policy decides, on small and large nodes, with and without parts of a core, one service
-and two.
+and two, several nodes, and a pipeline where the policy takes one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -39,7 +39,7 @@ from steelyard.core.plan import Decision, GrantCancel, GrantCores, Grants, Grant
 from steelyard.core.snapshot import ClusterSnapshot, ServiceWindow, StageWindow
 from steelyard.core.types import Service, ServiceTimes, Stage, Variant
 from steelyard.policies.base import Policy, PolicyContext
-from steelyard.policies.registry import known_policies, make_policy
+from steelyard.policies.registry import OURS, known_policies, make_policy
 from steelyard.profile.times import CoefficientTimes
 
 RATES = (4, 4, 4, 40, 120, 400, 40, 4, 0, 0)
@@ -47,11 +47,13 @@ RATES = (4, 4, 4, 40, 120, 400, 40, 4, 0, 0)
 
 
 class Cluster(NamedTuple):
-    """One of the clusters on which the laws are checked."""
+    """One of the clusters on which the laws are checked: `cores` of each node, `stages` of each service."""
 
     cores: int
     fractional: bool
     services: int
+    nodes: int = 1
+    stages: int = 1
 
 
 CLUSTERS = (
@@ -59,21 +61,24 @@ CLUSTERS = (
     Cluster(2, False, 1),
     Cluster(2, True, 2),
     Cluster(16, False, 2),
+    Cluster(3, False, 1, nodes=3),
+    Cluster(4, False, 1, nodes=2, stages=2),
 )
+STAGES = ("read", "rank")
 
 
-def contract_context(count: int, *, published: bool = True) -> PolicyContext:
-    """`count` services of one stage with two variants; 20 ms a row on one core, 13 on two.
+def contract_context(count: int, *, stages: int = 1, published: bool = True) -> PolicyContext:
+    """`count` services of so many stages with two variants each; 20 ms a row on one core, 13 on two.
 
     Clairvoyants are told the scripted day.
     """
     variants = (Variant("small", 0.9, 8, 8, 0.4), Variant("tiny", 0.8, 8, 8, 0.4))
+    chain = tuple(Stage(name, variants, after=STAGES[:place]) for place, name in enumerate(STAGES[:stages]))
     services = {
-        name: Service(name, 0.16, (Stage("read", variants),), cores_min=0.5 if count > 1 else 1.0)
-        for name in ("a", "b")[:count]
+        name: Service(name, 0.16, chain, cores_min=0.5 if count > 1 else 1.0) for name in ("a", "b")[:count]
     }
     times: Mapping[tuple[str, str], ServiceTimes] = {
-        (name, "read"): CoefficientTimes(10.0, 6.0, 0.0, 4.0) for name in services
+        (name, stage.name): CoefficientTimes(10.0, 6.0, 0.0, 4.0) for name in services for stage in chain
     }
     return PolicyContext(services, times, published=published, future={"a": RATES, "b": RATES[::-1]})
 
@@ -118,7 +123,8 @@ class Day:
     """
 
     def __init__(self, name: str, cluster: Cluster) -> None:
-        context = contract_context(cluster.services)
+        one_stage = known_policies()[name.removesuffix(OURS)].one_stage
+        context = contract_context(cluster.services, stages=1 if one_stage else cluster.stages)
         self.steps: list[Step] = []
         self.records: list[RecordDecision] = []
         self.changed: list[str] = []
@@ -129,8 +135,9 @@ class Day:
             _Recorded(make_policy(name, context), self.steps, self.changed),
             policy_name=name,
         )
-        self._queue = dict.fromkeys(context.services, 0.0)
-        self._tell(NodeJoined("local", tuple(range(cluster.cores)), cluster.fractional), 0.0)
+        self._queue = {(name, s.name): 0.0 for name, of in context.services.items() for s in of.stages}
+        for node in ("local", "second", "third")[: cluster.nodes]:
+            self._tell(NodeJoined(node, tuple(range(cluster.cores)), cluster.fractional), 0.0)
         for index in range(10 * len(RATES)):
             self._window(index)
 
@@ -141,13 +148,18 @@ class Day:
             rates = RATES if place == 0 else RATES[::-1]
             rate = rates[index // 10]
             rows = rate // 10 + (index % 10 < rate % 10)
-            ready = [r for r in self.machine.replicas.values() if r.service == name and r.state == "ready"]
-            carried = sum(5.0 * r.cores for r in ready)
-            self._queue[name] = min(2.0 * rate, max(0.0, self._queue[name] + rows - carried))
-            queue = int(self._queue[name])
-            stage = StageWindow("read", queue, queue, 0.1 if queue else None, 0)
-            window = ServiceWindow(name, from_s, to_s, rows, rows, 0, 0, 0, 0, 0, 0, (stage,))
+            seen = tuple([self._stage(name, s.name, rate, rows) for s in self.services[name].stages])
+            window = ServiceWindow(name, from_s, to_s, rows, rows, 0, 0, 0, 0, 0, 0, seen)
             self._tell(WindowReported(window), to_s)
+
+    def _stage(self, service: str, stage: str, rate: int, rows: int) -> StageWindow:
+        """A stage at the end of a window in which it was given `rows`: as if no other held any back."""
+        of_stage = [r for r in self.machine.replicas.values() if (r.service, r.stage) == (service, stage)]
+        carried = sum(5.0 * r.cores for r in of_stage if r.state == "ready")
+        waiting = min(2.0 * rate, max(0.0, self._queue[service, stage] + rows - carried))
+        self._queue[service, stage] = waiting
+        queue = int(waiting)
+        return StageWindow(stage, queue, queue, 0.1 if queue else None, 0)
 
     def _tell(self, event: ControlEvent, now_s: float) -> None:
         pending: list[ControlEvent] = [event]
@@ -165,7 +177,13 @@ class Day:
             case StartReplica():
                 cores = sum(share.fraction for share in command.shares)
                 yield ReplicaReady(
-                    command.replica_id, command.stage, "local", cores, command.variants, command.service, 0.4
+                    command.replica_id,
+                    command.stage,
+                    command.node,
+                    cores,
+                    command.variants,
+                    command.service,
+                    0.4,
                 )
             case ResizeReplica():
                 yield ReplicaResized(command.replica_id, sum(share.fraction for share in command.shares))
@@ -193,7 +211,7 @@ class PolicyContract:
 
     name: ClassVar[str]
 
-    @pytest.fixture(params=CLUSTERS, ids=lambda c: f"{c.cores}cores-{c.services}services")
+    @pytest.fixture(params=CLUSTERS, ids=lambda c: f"{c.nodes}x{c.cores}cores-{c.services}services")
     def day(self, request: pytest.FixtureRequest) -> Day:
         """The scripted day on each cluster."""
         return day_of(self.name, request.param)
@@ -210,7 +228,7 @@ class PolicyContract:
             if isinstance(answer, Decision):
                 assert answer.next_at_s > snapshot.now_s
 
-    def test_plans_fit_the_node(self, day: Day) -> None:
+    def test_plans_fit_the_nodes(self, day: Day) -> None:
         """A plan can be carried out on the cluster that it was decided on."""
         for snapshot, answer in day.steps:
             if isinstance(answer, Decision) and answer.plan is not None:
@@ -272,7 +290,7 @@ class PolicyContract:
 
     def test_services_may_be_missing(self) -> None:
         """An unloaded service is in no snapshot: a policy decides for the others, and reacts to them."""
-        seen = day_of(self.name, CLUSTERS[-1]).steps[-1].snapshot
+        seen = day_of(self.name, CLUSTERS[3]).steps[-1].snapshot
         left = msgspec.structs.replace(seen, services=seen.services[:1])
         policy = make_policy(self.name, contract_context(2))
         plan = policy.decide(left).plan
