@@ -102,6 +102,16 @@ def test_of_equals_the_one_that_changes_least() -> None:
         assert found.counts == {("f", f"v@{kind}"): 1}
 
 
+def test_a_family_at_hand_changes_its_variant_for_nothing() -> None:
+    """One device, 3 rows: fine (4 a second) gains 0.001 over plain, which it hosts; a change costs 0.01."""
+    variants = (Hosted("plain", "a", 0.999, 4.0), Hosted("fine", "a", 1.0, 4.0))
+    asked = ProteusProblem((Family("f", 3.0, variants),), {"a": 1}, {("f", "plain"): 1})
+    assert solve(asked).counts == {("f", "plain"): 1}
+    assert solve(replace(asked, hosts_families=True)).counts == {("f", "fine"): 1}
+    other = replace(asked, present={("g", "plain"): 1}, hosts_families=True)
+    assert solve(other).counts == {("f", "fine"): 1}  # it changes anyway
+
+
 def test_flows_fill_the_most_accurate_first_and_equals_evenly() -> None:
     twins = (Hosted("a", "x", 1.0, 6.0), Hosted("b", "y", 1.0, 3.0), Hosted("c", "y", 0.5, 10.0))
     family = Family("f", 6.0, twins)

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from steelyard.core.errors import SpecError
-from steelyard.core.plan import Decision, ReplicaPlan, ServicePlan
+from steelyard.core.plan import Decision, ReplicaPlan, ServicePlan, StageRules
 from steelyard.core.snapshot import ClusterSnapshot, NodeView, ServiceView
 from steelyard.core.types import Service, Stage, Variant
 from steelyard.plan.infaas import switched
@@ -124,6 +124,42 @@ def test_devices_that_host_what_is_wanted_keep_it() -> None:
     assert [slot.kind for slot in slots_of((NodeView("n", 5.0, 5.0),), 2, {})] == ["cpu", "cpu"]
 
 
+def test_a_device_may_host_a_family() -> None:
+    """Every variant of a family that is fast enough on a device is at hand there; the data plane chooses."""
+    decision = decide(make_policy("proteus", context(hosts="families")), {"a": 100, "b": 20})
+    assert decision.plan is not None
+    replicas = [r for plan in decision.plan.services.values() for r in plan.stages["s"].replicas]
+    assert sorted((r.device, r.variants) for r in replicas) == [
+        ("cpu", ("good", "quick")),
+        ("cpu", ("good", "quick")),
+        ("gpu", ("good@gpu",)),
+    ]
+    stage = decision.plan.services["b"].stages["s"]
+    assert stage.rules == StageRules(choice="fit")
+    assert [share.variant for share in stage.mix] == ["good", "quick"]  # the most accurate first
+    assert stage.rows_max == {"good": 2, "quick": 2}
+
+
+def test_a_device_that_hosts_a_family_changes_variants_without_a_move() -> None:
+    """b: 20 rows fit a good core (25), 90 want a quick one (100)."""
+    changes = {}
+    for hosts in ("variants", "families"):
+        policy = make_policy("proteus", context(hosts=hosts))
+        calm = policy.decide(snapshot({"a": 100, "b": 20}))
+        assert calm.plan is not None
+        busy = policy.decide(snapshot({"a": 100, "b": 90}, calm.plan.services, now_s=45.0))
+        changes[hosts] = hosted(calm) != hosted(busy)
+    assert changes == {"variants": True, "families": False}
+
+
+def test_full_batches_are_dropped_when_they_are_old() -> None:
+    decision = decide(make_policy("infaas", context(batching="full")), {"a": 100, "b": 20})
+    assert decision.plan is not None
+    rules = decision.plan.services["a"].stages["s"].rules
+    assert (rules.forming, rules.routing, rules.drop) == ("full", "assigned", "age")
+    assert rules.age_s_max == pytest.approx(2 * SLO_S)
+
+
 def test_clipper_decides_once() -> None:
     """HA hosts good alone, HT on a core quick alone; neither changes when the rate does."""
     for variants, found in (("accurate", {"good", "good@gpu"}), ("fast", {"quick", "good@gpu"})):
@@ -170,6 +206,8 @@ def test_batches_below_half_of_the_slo() -> None:
     [
         ("proteus", {"batching": "adaptve"}, "option batching: no 'adaptve'; there are: adaptive"),
         ("proteus", {"variants": "fast"}, "unknown option 'variants'"),
+        ("proteus", {"hosts": "family"}, "option hosts: no 'family'; there are: families, variants"),
+        ("proteus", {"change": -1}, "option change: want 0 to 10, got -1"),
         ("clipper", {"variants": "quick"}, "option variants: no 'quick'; there are: accurate, fast"),
     ],
 )
@@ -211,3 +249,26 @@ def test_devices_change_hands_in_a_simulation(policy: str) -> None:
         assert summary.completed > 0.5 * summary.requests
     if policy.startswith("proteus"):
         assert sum(summary.cold_starts or 0 for summary in run.summaries) >= 1  # the gpu went to b
+
+
+@pytest.mark.slow
+def test_variants_at_hand_carry_a_surge_that_devices_are_moved_for() -> None:
+    """On three cores b rises from 15 to 90 a second at 12 s: a core does 25 with good, 100 with quick.
+
+    A plan changes at 13 s at the earliest, and what changes takes 0.5 s to load. Variants at hand change with
+    the next batch.
+    """
+    traces = {"a": count_trace([15] * 25), "b": count_trace([15] * 12 + [90] * 13)}
+    violations = {}
+    for hosts in ("variants", "families"):
+        scenario = Scenario(
+            SERVICES,
+            tuple(stage_times(name) for name in SERVICES),
+            dict(traces),
+            "proteus+ours",
+            {"hosts": hosts},
+            (SimulatedNode("n", 3),),
+            seed=3,
+        )
+        violations[hosts] = sum(summary.violations for summary in simulate(scenario).summaries)
+    assert violations["families"] < 0.5 * violations["variants"]

@@ -8,7 +8,7 @@ device answers, s(k) the demand and u(k) what is not served:
     subject to  F(j) <= p(j) X(j)
                 sum of F(j) over family k = s(k) - u(k)
                 sum of X(j) over kind t <= N(t)
-                C(j) >= X(j) - how many host j already
+                C(j) >= X(j) - how many host j already   (of a family and kind if `hosts_families`)
                 sum of X(j) over kind t and family k <= what a fixed placement gives it, if there is one
                 sum of X(j) over family k >= 1, as far as there are devices
 
@@ -71,6 +71,7 @@ class ProteusProblem(Frozen, frozen=True):
         present: how many devices host a variant now, by family and variant.
         change: what it costs to change all devices, in accuracy; while nothing is present, nothing.
         placement: devices by kind and family that may not be exceeded, if it is fixed.
+        hosts_families: a device has its family's variants at hand: only another family is a change.
         serves_all: every family with demand has a device, as far as there are devices.
     """
 
@@ -79,6 +80,7 @@ class ProteusProblem(Frozen, frozen=True):
     present: dict[Key, int] = {}
     change: float = CHANGE
     placement: dict[tuple[str, str], int] | None = None
+    hosts_families: bool = False
     serves_all: bool = True
 
     @property
@@ -145,9 +147,10 @@ def solve(problem: ProteusProblem, *, tree_nodes_max: int = TREE_NODES_MAX, gap:
             own = {count[family.name, one.name]: 1.0 for one in family.variants if one.kind == kind}
             program.row(own, most=(problem.placement or {}).get((kind, family.name), 0))
     each = problem.change / max(1, sum(problem.devices.values()))
-    for key, devices in count.items() if problem.present and each else ():
-        changed = program.column(-each)
-        program.row({changed: 1.0, devices: -1.0}, least=-float(problem.present.get(key, 0)))
+    for alike in _alike(problem) if problem.present and each else ():
+        row = {count[key]: -1.0 for key in alike}
+        row[program.column(-each)] = 1.0
+        program.row(row, least=-float(sum(problem.present.get(key, 0) for key in alike)))
     answer = program.solve(tree_nodes_max=tree_nodes_max, gap=gap)
     assert answer is not None, "serving nobody is a solution"
     flows = {key: max(0.0, answer.values[index]) for key, index in flow.items()}
@@ -239,6 +242,14 @@ def hosting_of(problem: ProteusProblem, counts: dict[Key, int], bound: float = I
     served, keyed = sum(flows.values(), 0.0), problem.keyed()
     weighted = sum((rate * keyed[key].accuracy for key, rate in flows.items()), 0.0)
     return Hosting(counts, flows, unserved, weighted / served if served else 0.0, bound)
+
+
+def _alike(problem: ProteusProblem) -> Iterable[list[Key]]:
+    """Variants among which a device changes for nothing."""
+    groups: dict[tuple[str, ...], list[Key]] = {}
+    for key, one in problem.keyed().items():
+        groups.setdefault((key[0], one.kind) if problem.hosts_families else key, []).append(key)
+    return groups.values()
 
 
 def _neediest(problem: ProteusProblem, counts: Mapping[Key, int], kind: str) -> Key | None:

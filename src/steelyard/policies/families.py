@@ -1,8 +1,9 @@
 """What policies have in common that share a cluster's devices among services of one stage: families.
 
-A device hosts one variant; where a node has no devices beside its cores, `cores` (1) of them are one. So a
-service's replica is a device of some node, and what such a policy decides is what each device hosts and which
-share of its family's rows it answers. A device takes a core of its node beside itself, to be fed.
+A device hosts one variant, or all of one family (`hosts`); where a node has no devices beside its cores,
+`cores` (1) of them are one. So a service's replica is a device of some node, and what such a policy decides
+is what each device hosts and which share of its family's rows it answers. A device takes a core of its node
+beside itself, to be fed.
 
 Demand is the exponentially weighted mean (centre of mass 1.6 s) of the last 20 s, and what one device answers
 is b / l(b) for the largest batch with l(b) < SLO / 2: a row that comes just after a batch has begun can still
@@ -15,9 +16,10 @@ within `REST_S`.
 
 from collections.abc import Mapping, Sequence
 from math import log2
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from steelyard.core.errors import SpecError
+from steelyard.core.lanes import AGE_MAX_SLOS
 from steelyard.core.plan import (
     Decision,
     Forming,
@@ -32,7 +34,17 @@ from steelyard.core.plan import (
 from steelyard.core.snapshot import ClusterSnapshot, NodeView, ServiceView
 from steelyard.core.types import Service, ServiceTimes, Stage, Variant
 from steelyard.forecast.predictors import Ewma
-from steelyard.plan.proteus import Family, Hosted, Hosting, Key, ProteusProblem, Slot, assign, capacity_rps
+from steelyard.plan.proteus import (
+    CHANGE,
+    Family,
+    Hosted,
+    Hosting,
+    Key,
+    ProteusProblem,
+    Slot,
+    assign,
+    capacity_rps,
+)
 from steelyard.policies.base import PolicyContext
 from steelyard.policies.options import nearest_first
 from steelyard.policies.sensing import rate_over, wanted_replicas
@@ -44,8 +56,11 @@ MEMORY_S = 20
 CENTRE_OF_MASS_S = 1.6
 DEMAND_MIN_RPS = 0.5
 CPU = "cpu"
+Hosts = Literal["variants", "families"]
+HOSTS: tuple[Hosts, ...] = ("variants", "families")
+Word = TypeVar("Word", bound=str)
 _DEMAND = Ewma(half_life_s=1.0 / log2(1.0 + 1.0 / CENTRE_OF_MASS_S))
-BATCHING: tuple[Forming, ...] = ("adaptive", "aimd", "nexus")
+BATCHING: tuple[Forming, ...] = ("adaptive", "aimd", "nexus", "full")
 
 
 class Batch(NamedTuple):
@@ -74,6 +89,8 @@ class FamilyPolicy:
         period_s: between two decisions; inf: once.
         cores: of a replica on no other device than cores.
         batching: how a device forms its batches, where it works by its own rules.
+        hosts: what a device hosts: a variant, or all variants of a family.
+        change: accuracy of the whole demand that it may cost to leave all devices as they are.
 
     Raises:
         SpecError: a service has several stages, or a variant no accuracy.
@@ -92,6 +109,8 @@ class FamilyPolicy:
         period_s: float,
         cores: int = 1,
         batching: Forming = "adaptive",
+        hosts: Hosts = "variants",
+        change: float = CHANGE,
     ) -> None:
         self.name = name
         self._services = context.services
@@ -107,6 +126,8 @@ class FamilyPolicy:
         self._period_s = period_s
         self._published = context.published
         self._batching = batching
+        self._hosts = hosts
+        self._change = change
         self._due_s = float("-inf")
         self._rested_s = float("-inf")
         self._limits_rps: dict[str, float] = {}
@@ -153,7 +174,8 @@ class FamilyPolicy:
         families = tuple(
             Family(name, rate * self._headroom, self._hosted(name, devices)) for name, rate in demands.items()
         )
-        return ProteusProblem(families, devices, present)
+        is_whole = self._hosts == "families"
+        return ProteusProblem(families, devices, present, self._change, hosts_families=is_whole)
 
     def _hosted(self, service: str, devices: Mapping[str, int]) -> tuple[Hosted, ...]:
         known, accuracy = self._batches[service], self._accuracy[service]
@@ -174,19 +196,37 @@ class FamilyPolicy:
 
     def _plan(self, problem: ProteusProblem, hosting: Hosting, slots: list[Slot]) -> Plan:
         kinds = {key: one.kind for key, one in problem.keyed().items()}
+        counts: dict[Key, int] = {}
+        for (name, variant), count in hosting.counts.items():
+            lead = (name, self._resident(name, variant, kinds[name, variant])[0])
+            counts[lead] = counts.get(lead, 0) + count
         replicas: dict[str, list[ReplicaPlan]] = {family.name: [] for family in problem.families}
-        for slot, key in zip(slots, assign(hosting.counts, kinds, slots), strict=True):
+        for slot, key in zip(slots, assign(counts, kinds, slots), strict=True):
             if key is not None:
                 cores = float(self._cores) if slot.kind == CPU else 1.0
-                replicas[key[0]].append(ReplicaPlan(cores, (key[1],), slot.node, slot.kind))
+                variants = self._resident(*key, slot.kind)
+                replicas[key[0]].append(ReplicaPlan(cores, variants, slot.node, slot.kind))
         return Plan({name: self._service_plan(name, hosting, tuple(own)) for name, own in replicas.items()})
+
+    def _resident(self, service: str, variant: str, kind: str) -> tuple[str, ...]:
+        """What a device has that hosts a variant: that one, or its whole family in the order of accuracy."""
+        if self._hosts == "variants":
+            return (variant,)
+        return tuple(one.name for one in self._ordered(service) if one.device == kind)
+
+    def _ordered(self, service: str) -> list[Variant]:
+        """Variants that are fast enough, the most accurate first."""
+        known, accuracy = self._batches[service], self._accuracy[service]
+        fast = [variant for variant in self._stages[service].variants if variant.name in known]
+        return sorted(fast, key=lambda variant: -accuracy[variant.name])
 
     def _service_plan(self, name: str, hosting: Hosting, replicas: tuple[ReplicaPlan, ...]) -> ServicePlan:
         stage, batches = self._stages[name], self._batches[name]
-        ordered = sorted(stage.variants, key=lambda variant: -self._accuracy[name][variant.name])
-        flows = {one.name: hosting.flows_rps.get((name, one.name), 0.0) for one in ordered}
+        ordered = [one.name for one in self._ordered(name)]
+        flows = {one: hosting.flows_rps.get((name, one), 0.0) for one in ordered}
         total = sum(flows.values(), 0.0)
-        hosted = [one.name for one in ordered if hosting.counts.get((name, one.name), 0)]
+        there = {variant for replica in replicas for variant in replica.variants}
+        hosted = [one for one in ordered if one in there]
         mix = tuple(VariantShare(one, flows[one] / total) for one in hosted) if total else ()
         rows = {one: batches[one].rows for one in hosted}
         first = hosted[0] if hosted else stage.variants[0].name
@@ -194,18 +234,22 @@ class FamilyPolicy:
             replicas,
             mix or (VariantShare(first, 1.0),),
             max(rows.values(), default=1),
-            rules=self._rules(),
+            rules=self._rules(name),
             rows_max=rows,
         )
         return ServicePlan(name, {stage.name: plan})
 
-    def _rules(self) -> StageRules:
+    def _rules(self, service: str) -> StageRules:
+        if self._hosts == "families":
+            return StageRules(choice="fit")
         if not self._published:
             return StageRules()
+        aged_s = AGE_MAX_SLOS * self._slo_s(service) if self._batching == "full" else None
         return StageRules(
             order="fifo",
             forming=self._batching,
-            drop="none",
+            drop="none" if aged_s is None else "age",
+            age_s_max=aged_s,
             admission="open",
             routing="assigned",
         )
@@ -233,18 +277,18 @@ def batches(stage: Stage, times: ServiceTimes, slo_s: float, cores: int) -> dict
     return fitting or singles
 
 
-def batching_of(policy: str, options: Mapping[str, object]) -> Forming:
-    """The option `batching`.
+def one_of(policy: str, options: Mapping[str, object], key: str, known: Sequence[Word]) -> Word:
+    """An option that is one of several words; the first of them unless it says another.
 
     Raises:
-        SpecError: there is no such rule.
+        SpecError: it is none of them.
     """
-    asked = options.get("batching", BATCHING[0])
-    for rule in BATCHING:
-        if asked == rule:
-            return rule
-    choices = ", ".join(nearest_first(str(asked), BATCHING))
-    raise SpecError(f"policy {policy}: option batching: no {asked!r}; there are: {choices}")
+    asked = options.get(key, known[0])
+    for word in known:
+        if asked == word:
+            return word
+    choices = ", ".join(nearest_first(str(asked), known))
+    raise SpecError(f"policy {policy}: option {key}: no {asked!r}; there are: {choices}")
 
 
 def slots_of(

@@ -23,12 +23,11 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from steelyard.core.errors import SpecError
 from steelyard.plan.infaas import switched
-from steelyard.plan.proteus import Hosted, Hosting, Key, ProteusProblem, hosting_of, solve, spread
+from steelyard.plan.proteus import CHANGE, Hosted, Hosting, Key, ProteusProblem, hosting_of, solve, spread
 from steelyard.policies.base import PolicyContext
-from steelyard.policies.families import Chooser, FamilyPolicy, batching_of
-from steelyard.policies.options import duration_s, integer, nearest_first, number, refuse_unknown
+from steelyard.policies.families import BATCHING, HOSTS, Chooser, FamilyPolicy, one_of
+from steelyard.policies.options import duration_s, integer, number, refuse_unknown
 
 PERIOD_S = 10.0
 GREEDY_PERIOD_S = 2.0
@@ -36,7 +35,9 @@ HEADROOM = 1.05
 SOMMELIER_HEADROOM = 1.5
 TREE_NODES_MAX = 200
 GAP = 1e-3
-COMMON = ("cores", "batching", "headroom")
+CHANGE_OF_FAMILY = 0.1
+"""What it costs to give all devices to another family: they answer nothing while they load its variants."""
+COMMON = ("cores", "batching", "headroom", "hosts", "change")
 NEVER = float("inf")
 
 
@@ -120,7 +121,7 @@ VARIANTS: dict[str, Callable[[Hosted], tuple[float, float]]] = {
 
 
 def make_proteus(context: PolicyContext) -> FamilyPolicy:
-    """Options: `cores`, `batching`, `headroom` (1.05), `period` (10s).
+    """Options: `cores`, `batching`, `hosts`, `change`, `headroom` (1.05), `period` (10s).
 
     Raises:
         SpecError: an option or a service is none for it.
@@ -147,16 +148,13 @@ def make_infaas(context: PolicyContext) -> FamilyPolicy:
 
 
 def make_clipper(context: PolicyContext) -> FamilyPolicy:
-    """Options: `variants` (accurate or fast), `cores`, `batching`, `headroom`.
+    """Options: `variants` (accurate or fast); `cores`, `batching`, `hosts`, `change`, `headroom`.
 
     Raises:
         SpecError: an option or a service is none for it.
     """
-    asked = str(context.options.get("variants", "accurate"))
-    if asked not in VARIANTS:
-        choices = ", ".join(nearest_first(asked, VARIANTS))
-        raise SpecError(f"policy clipper: option variants: no {asked!r}; there are: {choices}")
-    return _made("clipper", context, Restricted(VARIANTS[asked]), HEADROOM, NEVER)
+    worth = VARIANTS[one_of("clipper", context.options, "variants", tuple(VARIANTS))]
+    return _made("clipper", context, Restricted(worth), HEADROOM, NEVER)
 
 
 def _made(
@@ -164,6 +162,8 @@ def _made(
 ) -> FamilyPolicy:
     own = ("variants",) if name == "clipper" else ("period",)
     refuse_unknown(name, context.options, (*COMMON, *own))
+    hosts = one_of(name, context.options, "hosts", HOSTS)
+    change = CHANGE if hosts == "variants" else CHANGE_OF_FAMILY
     return FamilyPolicy(
         name,
         context,
@@ -171,5 +171,7 @@ def _made(
         headroom=number(name, context.options, "headroom", headroom, least=0.1, most=10.0),
         period_s=duration_s(name, context.options, "period", period_s, least_s=1.0),
         cores=integer(name, context.options, "cores", 1, least=1),
-        batching=batching_of(name, context.options),
+        batching=one_of(name, context.options, "batching", BATCHING),
+        hosts=hosts,
+        change=number(name, context.options, "change", change, least=0.0, most=10.0),
     )
