@@ -178,6 +178,7 @@ def test_an_answer_says_what_the_server_said(infer: Callable[..., Answer]) -> No
     act = answered(
         variant="small",
         variants="detect:small,read:big",
+        variant_rows="detect:small=3,detect:tiny=1",
         accuracy=0.9,
         accuracy_measured=True,
         queue_ms=1.5,
@@ -190,8 +191,9 @@ def test_an_answer_says_what_the_server_said(infer: Callable[..., Answer]) -> No
     assert answer.outputs.keys() == {"y"}
     assert answer.outputs["y"].tolist() == [7.0]
     assert answer._replace(outputs={}) == Answer(
-        {}, "small", {"detect": "small", "read": "big"}, 0.9, True, 1.5, 2.5, 3.5, ("max_core_ms",), "mine", 1
-    )
+        {}, "small", {"detect": "small", "read": "big"}, 0.9, True, 1.5, 2.5, 3.5, ("max_core_ms",), "mine",
+        1, {"detect": {"small": 3, "tiny": 1}},
+    )  # fmt: skip
     (asked,) = server.asked
     head = json.loads(asked.body[: int(asked.headers["Inference-Header-Content-Length"])])
     assert asked.line == "POST /v2/models/m/infer HTTP/1.1"

@@ -47,6 +47,44 @@ def test_the_measured_path_that_names_most_stages_counts() -> None:
     assert accuracies.of({"find": "small", "crop": "crop", "read": "base"})[1] is False
 
 
+def test_rows_of_several_variants_count_by_their_number() -> None:
+    accuracies = Accuracies(service())
+    chosen = {"find": "big", "crop": "crop", "read": "base"}
+    # 3 of 4 rows at 0.9 * 0.8 = 0.72, one at 0.6 * 0.8 = 0.48.
+    accuracy, is_measured = accuracies.mean(chosen, {"find": {"big": 3, "small": 1}})
+    assert accuracy == pytest.approx(0.66)
+    assert not is_measured
+    assert Accuracies(service(small=None)).mean(chosen, {"find": {"big": 3, "small": 1}}) == (None, False)
+
+
+def test_a_mean_is_measured_if_all_of_its_paths_are() -> None:
+    big, small = PathAccuracy({"find": "big"}, 0.7), PathAccuracy({"find": "small"}, 0.3)
+    chosen, rows_by = {"find": "big", "crop": "crop", "read": "base"}, {"find": {"big": 1, "small": 3}}
+    accuracy, is_measured = Accuracies(service(big, small)).mean(chosen, rows_by)
+    assert accuracy == pytest.approx(0.4)  # (0.7 + 3 * 0.3) / 4
+    assert is_measured
+    accuracy, is_measured = Accuracies(service(big)).mean(chosen, rows_by)
+    assert accuracy == pytest.approx(0.535)  # (0.7 + 3 * 0.48) / 4
+    assert not is_measured
+
+
+def test_two_stages_of_several_variants_are_independent_of_each_other() -> None:
+    stages = tuple(Stage(name, (Variant("big", 0.9), Variant("small", 0.5))) for name in "ab")
+    rows_by = {"a": {"big": 1, "small": 1}, "b": {"big": 3, "small": 1}}
+    # 0.7 * 0.8, over (0.81 * 3 + 0.45 * 1 + 0.45 * 3 + 0.25 * 1) / 8.
+    accuracy, _ = Accuracies(Service("svc", 0.1, stages)).mean({"a": "big", "b": "big"}, rows_by)
+    assert accuracy == pytest.approx(0.56)
+
+
+def test_more_combinations_than_are_worth_it_count_by_most_rows() -> None:
+    # Nine stages with two variants each are 512 combinations: the ninth counts as answered by `big` alone.
+    names = "abcdefghi"
+    stages = tuple(Stage(name, (Variant("big", 1.0), Variant("small", 0.5))) for name in names)
+    rows_by = {name: {"big": 3, "small": 1} for name in names}
+    accuracy, _ = Accuracies(Service("svc", 0.1, stages)).mean(dict.fromkeys(names, "big"), rows_by)
+    assert accuracy == pytest.approx(0.875**8)
+
+
 @given(
     st.dictionaries(st.sampled_from("abcde"), st.floats(0.05, 1.0), min_size=1),
     st.lists(st.integers(1, 9), min_size=1, max_size=80),

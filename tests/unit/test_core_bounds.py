@@ -247,6 +247,29 @@ class TestCost:
         assert completed(bench).missed == ("max_core_ms",)
 
 
+class TestSeveralVariants:
+    def test_an_answer_of_two_variants_says_who_gave_how_much(self) -> None:
+        # 8 rows of 11 are the most of a batch; one replica has `big` alone, the other `small`.
+        bench = bench_of(mix="small")
+        bench.tell(VariantUnloaded(1, "small"))
+        bench.ready(2, variants=("small",))
+        arrive(bench, 1, rows=11)
+        assert (bench.running(1).rows, bench.running(2).rows) == (3, 8)  # the faster one was asked first
+        bench.complete(2)
+        bench.complete(1)
+        answer = completed(bench)
+        assert answer.variants == {"main": "small"}
+        assert answer.rows_by == {"main": {"small": 8, "big": 3}}
+        assert answer.accuracy == pytest.approx((3 * 0.9 + 8 * 0.6) / 11)
+
+    def test_one_variant_over_several_batches_is_one(self) -> None:
+        bench = bench_of()
+        arrive(bench, 1, rows=11)
+        bench.complete()
+        bench.complete()
+        assert (completed(bench).rows_by, completed(bench).accuracy) == ({}, 0.9)
+
+
 class TestTogether:
     def test_each_nearest_value_takes_the_others_as_asked(self) -> None:
         # big: 10 ms, 10 core-ms, 0.9; small: 2.5 ms, 2.5 core-ms, 0.6.

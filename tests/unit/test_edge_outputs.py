@@ -133,6 +133,8 @@ def test_an_answer_says_who_gave_it_how_well_and_at_what_cost() -> None:
         "accuracy": 0.9, "accuracy_measured": True, "core_ms": 12.346,
         "bounds_missed": "max_latency_ms,max_core_ms",
     }  # fmt: skip
+    mixed = msgspec.structs.replace(whole, rows_by={"detect": {"small": 3, "tiny": 1}})
+    assert answer_parameters(mixed).variant_rows == "detect:small=3,detect:tiny=1"
 
 
 def test_outputs_of_several_stages_are_one_answer() -> None:

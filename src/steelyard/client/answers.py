@@ -18,7 +18,7 @@ class Answer(NamedTuple):
     Attributes:
         outputs: tensors by name; views of the answer that cannot be written to (BF16 as its bits in uint16).
         variant: that answered the last stage.
-        variants: that answered, by stage, where there are several.
+        variants: that answered, by stage, where there are several; that of most rows where several did.
         accuracy: estimated for those variants.
         is_accuracy_measured: that was measured end to end; otherwise the product of the stages'.
         queue_ms: queueing delay.
@@ -27,6 +27,7 @@ class Answer(NamedTuple):
         bounds_missed: names of its own bounds that were missed.
         request_id: its name, as the caller gave it.
         attempts: how many requests it took.
+        variant_rows: rows by variant, of the stages at which several answered.
     """
 
     outputs: dict[str, Array]
@@ -40,6 +41,7 @@ class Answer(NamedTuple):
     bounds_missed: tuple[str, ...] = ()
     request_id: str = ""
     attempts: int = 1
+    variant_rows: Mapping[str, Mapping[str, int]] = {}
 
 
 class ModelMetadata(NamedTuple):
@@ -75,6 +77,7 @@ def to_answer(reply: Reply, attempts: int) -> Answer:
             tuple(filter(None, str(told.get("bounds_missed", "")).split(","))),
             client_id,
             attempts,
+            _rows_by(str(told.get("variant_rows", ""))),
         )
     except (InputError, AttributeError) as error:
         raise AnswerError(f"the answer cannot be read: {error}", status=reply.status) from error
@@ -101,3 +104,19 @@ def read_metadata(told: Any) -> ModelMetadata:
 def _by_stage(text: str) -> dict[str, str]:
     pairs = (pair.partition(":") for pair in text.split(",") if pair)
     return {stage: variant for stage, _, variant in pairs}
+
+
+def _rows_by(text: str) -> dict[str, dict[str, int]]:
+    """`stage:variant=rows,...`; a count that is no number is not the protocol's.
+
+    Raises:
+        InputError: there is one.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for entry in filter(None, text.split(",")):
+        name, _, rows = entry.rpartition("=")
+        stage, _, variant = name.partition(":")
+        if not rows.isdigit():
+            raise InputError(f"variant_rows is {text!r}")
+        found.setdefault(stage, {})[variant] = int(rows)
+    return found

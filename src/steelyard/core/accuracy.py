@@ -7,14 +7,20 @@
 - A stage's only variant counts as 1 where nobody has said: it is given, whatever it is, and the other stages'
   accuracies were found with it. If nobody has said anything of any stage, nothing is known.
 - A stage that did not run, for want of items, does not count.
+- Where several variants have answered rows of one request at a stage, it is the mean over the rows, each
+  stage's taken to be independent of the others': which items of which row met which variant is not kept.
 """
 
 from collections.abc import Mapping
+from itertools import product
 
 from steelyard.core.types import Service
 
 CACHE_MAX = 4096
 """Combinations remembered."""
+
+MIXED_MAX = 256
+"""Combinations that one request's mean is taken over; stages beyond count by the variant of most rows."""
 
 Estimate = tuple[float | None, bool]
 """(accuracy, whether it was measured end to end); None: not known."""
@@ -52,6 +58,35 @@ class Accuracies:
                 self._estimates.clear()
             found = self._estimates[key] = self._estimate(variants)
         return found
+
+    def mean(self, variants: Mapping[str, str], rows_by: Mapping[str, Mapping[str, int]]) -> Estimate:
+        """Of an answer that several variants have given.
+
+        Args:
+            variants: of the stages that ran, each that of most rows.
+            rows_by: rows by variant, of the stages at which there were several.
+        """
+        stages: list[str] = []
+        shares: list[list[tuple[str, float]]] = []
+        count = 1
+        for stage, rows in rows_by.items():
+            if count * len(rows) <= MIXED_MAX:
+                count *= len(rows)
+                total = sum(rows.values())
+                stages.append(stage)
+                shares.append([(variant, answered / total) for variant, answered in rows.items()])
+        mean, is_measured = 0.0, True
+        for chosen in product(*shares):
+            names = [variant for variant, _ in chosen]
+            accuracy, is_path = self.of({**variants, **dict(zip(stages, names, strict=True))})
+            if accuracy is None:
+                return None, False
+            share = 1.0
+            for _, part in chosen:
+                share *= part
+            mean += share * accuracy
+            is_measured = is_measured and is_path
+        return mean, is_measured
 
     def of_variant(self, stage: str, variant: str) -> float:
         """Of one variant alone; 0 where nobody knows."""

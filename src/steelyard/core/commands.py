@@ -68,10 +68,11 @@ class Complete(Frozen, frozen=True, tag="complete"):
         late: it missed its deadline; it is answered still.
         answers: its outputs by stage of `Service.answers`, in row order.
         variants: that answered each stage; where several did, the one of most rows.
-        accuracy: estimated for those variants; None where a stage's is not known.
+        accuracy: estimated, the mean over its rows (`Accuracies.mean`); None where a stage's is not known.
         is_measured: the estimate was measured end to end; otherwise a product of the stages'.
         core_ms: core-milliseconds spent on it: its rows' share of every batch.
         missed: names of its own bounds that were missed, `max_latency_ms` among them.
+        rows_by: for stages at which several variants answered, how many rows each.
     """
 
     request_id: RequestId
@@ -85,6 +86,7 @@ class Complete(Frozen, frozen=True, tag="complete"):
     is_measured: bool = False
     core_ms: float = 0.0
     missed: tuple[str, ...] = ()
+    rows_by: dict[str, dict[str, int]] = {}
 
 
 class NearestBounds(NamedTuple):

@@ -141,6 +141,7 @@ class OpenRequests:
         """A request is done at one stage, last in `batch` from `offset` on: it goes on, or is answered."""
         opened = visit.open
         visit.is_done = True
+        visit.rows_by = None
         if len(visit.done) > 1:
             visit.settle_variant()
         opened.stages_left -= 1
@@ -204,7 +205,12 @@ class OpenRequests:
             tally.late += 1
         visits = opened.visits
         variants = {name: visits[name].variant for name in self._names if visits[name].variant}
-        accuracy, is_measured = self._bounds.accuracies.of(variants)
+        rows_by: dict[str, dict[str, int]] = {}
+        if opened.is_mixed:
+            rows_by = {name: rows for name in self._names if (rows := visits[name].rows_by) is not None}
+            accuracy, is_measured = self._bounds.accuracies.mean(variants, rows_by)
+        else:
+            accuracy, is_measured = self._bounds.accuracies.of(variants)
         complete = Complete(
             opened.request.id,
             visits[self._last_name].variant,
@@ -217,6 +223,7 @@ class OpenRequests:
             is_measured,
             opened.core_ms,
             self._bounds.missed(opened, accuracy, is_late=is_late),
+            rows_by,
         )
         self._end(opened, complete)
 

@@ -36,10 +36,12 @@ class OpenRequest:
         core_ms: core-milliseconds spent on it: its rows' share of every batch that was done.
         retries: how often it was tried again because a worker was lost.
         is_ended: whether its end was announced; batches in flight may still read it.
+        is_mixed: several variants have answered it at one stage (`Visit.rows_by`).
     """
 
     __slots__ = (
-        "bounds", "core_ms", "due_s", "is_ended", "readers", "request", "retries", "stages_left", "visits",
+        "bounds", "core_ms", "due_s", "is_ended", "is_mixed", "readers", "request", "retries", "stages_left",
+        "visits",
     )  # fmt: skip
 
     def __init__(self, request: Request, *, due_s: float, stages_left: int = 1) -> None:
@@ -51,7 +53,7 @@ class OpenRequest:
         self.bounds: Ledger | None = None
         self.core_ms = 0.0
         self.retries = 0
-        self.is_ended = False
+        self.is_ended = self.is_mixed = False
 
 
 class Visit:
@@ -69,14 +71,15 @@ class Visit:
         lost: pieces whose outputs were lost while nobody waited for them.
         is_done: all its rows are done; their outputs may be gone all the same.
         variant: that answered most of its rows, or its latest while it is not done; empty before.
+        rows_by: how many rows each variant has answered, if it was done by several; None: by one.
         made_from: where the stage takes items: how many each row of their maker has, and by which variant.
         wanted: variant that is to answer it, where a table says so; empty: not decided.
         spans: (end, key) of its runs of rows that are alike (`inputs`); None: to be found out.
     """
 
     __slots__ = (
-        "arrived_s", "done", "is_done", "lost", "made_from", "open", "pieces", "queue_s", "rows", "service_s",
-        "spans", "stage", "variant", "wanted",
+        "arrived_s", "done", "is_done", "lost", "made_from", "open", "pieces", "queue_s", "rows", "rows_by",
+        "service_s", "spans", "stage", "variant", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -100,6 +103,7 @@ class Visit:
         self.lost: list[Piece] = []
         self.is_done = False
         self.variant = self.wanted = ""
+        self.rows_by: dict[str, int] | None = None
         self.made_from: tuple[tuple[str, int], ...] = ()
         self.spans: list[tuple[int, str]] | None = None
 
@@ -126,9 +130,12 @@ class Visit:
     def settle_variant(self) -> None:
         """It is done in several parts: which variant has answered most rows? Ties go to the first."""
         rows: dict[str, int] = {}
-        for part in self.done:
+        for part in self.in_order():
             rows[part.batch.variant] = rows.get(part.batch.variant, 0) + part.piece.rows
         self.variant = max(rows, key=lambda variant: rows[variant])
+        self.rows_by = rows if len(rows) > 1 else None
+        if len(rows) > 1:
+            self.open.is_mixed = True
 
 
 class Piece:

@@ -37,7 +37,8 @@ class AnswerParameters(msgspec.Struct, omit_defaults=True):
         queue_ms: it waited.
         service_ms: it was served.
         variants: `stage:variant,...`, where there are several stages.
-        accuracy: estimated for those variants.
+        variant_rows: `stage:variant=rows,...`, of the stages at which several variants answered.
+        accuracy: estimated for those variants, the mean over the rows.
         accuracy_measured: it was measured end to end; otherwise the product of the stages'.
         core_ms: core-milliseconds spent on it.
         bounds_missed: names of the request's own bounds that were missed, comma-separated.
@@ -51,6 +52,7 @@ class AnswerParameters(msgspec.Struct, omit_defaults=True):
     accuracy_measured: bool | None = None
     core_ms: float | None = None
     bounds_missed: str = ""
+    variant_rows: str = ""
 
 
 def answer_parameters(complete: Complete) -> AnswerParameters:
@@ -65,6 +67,17 @@ def answer_parameters(complete: Complete) -> AnswerParameters:
         None if complete.accuracy is None else complete.is_measured,
         round(complete.core_ms, 3) if complete.core_ms else None,
         ",".join(complete.missed),
+        _variant_rows(complete) if complete.rows_by else "",
+    )
+
+
+def _variant_rows(complete: Complete) -> str:
+    return ",".join(
+        [
+            f"{stage}:{variant}={count}"
+            for stage, rows in complete.rows_by.items()
+            for variant, count in rows.items()
+        ]
     )
 
 
