@@ -8,7 +8,6 @@ The rules of this file:
 
 import socket
 from collections.abc import Callable
-from importlib.util import find_spec
 
 from steelyard.serve.account import Account
 from steelyard.serve.base import Intake
@@ -72,12 +71,8 @@ class Listening:
             else:
                 port = await self._listen_http(settings.http_port or 0)
             self._tell("http", port, "Open Inference Protocol", settings.front_ends)
-        if settings.grpc_port != 0 and self._has_grpc():
-            if settings.grpc_in_process:
-                port = await self._listen_grpc(settings.grpc_port or 0)
-            else:
-                port = await self._start_processes("grpc", settings.grpc_port or 0, 1)
-            self._tell("grpc", port, "Open Inference Protocol", int(not settings.grpc_in_process))
+        if settings.grpc_port != 0:
+            await self._start_grpc(settings.grpc_port or 0)
         if settings.metrics_port != 0:
             listener = await serve_http(
                 self._account.app, settings.host, settings.metrics_port or 0, log=self._log
@@ -105,6 +100,15 @@ class Listening:
         listener = await serve_http(app, settings.host, port, log=self._log, grace_s=settings.drain_s_max)
         self._listeners.append(listener)
         return listener.port
+
+    async def _start_grpc(self, port: int) -> None:
+        in_process = self._settings.grpc_in_process
+        try:
+            port = await (self._listen_grpc(port) if in_process else self._start_processes("grpc", port, 1))
+        except ModuleNotFoundError as error:  # an extra, which a server does without
+            self._say(f"no gRPC: {error.name} is not installed (pip install 'steelyard[grpc]')")
+            return
+        self._tell("grpc", port, "Open Inference Protocol", int(not in_process))
 
     async def _listen_grpc(self, port: int) -> int:
         from steelyard.serve.grpc import serve_grpc  # needs the extra
@@ -141,19 +145,6 @@ class Listening:
         await self._front_ends.start(welcome, count)
         return port
 
-    def _has_grpc(self) -> bool:
-        missing = next((name for name in ("grpc", "google.protobuf") if not _is_installed(name)), None)
-        if missing is not None:  # an extra, which a server does without
-            self._say(f"no gRPC: {missing} is not installed (pip install 'steelyard[grpc]')")
-        return missing is None
-
     def _tell(self, scheme: str, port: int, what: str, processes: int) -> None:
         where = f" in {processes} process{'es' if processes > 1 else ''}" if processes else ""
         self._say(f"listening: {scheme}://{self._settings.host}:{port} ({what}){where}")
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False

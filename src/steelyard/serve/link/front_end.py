@@ -118,8 +118,11 @@ class FrontEnd:
     def _cannot_listen(self, message: m.CannotListen) -> None:
         """It ends, because of something that will not change by itself."""
         self.is_refused = True
+        error: Exception = SteelyardError(message.reason)
+        if message.missing:
+            error = ModuleNotFoundError(message.reason, name=message.missing)
         if not self.listening.done():
-            self.listening.set_exception(SteelyardError(message.reason))
+            self.listening.set_exception(error)
 
     def _arrived(self, event: RequestArrived) -> None:
         """A client asks for something."""

@@ -117,6 +117,7 @@ class FrontEnds:
 
         Raises:
             SteelyardError: one cannot listen, or does not in time.
+            ModuleNotFoundError: what it takes to speak so is not installed.
         """
         self.show()
         started = [self._start(_Place(welcome, [])) for _ in range(count)]
@@ -252,10 +253,12 @@ class FrontEnds:
         self._regions.lost(front_end)
         if self._is_stopping:
             return
-        self._log.event("front_end_lost", level="error", front_end=front_end.number, reason=reason)
         if front_end.process is not None:
             front_end.process.kill()
             self._do(reaped(front_end.process, EXIT_S_MAX))
+        if front_end.is_refused and len(place.starts_s) == 1:
+            return  # whoever waits for its start is told
+        self._log.event("front_end_lost", level="error", front_end=front_end.number, reason=reason)
         recent_s = time.monotonic() - RESTARTS_S
         place.starts_s[:] = [start_s for start_s in place.starts_s if start_s > recent_s]
         if front_end.is_refused or len(place.starts_s) > RESTARTS_MAX:

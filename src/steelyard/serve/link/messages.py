@@ -125,9 +125,10 @@ class Listening(Frozen, frozen=True, tag="listening"):
 
 
 class CannotListen(Frozen, frozen=True, tag="cannot_listen"):
-    """The front end ends, because of this."""
+    """The front end ends, because of this; `missing` names a module that is not installed."""
 
     reason: str
+    missing: str = ""
 
 
 class Taken(Frozen, frozen=True, tag="taken"):

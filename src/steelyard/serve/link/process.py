@@ -80,7 +80,8 @@ class FrontEnd:
             threads.name_process(f"{m.arena_name(welcome.front_end)}/{welcome.kind}")
             self._listener = await self._listen(welcome, self._intake)
         except (SteelyardError, OSError, ImportError) as error:
-            self._link.send(m.CannotListen(str(error)))
+            missing = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+            self._link.send(m.CannotListen(str(error), missing))
             return 1
         self._link.send(m.Listening())
         if self._is_draining:
