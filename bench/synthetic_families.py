@@ -122,16 +122,22 @@ def latency_ms(family: str, variant: str, kind: str, rows: int) -> float:
     return device.fixed_ms + work * device.gflop_ms * growth
 
 
-def service(family: str, *, slo_s: float = SLO_S) -> Service:
-    """A family as a service; its variants by name and kind of device, the most accurate first."""
+def service(family: str, *, slo_s: float = SLO_S, load_s: float = LOAD_S) -> Service:
+    """A family as a service; its variants by name and kind of device, the most accurate first.
+
+    Args:
+        family: one of them.
+        slo_s: of every request.
+        load_s: seconds that a device takes to load a variant, or several at once.
+    """
     ordered = sorted(FAMILIES[family].items(), key=lambda item: -item[1][1])
     variants = tuple(
         Variant(
             f"{name}@{kind}",
             accuracy / 100.0,
             batch_rows_max=max(BATCHES),
-            cold_start_s=LOAD_S,
-            load_s=LOAD_S,
+            cold_start_s=load_s,
+            load_s=load_s,
             device=kind,
         )
         for name, (_, accuracy) in ordered
