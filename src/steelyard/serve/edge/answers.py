@@ -1,27 +1,31 @@
 """From a completed request to the bytes of its answer. Pure: reads outputs through the function it is given.
 
 The rule of this file: an output is copied once, from the worker's memory into the body, and only the
-request's own rows of it (`outputs`).
+request's own rows of it (`outputs`). An answer's JSON is the same as that of an earlier one but for its
+parameters, so its beginning is written once for all answers to requests of one kind that come alike.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
 from steelyard.core.commands import Complete
 from steelyard.serve.edge.codec import Answer, Inference, Route
 from steelyard.serve.edge.outputs import (
-    AnswerParameters,
+    Output,
     Read,
     answer_parameters,
     given_outputs,
     joined,
     request_output,
 )
-from steelyard.serve.edge.tensors import Buffer, to_json
+from steelyard.serve.edge.tensors import to_json
 
 MODEL_VERSION = "1"
+HEADS_MAX = 8
+"""Beginnings of answers that are kept for requests of one kind."""
 
 
 class _BinarySize(msgspec.Struct):
@@ -42,12 +46,12 @@ class _OutputHead(msgspec.Struct, omit_defaults=True):
     data: msgspec.Raw | None = None
 
 
-class _AnswerHead(msgspec.Struct, omit_defaults=True):
+class _HeadStart(msgspec.Struct):
+    """An answer's head up to what differs from one answer to the next."""
+
     model_name: str
     model_version: str
     outputs: list[_OutputHead]
-    parameters: AnswerParameters
-    id: str = ""
 
 
 class AnswerBody(NamedTuple):
@@ -65,26 +69,54 @@ def encode_answer(route: Route, asked: Inference, complete: Complete, read: Read
             shared memory that is too small).
         ModelError: the model did not give what its signature promises.
     """
-    outputs: list[_OutputHead] = []
-    binaries: list[Buffer] = []
-    any_binary = False
     wanted = asked.answers or [Answer(spec, False) for spec in given_outputs(route, complete)]
-    for spec, binary, span in wanted:
-        shape, pieces = request_output(route, spec, complete, read)
+    found = [request_output(route, answer.spec, complete, read) for answer in wanted]
+    if asked.heads is None:
+        start = _start(route, wanted, found)
+        is_binary = any(answer.binary and answer.span is None for answer in wanted)
+    else:
+        start, is_binary = _kept_start(route, wanted, found, asked.heads), True
+    head = b"".join((start, msgspec.json.encode(answer_parameters(complete)), _end(asked.client_id)))
+    if not is_binary:
+        return AnswerBody(head, None)
+    binaries = [
+        piece
+        for answer, output in zip(wanted, found, strict=True)
+        if answer.binary and answer.span is None
+        for piece in output.pieces
+    ]
+    return AnswerBody(b"".join((head, *binaries)), len(head))
+
+
+def _kept_start(
+    route: Route, wanted: Sequence[Answer], found: Sequence[Output], heads: dict[tuple[Any, ...], bytes]
+) -> bytes:
+    """As `_start`, where all outputs are binary: one start for the same shapes and lengths."""
+    key = tuple([(shape, *map(len, pieces)) for shape, pieces in found])
+    start = heads.get(key)
+    if start is None:
+        if len(heads) >= HEADS_MAX:
+            heads.clear()
+        start = heads[key] = _start(route, wanted, found)
+    return start
+
+
+def _start(route: Route, wanted: Sequence[Answer], found: Sequence[Output]) -> bytes:
+    """The head up to its parameters; outputs that go to shared memory are written there."""
+    outputs: list[_OutputHead] = []
+    for (spec, binary, span), (shape, pieces) in zip(wanted, found, strict=True):
         head = _OutputHead(spec.name, spec.dtype, shape)
         if span is not None:
             size = span.write(spec.name, pieces)
             head.parameters = _SharedSize(span.region.name, size, span.offset)
         elif binary:
             head.parameters = _BinarySize(sum(map(len, pieces)))
-            binaries += pieces
-            any_binary = True
         else:
             head.data = msgspec.Raw(to_json(spec.name, spec.dtype, math.prod(shape), joined(pieces)))
         outputs.append(head)
-    head_json = msgspec.json.encode(
-        _AnswerHead(route.name, MODEL_VERSION, outputs, answer_parameters(complete), asked.client_id)
-    )
-    if not any_binary:
-        return AnswerBody(head_json, None)
-    return AnswerBody(b"".join((head_json, *binaries)), len(head_json))
+    start = msgspec.json.encode(_HeadStart(route.name, MODEL_VERSION, outputs))
+    return start[:-1] + b',"parameters":'
+
+
+def _end(client_id: str) -> bytes:
+    return b',"id":%b}' % msgspec.json.encode(client_id) if client_id else b"}"

@@ -10,7 +10,7 @@ Sources: Open Inference Protocol v2 (REST), Triton's binary tensor data extensio
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from steelyard.core.errors import InputError
 from steelyard.runtime.base import Signature, TensorSpec
@@ -42,6 +42,8 @@ class Inference(NamedTuple):
         bound_s: seconds from arrival to the deadline: the smallest of the SLO and the request's own bounds,
             less what had passed before; not positive if nothing is left.
         elapsed_s: seconds that had passed before, as the client says.
+        heads: starts of answers, all binary, to requests like this by what makes them differ;
+            None: none is kept.
     """
 
     client_id: str
@@ -55,6 +57,7 @@ class Inference(NamedTuple):
     min_accuracy: float | None = None
     max_core_ms: float | None = None
     elapsed_s: float = 0.0
+    heads: dict[tuple[Any, ...], bytes] | None = None
 
     def without_inputs(self) -> "Inference":
         """All that an answer needs: the inputs would keep the whole body in memory."""

@@ -91,6 +91,8 @@ class InferHead:
             return None
         if len(self._layouts) >= LAYOUTS_MAX:
             self._layouts.clear()
+        if asked.answers and all(answer.binary for answer in asked.answers):
+            asked = asked._replace(heads={})
         self._layouts[json] = asked
         return asked
 

@@ -60,8 +60,8 @@ def answer_parameters(complete: Complete) -> AnswerParameters:
     several = len(complete.variants) > 1
     return AnswerParameters(
         complete.variant,
-        round(complete.queue_s * 1e3, 3),
-        round(complete.service_s * 1e3, 3),
+        round(complete.queue_s * 1e6) / 1e3,  # as `round(_, 3)` at a third of its time
+        round(complete.service_s * 1e6) / 1e3,
         ",".join([f"{stage}:{variant}" for stage, variant in complete.variants.items()]) if several else "",
         complete.accuracy,
         None if complete.accuracy is None else complete.is_measured,
@@ -96,8 +96,10 @@ def request_output(route: Route, spec: TensorSpec, complete: Complete, read: Rea
     length = 0
     shape: tuple[int, ...] = ()
     for part in parts:
-        tensor = next((output for output in part.outputs if output.name == name), None)
-        if tensor is None:
+        for tensor in part.outputs:  # a loop, as this runs for every request
+            if tensor.name == name:
+                break
+        else:
             raise ModelError(f"the model gave no output '{spec.name}'")
         if tensor.dtype != spec.dtype:
             raise ModelError(
