@@ -83,6 +83,26 @@ def test_every_width_answers_the_same_rows_in_order(
     runtime.close()
 
 
+@pytest.mark.parametrize("cores", [1.0, 2.0])
+def test_one_row_repeated_by_a_stride_of_0_is_a_batch(spec: VariantSpec, cores: float) -> None:
+    runtime = OnnxRuntime(replace(spec, eager=True))
+    runtime.set_widths(LANES)
+    runtime.set_cores(cores)
+    row = rows_of(1)
+    answer = runtime.run({"x": np.broadcast_to(row, (7, WIDTH))}, 7)["y"]
+    np.testing.assert_allclose(answer, np.repeat(row, 7, axis=0) @ WEIGHTS, rtol=1e-4, atol=1e-5)
+    runtime.close()
+
+
+@pytest.mark.parametrize("onnx_type", [TensorProto.BFLOAT16, TensorProto.FLOAT16, TensorProto.STRING])
+def test_such_a_row_of_any_kind(tmp_path: Path, onnx_type: int) -> None:
+    runtime = OnnxRuntime(identity(tmp_path / "any.onnx", onnx_type, ["n", 2]))
+    dtype = {TensorProto.BFLOAT16: np.uint16, TensorProto.FLOAT16: np.float16}.get(onnx_type, np.object_)
+    row = np.array([[1, 2]], dtype) if dtype != np.object_ else np.array([[b"a", b"b"]], dtype)
+    answer = runtime.run({"x": np.broadcast_to(row, (3, 2))}, 3)["y"]
+    assert answer.tolist() == np.repeat(row, 3, axis=0).tolist()
+
+
 def test_sessions_of_the_other_widths_are_built_behind_the_first(spec: VariantSpec) -> None:
     runtime = OnnxRuntime(replace(spec, cores_max=3))
     built = [runtime.sessions.counts]

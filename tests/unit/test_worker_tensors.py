@@ -1,5 +1,6 @@
 """Tensors between arenas and arrays: views, one gather copy, BYTES, and refusals."""
 
+import tracemalloc
 from collections.abc import Iterator
 
 import numpy as np
@@ -73,6 +74,39 @@ def test_rows_are_repeated_for_each_item_and_left_out_without_one(arena: Arena) 
     a, b = (put(arena, np.arange(start, start + 3, dtype=np.int64)) for start in (0, 10))
     x = gather(arena, block(a, 0, 3, (2, 0, 1)), block(b, 1, 1, (3,)))
     assert list(x) == [0, 0, 2, 11, 11, 11]
+
+
+def test_one_row_for_all_of_its_items_is_a_view_and_not_a_copy(arena: Arena) -> None:
+    # A page of 120 KB for each of its 200 lines would be 24 MB.
+    pages = put(arena, np.arange(90_000, dtype=np.float32).reshape(3, 100, 300))
+    x = np.asarray(gather(arena, block(pages, 1, 1, (200,))))
+    assert x.shape == (200, 100, 300)
+    assert x.strides[0] == 0
+    assert np.shares_memory(x, np.frombuffer(arena.view(pages.ref), np.uint8))
+    assert np.array_equal(x[7], x[199])
+    assert x[0, 0, 0] == 30_000
+    assert not x.flags.writeable
+
+
+def test_repeated_rows_of_several_requests_are_copied_once(arena: Arena) -> None:
+    pages = [put(arena, np.full((2, 100, 100), value, np.float32)) for value in (1, 2)]
+    feeds = [Feed("x", (block(pages[0], 0, 2, (3, 2)), block(pages[1], 1, 1, (4,)), block(pages[1], 0, 1)))]
+    gatherer = Gatherer()
+    gatherer.gather(feeds, arena.view)  # from here on there is a buffer
+    tracemalloc.start()
+    try:
+        x = np.asarray(gatherer.gather(feeds, arena.view)["x"])
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert x[:, 0, 0].tolist() == [1, 1, 1, 1, 1, 2, 2, 2, 2, 2]
+    assert most_bytes < x[0].nbytes  # 40 KB of 400: no copy but the one into the buffer
+
+
+def test_repeated_texts_are_gathered(arena: Arena) -> None:
+    texts = put(arena, np.array([b"one", b"two"], np.object_), word="BYTES")
+    assert list(gather(arena, block(texts, 0, 2, (2, 1)))) == [b"one", b"one", b"two"]
+    assert list(gather(arena, block(texts, 1, 1, (2,)))) == [b"two", b"two"]
 
 
 def test_bytes_are_decoded_and_gathered(arena: Arena) -> None:

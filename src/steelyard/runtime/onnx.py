@@ -179,7 +179,7 @@ class OnnxRuntime:
         feeds = {
             name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), _ONNX_BFLOAT16)
             if name in self._bf16
-            else ort.OrtValue.ortvalue_from_numpy(array)
+            else ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
             for name, array in inputs.items()
         }
         answers = session.run_with_ort_values(self._outputs, feeds)

@@ -1,8 +1,10 @@
 """References to arrays and back: views where one block of rows lies, one copy where several are gathered.
 
-An input of one block is a read-only view of it in its owner's arena: no copy. More blocks are gathered by one
-copy into a buffer that is kept from batch to batch, so a class that wants to keep its inputs must copy them.
-Of a ragged input each row is a view, unless its elements lie in several blocks.
+An input of one block is a read-only view of it in its owner's arena: no copy. So is one row that is repeated
+for each of its items (stride 0): a class sees an array like any other, ONNX Runtime makes its own copy. More
+blocks, or rows, are gathered by one copy into a buffer that is kept from batch to batch, so a class that
+wants to keep its inputs must copy them. Of a ragged input each row is a view, unless its elements lie in
+several blocks.
 `BYTES` lie in the Open Inference Protocol's raw encoding: each element a little-endian 32-bit length and its
 bytes; they are decoded here and nowhere else in a worker.
 """
@@ -94,26 +96,46 @@ class Gatherer:
         blocks = [_elements(block, view, decoded) for block in feed.blocks]
         if feed.counts is not None:
             return _by_row(feed.name, blocks, feed.counts)
-        return blocks[0] if len(blocks) == 1 else self._concatenate(feed.name, blocks)
+        repeats = [block.repeats for block in feed.blocks]
+        if len(blocks) > 1 or len(repeats[0]) > 1:
+            return self._gathered(feed.name, blocks, repeats)
+        if not repeats[0]:
+            return blocks[0]
+        return np.broadcast_to(blocks[0], (repeats[0][0], *blocks[0].shape[1:]))
 
-    def _concatenate(self, name: str, blocks: list[Array]) -> Array:
+    def _gathered(self, name: str, blocks: list[Array], repeats: list[tuple[int, ...]]) -> Array:
+        """The rows of all blocks, each as often as it is repeated."""
         first = blocks[0]
         if any(block.dtype != first.dtype or block.shape[1:] != first.shape[1:] for block in blocks):
             raise InputError(f"a batch mixes shapes or types of input {name}")
-        if first.dtype == np.object_:
-            return np.concatenate(blocks)
-        shape = (sum(len(block) for block in blocks), *first.shape[1:])
-        needed = prod(shape) * first.dtype.itemsize
+        lengths = [sum(times) if times else len(block) for block, times in zip(blocks, repeats, strict=True)]
+        shape = (sum(lengths), *first.shape[1:])
+        gathered = self._place(name, shape, first.dtype)
+        if not any(repeats):
+            return np.concatenate(blocks, out=gathered)
+        end = 0
+        for block, times, length in zip(blocks, repeats, lengths, strict=True):
+            start, end = end, end + length
+            if times:  # `clip`, as `raise` would make a copy first
+                np.take(block, np.repeat(np.arange(len(times)), times), 0, gathered[start:end], "clip")
+            else:
+                gathered[start:end] = block
+        return gathered
+
+    def _place(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """An array to be filled: of the buffer that is kept for an input, unless it is of objects."""
+        if dtype == np.object_:
+            return np.empty(shape, dtype)
+        needed = prod(shape) * dtype.itemsize
         buffer = self._buffers.get(name)
         if buffer is None or buffer.nbytes < needed:
             buffer = self._buffers[name] = np.empty(needed, np.uint8)
-        gathered: Array = np.ndarray(shape, first.dtype, buffer=buffer.data)
-        return np.concatenate(blocks, out=gathered)
+        return np.ndarray(shape, dtype, buffer=buffer.data)
 
 
 def _elements(block: Block, view: View, decoded: dict[TensorRef, Array]) -> Array:
-    """A block's elements; `decoded` keeps BYTES, since several blocks may lie in one tensor."""
-    tensor, start, rows, repeats = block
+    """A block's elements, once each; `decoded` keeps BYTES, since several blocks may lie in one tensor."""
+    tensor, start, rows, _ = block
     if not tensor.ref.length:
         array: Array = np.empty(tensor.shape, numpy_dtype(tensor.dtype))
     elif tensor.dtype != "BYTES":
@@ -123,7 +145,7 @@ def _elements(block: Block, view: View, decoded: dict[TensorRef, Array]) -> Arra
         array = decoded[tensor.ref] = as_array(tensor, view(tensor.ref)) if known is None else known
     if rows != WHOLE and rows != array.shape[0]:
         array = array[start : start + rows]
-    return np.repeat(array, repeats, axis=0) if repeats else array
+    return array
 
 
 def _by_row(name: str, blocks: list[Array], counts: Sequence[int]) -> list[Array]:
