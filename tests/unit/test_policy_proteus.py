@@ -140,6 +140,20 @@ def test_a_device_may_host_a_family() -> None:
     assert stage.rows_max == {"good": 2, "quick": 2}
 
 
+def test_a_family_is_at_hand_as_far_as_memory_goes() -> None:
+    """Three devices share the node's memory: 100 bytes each hold one variant of 60, 120 hold two."""
+    large = tuple(replace(variant, memory_bytes=60) for variant in VARIANTS)
+    services = {n: replace(s, stages=(replace(STAGE, variants=large),)) for n, s in SERVICES.items()}
+    for memory_bytes, variants in ((300, ("good",)), (360, ("good", "quick"))):
+        times = context().service_times
+        policy = make_policy("proteus", PolicyContext(services, times, {"hosts": "families"}))
+        node = replace(NODES[0], memory_bytes=memory_bytes)
+        plan = policy.decide(replace(snapshot({"a": 100, "b": 20}), nodes=(node,))).plan
+        assert plan is not None
+        found = {r.variants for s in plan.services.values() for r in s.stages["s"].replicas}
+        assert found == {variants, ("good@gpu",)}
+
+
 def test_a_device_that_hosts_a_family_changes_variants_without_a_move() -> None:
     """b: 20 rows fit a good core (25), 90 want a quick one (100)."""
     changes = {}

@@ -48,6 +48,7 @@ from steelyard.plan.proteus import (
 from steelyard.policies.base import PolicyContext
 from steelyard.policies.options import nearest_first
 from steelyard.policies.sensing import rate_over, wanted_replicas
+from steelyard.policies.steelyard.residents import resident
 from steelyard.policies.uniform import whole_cores
 
 LOOK_S = 1.0
@@ -131,6 +132,7 @@ class FamilyPolicy:
         self._due_s = float("-inf")
         self._rested_s = float("-inf")
         self._limits_rps: dict[str, float] = {}
+        self._room_bytes = 0
 
     def react(self, snapshot: ClusterSnapshot) -> Grants | None:  # noqa: ARG002
         """Nothing: devices change in seconds."""
@@ -145,6 +147,7 @@ class FamilyPolicy:
         if is_early and (not over or now_s < self._rested_s - 1e-6 or self._period_s == float("inf")):
             return Decision(None, now_s + LOOK_S, f"next plan at {self._due_s:g} s")
         slots = self._slots(snapshot)
+        self._room_bytes = room_bytes_of(snapshot.nodes, len(slots))
         problem = self._problem(demands, slots)
         hosting = self._chooser.choose(problem)
         self._due_s, self._rested_s = now_s + self._period_s, now_s + REST_S
@@ -182,7 +185,9 @@ class FamilyPolicy:
         return tuple(
             Hosted(variant.name, variant.device, accuracy[variant.name], known[variant.name].rate_rps)
             for variant in self._stages[service].variants
-            if variant.name in known and variant.device in devices
+            if variant.name in known
+            and variant.device in devices
+            and variant.name in self._resident(service, variant.name, variant.device)
         )
 
     def _slots(self, snapshot: ClusterSnapshot) -> list[Slot]:
@@ -209,10 +214,15 @@ class FamilyPolicy:
         return Plan({name: self._service_plan(name, hosting, tuple(own)) for name, own in replicas.items()})
 
     def _resident(self, service: str, variant: str, kind: str) -> tuple[str, ...]:
-        """What a device has that hosts a variant: that one, or its whole family in the order of accuracy."""
+        """What a device has that hosts a variant: that one, or its family in the order of accuracy.
+
+        Where memory is known, as much of the family as a device's part of it holds.
+        """
         if self._hosts == "variants":
             return (variant,)
-        return tuple(one.name for one in self._ordered(service) if one.device == kind)
+        bytes_of = {one.name: one.memory_bytes for one in self._ordered(service) if one.device == kind}
+        order = tuple(bytes_of)
+        return resident(order, order[0], bytes_of, self._room_bytes) if self._room_bytes else order
 
     def _ordered(self, service: str) -> list[Variant]:
         """Variants that are fast enough, the most accurate first."""
@@ -307,6 +317,13 @@ def slots_of(
             present: list[Key | None] = [*hosting.get((node.name, kind), ())[:count]]
             slots += [Slot(node.name, kind, key) for key in present + [None] * (count - len(present))]
     return slots
+
+
+def room_bytes_of(nodes: Sequence[NodeView], slots: int) -> int:
+    """Memory for what one device hosts, an equal part; 0 where a node does not say how much it has."""
+    if not slots or not all(node.memory_bytes for node in nodes):
+        return 0
+    return sum(node.memory_bytes for node in nodes) // slots
 
 
 def demand_rps(view: ServiceView, *, now_s: float) -> float:
