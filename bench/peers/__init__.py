@@ -1,0 +1,1 @@
+"""Steelyard beside other servers: same models, same core, same generator (`python bench/peers`)."""

@@ -1,0 +1,248 @@
+"""One cell: a server with one model and one setting, from its start to its end.
+
+The server has one core to itself, the generator the other. A cell that cannot be trusted is no cell: a
+thread of the server that may leave its core, or an answer that is not ONNX Runtime's, ends it with an
+error. A run whose generator was late is void and done again, twice at most.
+"""
+
+import base64
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from peers import tree
+from peers.models import Model, answers
+from peers.search import Search
+from peers.servers import CONTENDERS, Start, launched
+from peers.wire import WIRES, Answer, Wire
+
+READY_S_MAX = 90.0
+PAYLOADS = 4
+VOID_MAX = 2
+SETTLE_S_MAX = 10.0
+FAR = 1.25
+"""A request later than this times the longest objective is hopeless."""
+
+
+class Cores(NamedTuple):
+    """Which core carries the server, and which the generator."""
+
+    server: int
+    client: int
+
+
+class Lengths(NamedTuple):
+    """How long things last.
+
+    Attributes:
+        window_s: of one open-loop run.
+        saturation_s: of a closed loop.
+        runs_max: of the search, for one objective; each further one adds half as many.
+        offered_min: a window is lengthened until so many requests are expected, to at most four times its
+        length.
+    """
+
+    window_s: float
+    saturation_s: float
+    runs_max: int
+    offered_min: int = 200
+
+
+class Generator:
+    """The generator's process, spoken to in JSON lines."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self._process = process
+
+    def ask(self, **command: Any) -> dict[str, Any]:
+        """Send a command and wait for its answer.
+
+        Raises:
+            RuntimeError: the generator has ended.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(command).encode() + b"\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the generator has ended; see its standard error")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+
+@contextmanager
+def generator(
+    transport: str, port: int, messages: Sequence[bytes], folder: Path, core: int
+) -> Iterator[Generator]:
+    """A generator on its core."""
+    payloads = folder / "payloads"
+    payloads.mkdir()
+    for index, message in enumerate(messages):
+        (payloads / f"{index:02}").write_bytes(message)
+    command = ["taskset", "--cpu-list", str(core), sys.executable, "-m", "peers.generator"]
+    command += [transport, str(port), str(payloads)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        try:
+            yield Generator(process)
+        finally:
+            process.kill()
+
+
+class Cell:
+    """A running server and its generator; see `running`."""
+
+    def __init__(
+        self, root: int, port: int, model: Model, wire: Wire, load: Generator, lengths: Lengths
+    ) -> None:
+        self.root = root
+        self.port = port
+        self._model = model
+        self._wire = wire
+        self._load = load
+        self._lengths = lengths
+        self._seed = 0
+        self._quick_s = math.inf
+        self.runs: list[dict[str, Any]] = []
+
+    def wait_ready(self, log: Path) -> None:
+        """Return when it answers, and answers what ONNX Runtime does."""
+        give_up_s = time.monotonic() + READY_S_MAX
+        while (found := self._load.ask(do="ask"))["status"] != 200:
+            if time.monotonic() > give_up_s or not Path(f"/proc/{self.root}/exe").exists():
+                raise RuntimeError(f"not ready ({found['status']}); its log ends: {log.read_text()[-1500:]}")
+            time.sleep(0.1)
+        answer = Answer(base64.b64decode(found["content"]), found["json_length"])
+        row = self._wire.read(self._model, answer)
+        (expected,) = answers(self._model, self._model.rows(PAYLOADS)[:1])
+        if not np.allclose(row, expected, rtol=1e-3, atol=1e-3):
+            raise RuntimeError(f"answers {row[:5]}, ONNX Runtime {expected[:5]}")
+
+    def saturate(self, callers: int, seconds: float) -> dict[str, float]:
+        """Throughput of a closed loop, and what a request costs there."""
+        before_s, start_s = tree.cpu_s(self.root), time.perf_counter()
+        answered = self._load.ask(do="closed", connections=callers, seconds=seconds)["answered"]
+        used_s, took_s = tree.cpu_s(self.root) - before_s, time.perf_counter() - start_s
+        self.settle()
+        return {"rps": answered / seconds, "cpu_us": used_s / max(answered, 1) * 1e6, "busy": used_s / took_s}
+
+    def settle(self) -> None:
+        """Return when nothing is queued any more: when requests are answered about as fast as ever."""
+        give_up_s = time.monotonic() + SETTLE_S_MAX
+        while time.monotonic() < give_up_s:
+            found = [self._load.ask(do="ask") for _ in range(3)]
+            typical_s = statistics.median(each["seconds"] for each in found)
+            self._quick_s = min(self._quick_s, typical_s)
+            if typical_s < 3 * self._quick_s + 0.005 and all(each["status"] == 200 for each in found):
+                return
+
+    def offer(self, rate_rps: float, late_s: float) -> dict[str, Any]:
+        """One open-loop run; its p99 is None where more than a hundredth was not answered."""
+        lengths = self._lengths
+        seconds = min(max(lengths.window_s, lengths.offered_min / rate_rps), 4 * lengths.window_s)
+        for _ in range(VOID_MAX + 1):
+            self._seed += 1
+            before_s = tree.cpu_s(self.root)
+            run = self._load.ask(
+                do="open", rate_rps=rate_rps, seconds=seconds, seed=self._seed, late_s=late_s
+            )
+            run["cpu_us"] = (tree.cpu_s(self.root) - before_s) / max(run["completed"], 1) * 1e6
+            run["seconds"] = seconds
+            self.runs.append(run)
+            self.settle()
+            if not run["void"]:
+                break
+        return run
+
+    def search(self, saturation_rps: float, slos_s: Sequence[float]) -> Search:
+        """Runs until the highest rate of every objective is known."""
+        runs_max = self._lengths.runs_max + (len(slos_s) - 1) * self._lengths.runs_max // 2
+        search = Search(max(saturation_rps, 1.0), slos_s, runs_max=runs_max)
+        while (rate_rps := search.next_rate()) is not None:
+            run = self.offer(rate_rps, FAR * max(slos_s))
+            failed = run["p99_ms"] is None or run["void"]
+            search.record(rate_rps, math.inf if failed else run["p99_ms"] / 1e3)
+        return search
+
+    def judged(self, search: Search, slo_s: float) -> dict[str, Any]:
+        """An objective's line: rate, what a request costs there, and p99 at half of it."""
+        rate_rps, _ = search.bracket(slo_s)
+        if rate_rps is None:
+            slowest = min(self.runs, key=lambda run: float(run["rate_rps"]))
+            return {"rate_rps": None, "p99_ms": slowest["p99_ms"], "at_rps": slowest["rate_rps"]}
+        best = next(run for run in self.runs if run["rate_rps"] == rate_rps and not run["void"])
+        half = self.offer(rate_rps / 2, FAR * slo_s)
+        return {
+            "rate_rps": rate_rps,
+            "p99_ms": best["p99_ms"],
+            "refused": sum(best["errors"].values()),
+            "cpu_us": round(best["cpu_us"], 1),
+            "half": {"p50_ms": half["p50_ms"], "p99_ms": half["p99_ms"], "cpu_us": round(half["cpu_us"], 1)},
+        }
+
+
+@contextmanager
+def running(
+    name: str,
+    model: Model,
+    setting: Mapping[str, Any],
+    python: Path,
+    cores: Cores,
+    lengths: Lengths,
+    *,
+    slo_s: float,
+    apart: bool = False,
+) -> Iterator[Cell]:
+    """A server that answers rightly and stays where it was put.
+
+    Args:
+        name: of `CONTENDERS`.
+        model: what it serves.
+        setting: of its grid.
+        python: of its environment.
+        cores: where it and the generator run.
+        lengths: of runs.
+        slo_s: the objective, for a server that wants to know.
+        apart: what does not confine itself to the server's core moves to the generator's: of Steelyard, all
+            but the workers.
+
+    Raises:
+        RuntimeError: it does not become ready, answers wrongly, or leaves its cores.
+    """
+    contender, wire = CONTENDERS[name], WIRES[setting["wire"]]
+    with tempfile.TemporaryDirectory(prefix="peer-") as place:
+        folder = Path(place)
+        start = Start(python, model, setting, slo_s, folder)
+        allowed = {cores.server, cores.client} if apart else {cores.server}
+        messages = [wire.message(model, row) for row in model.rows(PAYLOADS)]
+        with (
+            launched(contender, start, allowed) as (root, port),
+            generator(wire.transport, port, messages, folder, cores.client) as load,
+        ):
+            cell = Cell(root, port, model, wire, load, lengths)
+            cell.wait_ready(folder / "log")
+            if apart:
+                _part(root, cores)
+            yield cell
+            if found := tree.strays(root, allowed):
+                raise RuntimeError(f"{name} left its cores: {'; '.join(found)}")
+
+
+def _part(root: int, cores: Cores) -> None:
+    """Move every thread that may run on both cores to the generator's."""
+    for pid in tree.family(root):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            if os.sched_getaffinity(int(task.name)) != {cores.server}:
+                os.sched_setaffinity(int(task.name), {cores.client})

@@ -1,0 +1,280 @@
+"""Steelyard beside MLServer, LitServe, BentoML and Ray Serve: same models, same core, same load.
+
+Each server in turn gets one core to itself, the generator the other one. For every model and objective: the
+highest Poisson rate whose p99 stays within the objective, what a request costs there in CPU time of all its
+processes, p99 at half of that rate, and memory. First every setting of a server's grid is tuned once,
+shortly; then rounds go through all servers, each with the setting that was its best. Beside them: ONNX
+Runtime alone in a closed loop on the same core, and Steelyard at saturation with its front end on the
+generator's core.
+
+Nothing else should run on the machine. It continues where it was interrupted.
+
+    python bench/peers [--rounds 2] [--quick] [--dry] [--servers A,B] [--models A,B] [--slos 25,50,100]
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import _record
+
+from peers import bare, tree
+from peers.cell import Cores, Lengths, running
+from peers.environments import PACKAGES, cache_folder, environment, versions
+from peers.models import NAMES, Model, prepare
+from peers.servers import CONTENDERS, STEELYARD
+from peers.store import Key, Store
+from peers.summary import best_settings, rows
+from peers.wire import WIRES
+
+RUNS = Path(__file__).resolve().parent.parent.parent / "out" / "peers.jsonl"
+BARE, APART = "onnxruntime", "steelyard, front end apart"
+CALLERS = {"small": 48, "gemm": 64, "ocr": 32}
+"""Callers of the closed loop, by model: enough for a full batch to wait while another runs."""
+SATURATED_SLO_S = 2.0
+"""Where throughput is all that is asked for, nothing is refused for being late."""
+
+
+class Form(NamedTuple):
+    """How much is measured.
+
+    Attributes:
+        name: of the record, and of what its lines have in common.
+        tuning: lengths of the tuning round, of so many `settings` of each grid.
+        rounds: lengths of later rounds; None where tuning is all.
+    """
+
+    name: str
+    slos_ms: tuple[float, ...]
+    settings: int
+    tuning: Lengths
+    rounds: Lengths | None
+
+
+FULL = Form("peers", (25.0, 50.0, 100.0), 9, Lengths(2.0, 1.0, 5), Lengths(5.0, 2.0, 6))
+QUICK = Form("peers_quick", (50.0,), 1, Lengths(3.0, 1.5, 6), None)
+
+
+class Bench:
+    """Runs what is missing, cell by cell.
+
+    Args:
+        form: how much.
+        models: by name.
+        pythons: interpreter of each server's environment.
+        codes: what is measured, by server: a commit or versions.
+        store: where lines go.
+        cores: of server and generator.
+    """
+
+    def __init__(
+        self,
+        form: Form,
+        models: Mapping[str, Model],
+        pythons: Mapping[str, Path],
+        codes: Mapping[str, str],
+        store: Store,
+        cores: Cores,
+    ) -> None:
+        self._form = form
+        self._models = models
+        self._pythons = pythons
+        self._codes = codes
+        self._store = store
+        self._cores = cores
+
+    def tune(self) -> None:
+        """Every setting of every grid once, settings in turn; what suits a model is likely to be first."""
+        for place in range(self._form.settings):
+            for name, model in self._models.items():
+                for server in self._pythons:
+                    grid = range(len(CONTENDERS[server].settings))
+                    if place in grid:
+                        setting = place if model.gains else (1, 0, *grid[2:])[place]
+                        self._cell("tune", 0, server, name, setting, self._form.slos_ms, self._form.tuning)
+
+    def round(self, number: int) -> None:
+        """Every server once with its best settings, and the yardsticks; servers in turn."""
+        form = self._form
+        for model in self._models:
+            self._yardstick(number, model)
+            for server in self._pythons:
+                best = best_settings(self._store, server, model, form.slos_ms)
+                for setting in dict.fromkeys(best.values()):
+                    slos_ms = [slo_ms for slo_ms, chosen in best.items() if chosen == setting]
+                    if form.rounds:
+                        self._cell("round", number, server, model, setting, slos_ms, form.rounds)
+            if STEELYARD in self._pythons:
+                self._saturated(number, model)
+
+    def _cell(
+        self,
+        phase: str,
+        number: int,
+        server: str,
+        model: str,
+        setting: int,
+        slos_ms: Sequence[float],
+        lengths: Lengths,
+    ) -> None:
+        """One start of a server for all objectives, or one for each if it is told which."""
+        groups = [[slo_ms] for slo_ms in slos_ms] if CONTENDERS[server].knows_slo else [list(slos_ms)]
+        for group in groups:
+            keys = [
+                Key(self._codes[server], server, model, slo_ms, phase, number, setting) for slo_ms in group
+            ]
+            if self._store.missing(keys):
+                self._measure(keys, lengths)
+
+    def _measure(self, keys: Sequence[Key], lengths: Lengths) -> None:
+        key, begin_s = keys[0], time.perf_counter()
+        setting = CONTENDERS[key.server].settings[key.setting]
+        model, python, slos_s = (
+            self._models[key.model],
+            self._pythons[key.server],
+            [k.slo_ms / 1e3 for k in keys],
+        )
+        try:
+            with running(key.server, model, setting, python, self._cores, lengths, slo_s=slos_s[0]) as cell:
+                ready_s = time.perf_counter() - begin_s
+                saturation = cell.saturate(CALLERS[key.model], lengths.saturation_s)
+                search = cell.search(saturation["rps"], slos_s)
+                found = [cell.judged(search, slo_s) for slo_s in slos_s]
+                pss_mb = tree.pss_bytes(cell.root) / 1e6
+        except (RuntimeError, OSError, ValueError) as error:
+            self._failed(keys, error)
+            return
+        beside = {"setting": setting, "saturation": saturation, "pss_mb": pss_mb, "runs": cell.runs}
+        for each, what in zip(keys, found, strict=True):
+            self._store.add(each, found=what, ready_s=round(ready_s, 1), **beside)
+            rate = "none" if what["rate_rps"] is None else f"{what['rate_rps']:.0f}/s"
+            self._say(each, f"{rate}, p99 {what['p99_ms']} ms", time.perf_counter() - begin_s)
+
+    def _yardstick(self, number: int, model: str) -> None:
+        key = Key(self._codes[BARE], BARE, model, 0.0, "round", number, 0)
+        if self._store.missing([key]):
+            begin_s = time.perf_counter()
+            found = bare.measure(self._models[model], self._cores.server, self._form.tuning.saturation_s / 2)
+            self._store.add(key, found=found)
+            self._say(key, f"{max(found.values()):.0f}/s", time.perf_counter() - begin_s)
+
+    def _saturated(self, number: int, model: str) -> None:
+        key = Key(self._codes[STEELYARD], APART, model, 0.0, "round", number, 0)
+        if not self._store.missing([key]):
+            return
+        lengths, begin_s = self._form.rounds or self._form.tuning, time.perf_counter()
+        setting = CONTENDERS[STEELYARD].settings[0]
+        try:
+            with running(
+                STEELYARD, self._models[model], setting, self._pythons[STEELYARD], self._cores, lengths,
+                slo_s=SATURATED_SLO_S, apart=True,
+            ) as cell:  # fmt: skip
+                cell.saturate(CALLERS[model] * 3, lengths.saturation_s / 2)
+                found = cell.saturate(CALLERS[model] * 3, lengths.saturation_s * 2)
+        except (RuntimeError, OSError, ValueError) as error:
+            self._failed([key], error)
+            return
+        self._store.add(key, found=found)
+        self._say(key, f"{found['rps']:.0f}/s", time.perf_counter() - begin_s)
+
+    def _failed(self, keys: Sequence[Key], error: Exception) -> None:
+        for key in keys:
+            self._store.add(key, error=f"{type(error).__name__}: {error}")
+            self._say(key, f"failed: {str(error)[-300:]}", 0.0)
+
+    def _say(self, key: Key, what: str, took_s: float) -> None:
+        place = f"{key.phase} {key.round}, {key.model}, {key.slo_ms:g} ms, {key.server} {key.setting}"
+        print(f"{place}: {what} ({took_s:.0f} s)", flush=True)
+
+    def record(self) -> dict[str, Any]:
+        """All there is, as it goes into the record."""
+        servers, names, store = list(self._pythons), list(self._models), self._store
+        yardsticks = []
+        for model in names:
+            alone = [line["found"] for _, line in store.found(server=BARE, model=model)]
+            apart = [line["found"]["rps"] for _, line in store.found(server=APART, model=model)]
+            if alone:
+                medians = {b: statistics.median(each[b] for each in alone) for b in alone[0]}
+                batch = max(medians, key=lambda b: medians[b])
+                row = {
+                    "model": model,
+                    "one_rps": medians["1"],
+                    "best_rps": medians[batch],
+                    "batch": int(batch),
+                }
+                yardsticks.append(row | {"apart_rps": round(statistics.median(apart), 1) if apart else None})
+        return {
+            "server_core": self._cores.server,
+            "client_core": self._cores.client,
+            "slos_ms": list(self._form.slos_ms),
+            "window_s": (self._form.rounds or self._form.tuning).window_s,
+            "servers": {
+                name: {
+                    "code": self._codes[name],
+                    "said": CONTENDERS[name].said,
+                    "wires": sorted({WIRES[setting["wire"]].said for setting in CONTENDERS[name].settings}),
+                }
+                for name in servers
+            },
+            "rows": list(rows(store, servers, names, self._form.slos_ms)),
+            "yardsticks": yardsticks,
+            "failed": [[*key, line["error"][-300:]] for key, line in store.failed()],
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--rounds", type=int, default=2, help="after the one that tunes")
+    parser.add_argument("--quick", action="store_true", help="one objective, one setting, one round")
+    parser.add_argument("--dry", action="store_true", help="print only, store no record")
+    parser.add_argument("--servers", default=",".join(CONTENDERS), help="some of them")
+    parser.add_argument("--models", default=",".join(NAMES), help="some of them")
+    parser.add_argument("--slos", help="objectives, ms; default 25,50,100, or 50 with --quick")
+    parser.add_argument("--seconds", type=float, help="of a run, to try things out")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="where lines are kept")
+    options = parser.parse_args()
+    form = QUICK if options.quick else FULL
+    if options.slos:
+        form = form._replace(slos_ms=tuple(map(float, options.slos.split(","))))
+    if options.seconds:
+        short = Lengths(options.seconds, options.seconds / 2, 3, offered_min=20)
+        form = form._replace(name="peers_tried", tuning=short, rounds=form.rounds and short)
+    core_ids = sorted(os.sched_getaffinity(0))
+    cores = Cores(core_ids[0], core_ids[-1])
+    if cores.server == cores.client:
+        sys.exit("two cores are needed: one for the servers, one for the generator")
+    folder = cache_folder()
+    models = {
+        name: model for name, model in prepare(folder / "models").items() if name in options.models.split(",")
+    }
+    pythons, codes = {}, {}
+    made = _record.environment()
+    codes[BARE] = f"onnxruntime {made['packages']['onnxruntime']}"
+    for server in options.servers.split(","):
+        if server in PACKAGES:
+            pythons[server] = environment(server, folder)
+            codes[server] = ", ".join(
+                f"{name} {found}" for name, found in versions(server, pythons[server]).items()
+            )
+        else:
+            pythons[server] = Path(sys.executable)
+            codes[server] = made["commit"] + (" with changes" if made["dirty"] else "")
+    bench = Bench(form, models, pythons, codes, Store(options.runs, form.name, codes.values()), cores)
+    bench.tune()
+    for number in range(1, options.rounds + 1 if form.rounds else 2):
+        bench.round(number)
+    record = bench.record()
+    for row in record["rows"]:
+        print(row)
+    print(record["yardsticks"])
+    if not (options.dry or options.seconds):
+        _record.write(form.name, record, seed=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""The pure parts of the comparison with other servers: the search, the lines, the rows, the tree's cores."""
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from peers.search import Search
+from peers.store import Key, Store
+from peers.summary import best_settings, rows
+from peers.tree import parse_cores
+
+
+def run_to_the_end(search: Search, capacity_rps: float) -> int:
+    """A server whose p99 is 10 ms / (1 - load), so 50 ms at 0.8 of its capacity; how many runs it took."""
+    runs = 0
+    while (rate := search.next_rate()) is not None:
+        search.record(rate, 0.01 / (1 - rate / capacity_rps) if rate < capacity_rps else math.inf)
+        runs += 1
+    return runs
+
+
+def test_the_search_begins_below_saturation_and_brackets_the_objective() -> None:
+    search = Search(100.0, [0.05], runs_max=12)
+    assert search.next_rate() == 75.0
+    search.record(75.0, 0.04)
+    assert search.next_rate() == pytest.approx(93.75)  # 1.25 up
+    search.record(93.75, 0.16)
+    assert search.next_rate() == pytest.approx(math.sqrt(75 * 93.75))
+
+
+@given(capacity=st.floats(5.0, 5000.0), guess=st.floats(0.3, 1.5))
+def test_the_rate_found_is_within_tolerance_of_the_true_one(capacity: float, guess: float) -> None:
+    search = Search(capacity * guess, [0.05], runs_max=30)
+    run_to_the_end(search, capacity)
+    passes, fails = search.bracket(0.05)
+    assert passes is not None
+    assert fails is not None
+    assert passes <= 0.8 * capacity * (1 + 1e-9) <= fails * (1 + 1e-9)
+    assert fails <= 1.04 * passes * (1 + 1e-9)
+
+
+def test_objectives_share_their_runs() -> None:
+    """One run at 75 with a p99 of 40 ms passes 50 and 100 ms and fails 25 ms."""
+    search = Search(100.0, [0.025, 0.05, 0.1], runs_max=12)
+    search.record(75.0, 0.04)
+    assert search.bracket(0.025) == (None, 75.0)
+    assert search.bracket(0.05) == search.bracket(0.1) == (75.0, None)
+
+
+def test_an_objective_out_of_reach_ends_the_search() -> None:
+    search = Search(100.0, [0.05], runs_max=50)
+    assert run_to_the_end_at(search, 0.06) < 10  # 0.75 * 0.6 ** n falls below 0.02 after 8 steps
+    assert search.bracket(0.05)[0] is None
+
+
+def run_to_the_end_at(search: Search, p99_s: float) -> int:
+    runs = 0
+    while (rate := search.next_rate()) is not None:
+        search.record(rate, p99_s)
+        runs += 1
+    return runs
+
+
+def test_the_number_of_runs_is_bounded() -> None:
+    search = Search(1.0, [0.05], runs_max=4)
+    assert run_to_the_end_at(search, 0.01) == 4
+
+
+def test_where_runs_contradict_each_other_the_failure_counts() -> None:
+    search = Search(100.0, [0.05], runs_max=12)
+    for rate, p99_s in ((60.0, 0.04), (70.0, 0.06), (80.0, 0.04)):
+        search.record(rate, p99_s)
+    assert search.bracket(0.05) == (60.0, 70.0)
+
+
+def key(setting: int = 0, *, phase: str = "tune", number: int = 0, code: str = "1.0") -> Key:
+    return Key(code, "peer", "small", 50.0, phase, number, setting)
+
+
+def found(rate: float | None) -> dict[str, object]:
+    half = {"p50_ms": 1.0, "p99_ms": 9.0, "cpu_us": 100.0}
+    if rate is None:
+        return {"rate_rps": None, "p99_ms": 80.0, "at_rps": 2.0}
+    return {"rate_rps": rate, "p99_ms": 49.0, "refused": 0, "cpu_us": 1e6 / rate, "half": half}
+
+
+def add(store: Store, key: Key, rate: float | None) -> None:
+    store.add(key, found=found(rate), setting={"batch": 8}, saturation={"rps": 200.0}, pss_mb=100.0, runs=[])
+
+
+def test_lines_are_found_again_and_errors_are_tried_again(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs.jsonl", "quick", ["1.0"])
+    add(store, key(), 100.0)
+    store.add(key(1), error="not ready")
+    again = Store(tmp_path / "runs.jsonl", "quick", ["1.0"])
+    assert again.missing([key(), key(1), key(2)]) == [key(1), key(2)]
+    assert [each for each, _ in again.failed()] == [key(1)]
+
+
+@pytest.mark.parametrize(("scope", "codes"), [("full", ["1.0"]), ("quick", ["1.1"])])
+def test_lines_of_another_form_or_version_do_not_count(tmp_path: Path, scope: str, codes: list[str]) -> None:
+    add(Store(tmp_path / "runs.jsonl", "quick", ["1.0"]), key(), 100.0)
+    assert not list(Store(tmp_path / "runs.jsonl", scope, codes).found())
+
+
+def test_a_setting_is_chosen_when_tuned_and_judged_in_later_rounds(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs.jsonl", "full", ["1.0"])
+    add(store, key(0), 100.0)
+    add(store, key(1), 120.0)
+    assert best_settings(store, "peer", "small", [50.0]) == {50.0: 1}
+    for number, rate in ((1, 90.0), (2, None), (3, 110.0)):
+        add(store, key(1, phase="round", number=number), rate)
+    (row,) = rows(store, ["peer"], ["small"], [50.0])
+    # Rates 90, none (0) and 110: the median is 90; CPU of the two that reached it, (11111 + 9091) / 2.
+    assert (row["rate_rps"], row["rounds"], row["phase"]) == (90.0, 3, "round")
+    assert row["cpu_us"] == pytest.approx(10101.0, abs=0.1)
+
+
+def test_an_objective_that_no_round_reached_says_how_slow_it_was(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs.jsonl", "quick", ["1.0"])
+    add(store, key(), None)
+    (row,) = rows(store, ["peer"], ["small"], [50.0])
+    assert (row["rate_rps"], row["slow_p99_ms"], row["slow_at_rps"]) == (None, 80.0, 2.0)
+
+
+def test_lists_of_cores_are_read_as_the_kernel_writes_them() -> None:
+    assert parse_cores("0\n") == {0}
+    assert parse_cores("0-2,5") == {0, 1, 2, 5}
