@@ -17,6 +17,7 @@ from accuracy_page import infadapter, ipa
 from client_page import client
 from headlines_page import headlines, papers, sponge_case
 from pages_page import bounds, pages, switches
+from peers_page import peers, soak
 from shared_page import loki, proteus
 from sim_page import sim_day, sim_speed, theory
 from variants_page import variants
@@ -198,6 +199,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "overhead": ("overhead", overhead),
     "edge": ("edge", edge),
     "client": ("client", client),
+    "peers": ("peers", peers),
+    "soak": ("soak", soak),
     "forecast": ("forecast", forecast),
     "planning": ("planning", planning),
     "theory": ("theory", theory),

@@ -1,0 +1,125 @@
+"""The tables of Steelyard beside other servers, and of a long run, for docs/results.md."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from _markdown import table
+
+MODELS = {
+    "small": "784-128-10 perceptron",
+    "gemm": "6 x 1024² perceptron",
+    "ocr": "PP-OCRv6 tiny recogniser",
+}
+OURS = "steelyard"
+
+
+def peers(record: dict[str, Any]) -> str:
+    """Rates and costs, the yardsticks, and how each server was spoken to and tuned."""
+    best = _best_peer(record)
+    where = f"Server on core {record['server_core']}, generator on core {record['client_core']}"
+    parts = [f"{where}; {_rounds(record)}, windows of {record['window_s']:g} s or longer."]
+    for model in dict.fromkeys(row["model"] for row in record["rows"]):
+        rows = [row for row in record["rows"] if row["model"] == model]
+        lines = [_line(row, best.get((model, row["slo_ms"]))) for row in rows]
+        parts += [f"**{MODELS.get(model, model)}**", table(_HEAD, lines)]
+    if record["yardsticks"]:
+        parts += ["Throughput without an objective, requests a second:", _yardsticks(record)]
+    parts.append(_how(record))
+    if record["failed"]:
+        failed = {f"{server} ({model})" for _, server, model, *_ in record["failed"]}
+        parts.append(f"Failed, and not in the tables: {', '.join(sorted(failed))}.")
+    return "\n\n".join(parts)
+
+
+_COLUMNS = (
+    "server|SLO ms|requests a second|to the best peer|CPU µs a request|p99 at half, ms|refused|memory MB"
+)
+_HEAD = _COLUMNS.split("|")
+
+
+def _line(row: Mapping[str, Any], best: float | None) -> tuple[object, ...]:
+    slo, memory = f"{row['slo_ms']:g}", f"{row['pss_mb']:.0f}"
+    if row["rate_rps"] is None:
+        slow = "–" if row["slow_p99_ms"] is None else f"{row['slow_p99_ms']:.0f} ms"
+        return row["server"], slo, f"none; p99 {slow} at {row['slow_at_rps']:g}", "–", "–", "–", "–", memory
+    ratio = f"{row['rate_rps'] / best:.2f}" if best and row["server"] == OURS else "–"
+    half = "–" if row["half_p99_ms"] is None else f"{row['half_p99_ms']:.1f}"
+    rate, cpu_us = f"{row['rate_rps']:,.0f}", f"{row['cpu_us']:,.0f}"
+    return row["server"], slo, rate, ratio, cpu_us, half, row["refused"], memory
+
+
+def _best_peer(record: Mapping[str, Any]) -> dict[tuple[str, float], float]:
+    """By model and objective, the highest rate of any server but ours."""
+    best: dict[tuple[str, float], float] = {}
+    for row in record["rows"]:
+        if row["server"] != OURS and row["rate_rps"]:
+            cell = row["model"], row["slo_ms"]
+            best[cell] = max(best.get(cell, 0.0), row["rate_rps"])
+    return best
+
+
+def _yardsticks(record: Mapping[str, Any]) -> str:
+    """ONNX Runtime alone, and what Steelyard reaches of it, by objective and with its front end apart."""
+    lines = []
+    for row in record["yardsticks"]:
+        ours = {
+            each["slo_ms"]: each["rate_rps"]
+            for each in record["rows"]
+            if each["server"] == OURS and each["model"] == row["model"]
+        }
+        shares = [_share(ours.get(slo_ms), row["best_rps"]) for slo_ms in record["slos_ms"]]
+        alone = f"{row['best_rps']:,.0f} (batch {row['batch']})"
+        apart = _share(row["apart_rps"], row["best_rps"])
+        lines.append(
+            (MODELS.get(row["model"], row["model"]), f"{row['one_rps']:,.0f}", alone, *shares, apart)
+        )
+    within = [f"ours on one core, p99 within {slo_ms:g} ms" for slo_ms in record["slos_ms"]]
+    head = ("model", "ONNX Runtime, batch 1", "ONNX Runtime, best batch", *within, "ours, front end apart")
+    return table(head, lines)
+
+
+def _share(rate_rps: float | None, of_rps: float) -> str:
+    return f"{rate_rps / of_rps:.0%}" if rate_rps else "–"
+
+
+def _how(record: Mapping[str, Any]) -> str:
+    """One line a server: what was measured, over which wire, and its grid."""
+    lines = []
+    for name, server in record["servers"].items():
+        code = "" if name == OURS else f" {server['code'].partition(',')[0].removeprefix(name).strip()}"
+        lines.append(
+            f"- {name}{code}: {'; '.join(server['wires'])}. {server['said'][0].upper()}{server['said'][1:]}."
+        )
+    return "\n".join(lines)
+
+
+def _rounds(record: Mapping[str, Any]) -> str:
+    rounds = sorted({row["rounds"] for row in record["rows"] if row["phase"] == "round"})
+    if not rounds:
+        return "one round, untuned"
+    count = " to ".join(map(str, dict.fromkeys((rounds[0], rounds[-1]))))
+    return f"medians of {count} rounds after one that tunes"
+
+
+def soak(record: dict[str, Any]) -> str:
+    """One line a quantity: where it began and ended, its slope with its interval, and what is allowed."""
+    rows = [
+        (
+            row["what"],
+            f"{row['first']:,.1f}",
+            f"{row['last']:,.1f}",
+            f"{row['slope_per_minute']:+.3f} ± {row['interval_per_minute']:.3f}",
+            f"{row['limit_per_minute']:g}",
+            "yes" if row["grows"] else "no",
+        )
+        for row in record["trends"]
+    ]
+    head = ("quantity", "first", "last", "slope a minute, 99 % interval", "allowed", "grows")
+    load = (
+        f"{record['minutes']:g} minutes at {record['rate_rps']:.0f} requests a second, {record['share']:.0%} "
+        f"of the {record['capacity_rps']:.0f} found first"
+    )
+    told = (
+        f"{record['offered']:,} requests, {record['failed']} without an answer, p99 {record['p99_ms']:.1f} ms"
+    )
+    return f"{load}: {told}.\n\n{table(head, rows)}"
