@@ -141,8 +141,16 @@ MISTAKES: list[tuple[tuple[str, ...], dict[str, str], dict[str, str]]] = [
     (("simulate", "spec.yaml", "--trace", "labels=marked.csv"), {"marked.csv": "t_s,service\n1,video\n"}, {}),
     # specs
     (SIMULATE, {}, {"latency: 400ms": "latency: 20ms"}),
-    (SIMULATE, {}, {"cores: 6}, {name: west, cores: 4}": "cores: 2}"}),
-    (SIMULATE, {}, {"classes: {gold": "cores: {max: 1}\n    classes: {gold"}),
+    (
+        SIMULATE,
+        {},
+        {
+            "cores: 6}, {name: west, cores: 4}": "cores: 1}",
+            "label: {model": "l: &l {model",
+            "classifier}\npolicies": "classifier}\n      b: *l\n      c: *l\npolicies",
+        },
+    ),
+    (SIMULATE, {}, {"classes: {gold": "cores: {max: 0.3}\n    classes: {gold"}),
     (SIMULATE, {}, {"detect.boxes: 2": "detect.boxes: {mean: {fine: 2.5, fien: 2}}"}),
     (SIMULATE, {}, {"detect.boxes: 2": "detect.boxes: 0"}),
     (SIMULATE, {}, {"    items: {detect.boxes: 2}\n": ""}),

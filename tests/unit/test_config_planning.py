@@ -111,8 +111,8 @@ def test_a_variant_is_one_on_each_device_that_a_node_has(tmp_path: Path) -> None
     paths = ", path_accuracies: [{variants: {a: v}, accuracy: 0.8}]"
     found = made(spec(DEVICES, paths, folder=tmp_path, top=nodes))
     assert found.nodes == (
-        SimulatedNode("a", 2),
-        SimulatedNode("b", 4, devices={"gpu": 3}, memory_bytes=2_000_000_000),
+        SimulatedNode("a", 2, fractional=True),
+        SimulatedNode("b", 4, fractional=True, devices={"gpu": 3}, memory_bytes=2_000_000_000),
     )
     service = found.services["s"]
     assert [(v.name, v.device, v.accuracy) for v in service.stages[0].variants] == [
@@ -161,10 +161,12 @@ def test_times_that_cannot_be_asked_name_their_stage(tmp_path: Path) -> None:
 
 
 def test_nodes_are_the_specs_or_this_machine() -> None:
-    assert made(spec(), cores=3).nodes == (SimulatedNode("local", 3),)
-    assert made(spec(top="cluster: {cores: 64}")).nodes == (SimulatedNode("local", 64),)
+    assert made(spec(), cores=3).nodes == (SimulatedNode("local", 3, fractional=True),)
+    assert made(spec(top="cluster: {cores: 64}")).nodes == (SimulatedNode("local", 64, fractional=True),)
     found = made(spec(top="cluster: {nodes: [{name: a, cores: 4}, {name: b, cores: 8}]}"))
-    assert found.nodes == (SimulatedNode("a", 4), SimulatedNode("b", 8))
+    assert found.nodes == (SimulatedNode("a", 4, fractional=True), SimulatedNode("b", 8, fractional=True))
+    (capped,) = made(spec(top="cluster: {fractions: capped}")).nodes
+    assert not capped.lends
     assert found.cores == 12
 
 
@@ -176,14 +178,23 @@ def test_classes_are_latency_bounds() -> None:
 TWO = "{a: {model: m}, b: {model: m, after: [a]}}"
 
 
-def test_every_stage_needs_a_core() -> None:
-    assert refusal(spec(pipeline=TWO), cores=1) == (
-        "spec.yaml:1: cluster.cores: want at least 2 cores, one for each stage of all services, got 1"
+FIVE = (
+    "{a: {model: m}, b: {model: m, after: [a]}, c: {model: m, after: [b]}, d: {model: m, after: [c]}, "
+    "e: {model: m, after: [d]}}"
+)
+
+
+def test_every_stage_needs_a_quarter_of_a_core() -> None:
+    assert made(spec(pipeline=TWO), cores=1).cores == 1
+    assert refusal(spec(pipeline=FIVE), cores=1) == (
+        "spec.yaml:1: cluster.cores: want at least 1.25 cores, 0.25 for each stage of all services, got 1"
     )
     nodes = "cluster: {nodes: [{name: a, cores: 1}]}"
-    assert refusal(spec(pipeline=TWO, top=nodes)).startswith("spec.yaml:3: cluster.nodes: want at least 2")
-    assert refusal(spec(pipeline=TWO, service=", cores: {max: 1}")) == (
-        "spec.yaml:2: services.s.cores.max: want at least 2, one core for each stage, got 1"
+    assert refusal(spec(pipeline=FIVE, top=nodes)).startswith(
+        "spec.yaml:3: cluster.nodes: want at least 1.25"
+    )
+    assert refusal(spec(pipeline=TWO, service=", cores: {max: 0.4}")) == (
+        "spec.yaml:2: services.s.cores.max: want at least 0.5, 0.25 of a core for each stage, got 0.4"
     )
     assert refusal(spec(service=", cores: {min: 5}")).startswith(
         "spec.yaml:2: services.s.cores.min: want at most 4 cores"

@@ -4,7 +4,7 @@ The bound is the latency that all but the allowed violations keep: of a chain by
 of other pipelines by the longest path, each stage with its part of the violations. Replicas of different size
 share a stage's rows in proportion to what they can carry, and the slowest of them counts. A batch may be
 smaller than the plan allows, so the size with the least bound counts; where the plan's rules wait for a full
-batch, that is charged.
+batch, that is charged. Parts of a core count as what they come to where nodes lend them (`lent`).
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from steelyard.cli.groups import crews_of, groups_of
+from steelyard.cli.lent import with_lent_parts
 from steelyard.config.planning import Blueprint
 from steelyard.control.ledger import Ledger
 from steelyard.control.validate import plan_objection
@@ -48,6 +49,7 @@ def assess(made: Blueprint, plan: ServicePlan, rate_rps: float) -> Verdict:
     objection = plan_objection({service.name: plan}, {}, made.services, ledger)
     if objection:
         return Verdict(inf, objection)
+    plan = with_lent_parts(made, plan, rate_rps)
     times = made.service_times()
     loads: dict[str, StageLoad] = {}
     for stage in service.stages:

@@ -2,8 +2,8 @@
 
 A variant's service times are those that the spec declares (`latency:`), else those of a stored profile of
 this machine; a variant with neither cannot be planned. Where the spec sets no bound, a variant's range is
-that of its table or profile. Nodes have whole cores: whether a machine enforces parts of one is not known
-before a server runs there.
+that of its table or profile. Nodes are taken to enforce parts of a core, lent or capped as the spec says: so
+does every machine that lets its server write control groups, and `serve` says it where one does not.
 """
 
 from collections.abc import Sequence
@@ -36,6 +36,7 @@ from steelyard.config.stages import (
 )
 from steelyard.core.errors import ProfileError
 from steelyard.core.types import Service, ServiceTimes, Variant
+from steelyard.policies.steelyard.policy import FRACTION
 from steelyard.profile.tables import StageTimes, service_times
 from steelyard.profile.types import Constants, DeclaredLatency, Profile
 from steelyard.profiler.store import ProfileStore, default_directory
@@ -241,10 +242,11 @@ class _Sources:
 
 def _nodes(loaded: LoadedSpec, cores_available: int) -> tuple[SimulatedNode, ...]:
     cluster = loaded.spec.cluster
+    lends = cluster.fractions == "lent"
     if cluster.nodes is None:
-        return (SimulatedNode(NODE, cluster.cores or cores_available),)
+        return (SimulatedNode(NODE, cluster.cores or cores_available, fractional=True, lends=lends),)
     return tuple(
-        SimulatedNode(node.name, node.cores, devices=dict(node.devices), memory_bytes=node.memory or 0)
+        SimulatedNode(node.name, node.cores, True, dict(node.devices), node.memory or 0, lends)
         for node in cluster.nodes
     )
 
@@ -282,15 +284,16 @@ def _check_times(loaded: LoadedSpec, made: Blueprint) -> None:
 
 
 def _check_room(loaded: LoadedSpec, made: Blueprint) -> None:
-    """Every stage of every service can have a replica of one core."""
+    """Every stage of every service can have a replica of the least part of a core that a policy gives."""
     check_minima(loaded, made.cores)
     stages = sum(len(service.stages) for service in made.services.values())
-    if stages > made.cores:
+    if stages * FRACTION > made.cores:
         key = "cores" if loaded.spec.cluster.nodes is None else "nodes"
-        message = f"want at least {stages} cores, one for each stage of all services, got {made.cores}"
-        raise loaded.source.error(("cluster", key), message)
+        want = f"want at least {stages * FRACTION:g} cores, {FRACTION:g} for each stage of all services"
+        raise loaded.source.error(("cluster", key), f"{want}, got {made.cores}")
     for name, service in made.services.items():
-        if service.cores_max is not None and service.cores_max < len(service.stages):
-            message = f"want at least {len(service.stages)}, one core for each stage"
+        least = len(service.stages) * FRACTION
+        if service.cores_max is not None and service.cores_max < least:
+            message = f"want at least {least:g}, {FRACTION:g} of a core for each stage"
             at = ("services", name, "cores", "max")
             raise loaded.source.error(at, f"{message}, got {service.cores_max:g}")

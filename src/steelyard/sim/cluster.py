@@ -5,6 +5,7 @@ decides nothing. Rules that are not obvious:
 - A resize counts for service times from the next batch on. Cores that a replica is given are paid for from
   the moment they are asked for; those it gives up until the batch at hand has ended on them, and only then
   is the control machine told. The service knows at once, and hands a parked replica no further batch.
+- A replica on parts of cores has what its neighbours leave of them, where the node lends (`lending`).
 - A start that is cancelled has cost its cores until then. News of a replica that is gone reach nobody.
 """
 
@@ -33,6 +34,7 @@ from steelyard.sim.account import Costs
 from steelyard.sim.draws import Durations
 from steelyard.sim.items import StageItems
 from steelyard.sim.kernel import Kernel, Kind
+from steelyard.sim.lending import LentCores
 from steelyard.sim.scenario import Failure, Physics, SimulatedNode
 
 _COMPLETION = Kind.COMPLETION
@@ -138,6 +140,8 @@ class Cluster:
         self._costs = costs
         self._listeners = listeners
         self._replicas: dict[int, _Replica] = {}
+        self._lenders = frozenset(node.name for node in nodes if node.fractional and node.lends)
+        self._lent = LentCores(kernel)
         self.cold_start_s: float | None = None
 
     # Batches
@@ -151,20 +155,42 @@ class Cluster:
         assert not replica.is_busy, command
         kernel, variant, rows = self._kernel, command.variant, command.rows
         started_s = kernel.now_s + self._dispatch_s
-        duration_s = replica.durations.draw_s(variant, rows, replica.cores)
+        stretch = 1.0
         if self._stretches:
-            duration_s *= self._stretch(replica, started_s)
+            stretch = self._stretch(replica, started_s)
             self._busy_of_node[replica.node] += replica.cores
         if replica.variant != variant:
             replica.costs.switches += replica.variant is not None
             replica.variant = variant
         replica.is_busy = True
+        if self._lenders and replica.node in self._lenders and _has_parts(replica.shares):
+            self._run_on_parts(replica, command, stretch)
+            return
+        duration_s = replica.durations.draw_s(variant, rows, replica.cores) * stretch
         finished_s = started_s + duration_s
         completed = BatchCompleted(command.batch_id, replica.id, started_s, finished_s)
         if replica.items is not None:
             counts = replica.items.of(command)
             completed = BatchCompleted(command.batch_id, replica.id, started_s, finished_s, (), counts)
         kernel.schedule(finished_s + self._dispatch_s, _COMPLETION, self._on_completed, completed)
+
+    def _run_on_parts(self, replica: _Replica, command: RunBatch, stretch: float) -> None:
+        """Run a batch on cores that others have parts of, too: when it ends depends on them."""
+        kernel, dispatch_s = self._kernel, self._dispatch_s
+        started_s = kernel.now_s + dispatch_s
+        counts = replica.items.of(command) if replica.items is not None else None
+
+        def done() -> None:
+            finished_s = kernel.now_s + dispatch_s
+            completed = BatchCompleted(command.batch_id, replica.id, started_s, finished_s)
+            if counts is not None:
+                completed = BatchCompleted(command.batch_id, replica.id, started_s, finished_s, (), counts)
+            kernel.schedule(finished_s + dispatch_s, _COMPLETION, self._on_completed, completed)
+
+        self._lent.run(
+            replica.id, replica.node, replica.shares, replica.durations, command.variant, command.rows,
+            stretch=stretch, done=done,
+        )  # fmt: skip
 
     def _on_completed(self, event: BatchCompleted) -> None:
         replica = self._replicas.get(event.replica_id)
@@ -280,6 +306,7 @@ class Cluster:
 
     def _end(self, replica: _Replica, *, expected: bool, reason: str = "") -> None:
         del self._replicas[replica.id]
+        self._lent.drop(replica.id)
         if replica.is_busy and self._stretches:
             self._busy_of_node[replica.node] -= replica.cores
         replica.costs.end(replica.cores_paid)
@@ -317,6 +344,11 @@ class Cluster:
 
 def _stretches(physics: Physics) -> bool:
     return bool(physics.slow_downs) or physics.corun_ratio != 1.0 or physics.starting_ratio != 1.0
+
+
+def _has_parts(shares: Sequence[CoreShare]) -> bool:
+    """Whether a replica has less than all of one of its cores."""
+    return any(share.fraction < 1.0 for share in shares)
 
 
 def _cores(shares: Sequence[CoreShare]) -> float:

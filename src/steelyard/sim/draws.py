@@ -59,6 +59,14 @@ class Durations:
             return scale_s * next(self._exponential)
         return scale_s * exp(sigma * next(self._normal)) if sigma else scale_s
 
+    def median_s(self, variant: str, rows: int, cores: float) -> float:
+        """Median seconds of a batch.
+
+        Raises:
+            ProfileError: nothing is known of the variant there.
+        """
+        return self._times.service_time_s(variant, 0, rows, cores)
+
     def _point(self, variant: str, rows: int, cores: float) -> tuple[float, float | None]:
         """(seconds, sigma of the log-normal factor on them, or None for an exponential one)."""
         median_s = self._times.service_time_s(variant, 0, rows, cores)

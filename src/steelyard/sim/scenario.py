@@ -17,6 +17,7 @@ WINDOW_S = 0.1
 class SimulatedNode(Frozen, frozen=True):
     """A node of the simulated cluster; `devices` by kind; `fractional` if it enforces parts of a core.
 
+    Parts of a core that are idle are the neighbours' if it `lends` them (`lending`), and nobody's if not.
     `memory_bytes` is what its replicas may take together; 0: as much as they like.
     """
 
@@ -25,6 +26,7 @@ class SimulatedNode(Frozen, frozen=True):
     fractional: bool = False
     devices: dict[str, int] = {}
     memory_bytes: int = 0
+    lends: bool = True
 
 
 class Failure(Frozen, frozen=True):
