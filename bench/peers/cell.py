@@ -166,6 +166,11 @@ class Cell:
                 break
         return run
 
+    def hold(self, rate_rps: float, seconds: float) -> dict[str, Any]:
+        """One long run that is never given up."""
+        self._seed += 1
+        return self._load.ask(do="open", rate_rps=rate_rps, seconds=seconds, seed=self._seed, late_s=None)
+
     def search(self, saturation_rps: float, slos_s: Sequence[float]) -> Search:
         """Runs until the highest rate of every objective is known."""
         runs_max = self._lengths.runs_max + (len(slos_s) - 1) * self._lengths.runs_max // 2

@@ -141,7 +141,7 @@ class Bench:
         )
         try:
             with running(key.server, model, setting, python, self._cores, lengths, slo_s=slos_s[0]) as cell:
-                ready_s = time.perf_counter() - begin_s
+                ready = {"s": round(time.perf_counter() - begin_s, 1), "cpu_s": tree.cpu_s(cell.root)}
                 saturation = cell.saturate(CALLERS[key.model], lengths.saturation_s)
                 search = cell.search(saturation["rps"], slos_s)
                 found = [cell.judged(search, slo_s) for slo_s in slos_s]
@@ -151,7 +151,7 @@ class Bench:
             return
         beside = {"setting": setting, "saturation": saturation, "pss_mb": pss_mb, "runs": cell.runs}
         for each, what in zip(keys, found, strict=True):
-            self._store.add(each, found=what, ready_s=round(ready_s, 1), **beside)
+            self._store.add(each, found=what, ready=ready, **beside)
             rate = "none" if what["rate_rps"] is None else f"{what['rate_rps']:.0f}/s"
             self._say(each, f"{rate}, p99 {what['p99_ms']} ms", time.perf_counter() - begin_s)
 

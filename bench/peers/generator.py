@@ -47,9 +47,10 @@ _BUFFER_BYTES = 1 << 20
 class Gauge:
     """Counts what makes a run hopeless: more late or lost requests than a p99 allows."""
 
-    def __init__(self, offered: int, late_s: float) -> None:
-        self._left = math.floor(0.01 * offered) + 1
-        self._late_s = late_s
+    def __init__(self, offered: int, late_s: float | None) -> None:
+        """Without `late_s` there is always hope."""
+        self._left = math.inf if late_s is None else math.floor(0.01 * offered) + 1
+        self._late_s = math.inf if late_s is None else late_s
 
     def note(self, status: int, latency_s: float) -> bool:
         """Whether there is still hope."""
@@ -68,7 +69,7 @@ def closed_off(outcomes: Outcomes) -> Outcomes:
 class Shooter(Protocol):
     """Speaks to one server."""
 
-    def open(self, at_s: Seconds, late_s: float) -> Outcomes:
+    def open(self, at_s: Seconds, late_s: float | None) -> Outcomes:
         """Offer requests at these times."""
 
     def closed(self, connections: int, seconds: float) -> int:
@@ -154,7 +155,7 @@ class HttpShooter:
         self._busy: dict[_Connection, bool] = {}  # whether all of its request was sent
         self._read: tuple[bytes, int | None] = (b"", None)
 
-    def open(self, at_s: Seconds, late_s: float) -> Outcomes:
+    def open(self, at_s: Seconds, late_s: float | None) -> Outcomes:
         outcomes, gauge = Outcomes(at_s, np.full(len(at_s), np.inf)), Gauge(len(at_s), late_s)
         self._connect(CONNECTIONS)
         due_s, hope, index = (at_s + time.perf_counter() + START_DELAY_S).tolist(), True, 0
@@ -270,7 +271,7 @@ class GrpcShooter:
         self._messages = messages
         self._error: type[Exception] = grpc.aio.AioRpcError
 
-    async def open(self, at_s: Seconds, late_s: float) -> Outcomes:
+    async def open(self, at_s: Seconds, late_s: float | None) -> Outcomes:
         outcomes, gauge = Outcomes(at_s, np.full(len(at_s), np.inf)), Gauge(len(at_s), late_s)
         loop = asyncio.get_running_loop()
         start_s = loop.time() + START_DELAY_S
