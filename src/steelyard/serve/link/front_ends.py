@@ -96,12 +96,13 @@ class FrontEnds:
         self._progress: dict[int, tuple[int, float]] = {}
 
     def status(self) -> list[dict[str, Any]]:
-        """Each that lives: its number, process, what it speaks, and how many requests it has open."""
+        """Each that lives, its requests that are not released, and the answers it has yet to read."""
         return [
             {
                 "id": number,
                 "pid": one.process.pid if one.process else None,
                 "kind": one.kind,
+                "is_listening": one.has_listened,
                 "requests": one.requests,
                 "unread": self._holds.progress(number)[1],
             }
