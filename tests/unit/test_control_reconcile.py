@@ -186,6 +186,21 @@ def test_a_large_stage_is_matched_as_a_small_one() -> None:
     assert [type(c) for c in outcome.commands] == [ResizeReplica] * 20
 
 
+def test_spares_start_after_every_stages_first_replica() -> None:
+    # Two cores: the spare of stage s would load on the core that stage t's only replica is to have.
+    stages = {
+        name: StagePlan(
+            tuple(ReplicaPlan(c, ("v",), "n") for c in cores), (VariantShare("v", 1.0),), covers_starts=False
+        )
+        for name, cores in (("s", (1.0, 0.0)), ("t", (1.0,)))
+    }
+    outcome = run([ServicePlan("a", stages)], [], cores=2)
+    assert [c.stage for c in outcome.commands if isinstance(c, StartReplica)] == ["s", "t"]
+    assert not outcome.outcome.at_rest  # the spare is still to come
+    outcome = run([ServicePlan("a", stages)], [], cores=3)
+    assert [c.stage for c in outcome.commands if isinstance(c, StartReplica)] == ["s", "t", "s"]
+
+
 def test_a_replica_that_is_to_be_parked_starts_on_a_core_and_waits_for_one() -> None:
     (start,) = run([plan(0.0)], []).commands
     assert isinstance(start, StartReplica)

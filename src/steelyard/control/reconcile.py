@@ -5,13 +5,15 @@ missing (all at once), give up what is too many. Order of a pass: starts given u
 growth, starts, unloads; what does not fit yet is left and found again by the next pass, which follows every
 event that may have freed something.
 
-Three rules are not obvious:
+Four rules are not obvious:
 - *Publish first, then shrink.* While a stage waits for replicas to come up, its old ones keep their cores
   and are not drained: they carry the load over the cold start. A start may overlap one core of theirs
   (`ledger`); only if that is not enough are the held-back shrinks and drains of that node released, its own
   service's first.
 - *Freed when confirmed.* A shrink or a drain frees its cores at `ReplicaResized` or `ReplicaGone`, so a
   growth that needs them follows one event later, never one event earlier.
+- *Serve before spare.* What is to be parked loads on cores that are free meanwhile, so it starts after every
+  stage's replicas that are to take batches.
 - *Make before break.* A variant that the plan does not want any more is unloaded when nothing of its stage
   is starting or loading. Only where a load does not fit the node's memory is it unloaded before, if it is
   not the replica's only one; a replica that has no other is replaced.
@@ -101,9 +103,10 @@ def reconcile(
     for gap in gaps:
         one.grow(gap)
     short: set[tuple[str, str, str]] = set()
-    for gap in gaps:
-        if gap.missing and gap.key not in blocked:
-            short |= one.start_missing(gap, giving, cold_start_s.get(gap.key, 0.0))
+    startable = [gap for gap in gaps if gap.missing and gap.key not in blocked]
+    for is_parked in (False, True):
+        for gap in startable:
+            short |= one.start_missing(gap, giving, cold_start_s.get(gap.key, 0.0), is_parked=is_parked)
     for service, node, device in sorted(short):
         _release_held(one, gaps, service, node, device)
     one.move_guests()
@@ -260,11 +263,16 @@ class _Pass:
                     self._resize(replica_id, shares, cores)
 
     def start_missing(
-        self, gap: _Gap, giving: Sequence[Replica], cold_start_s: float
+        self, gap: _Gap, giving: Sequence[Replica], cold_start_s: float, *, is_parked: bool
     ) -> set[tuple[str, str, str]]:
-        """Start what a stage lacks; of what cannot be yet (service, node, device), `cpu` if that is free."""
+        """Start what a stage lacks of replicas that are to be parked, or of the others.
+
+        Returns (service, node, device) of what cannot be yet; `cpu` if the device is free.
+        """
         short: set[tuple[str, str, str]] = set()
         for plan in gap.missing:
+            if is_parked != (not plan.cores):
+                continue
             if not self._has_free(plan.node, plan.device):
                 short.add((gap.key[0], plan.node, plan.device))
             elif not self._start(gap.key, plan, _hosts(giving, gap.key, plan.node), cold_start_s):
