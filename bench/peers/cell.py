@@ -49,6 +49,7 @@ class Lengths(NamedTuple):
         window_s: of one open-loop run.
         saturation_s: of a closed loop.
         runs_max: of the search, for one objective; each further one adds half as many.
+        tolerance: of the search.
         offered_min: a window is lengthened until so many requests are expected, to at most four times its
         length.
     """
@@ -56,6 +57,7 @@ class Lengths(NamedTuple):
     window_s: float
     saturation_s: float
     runs_max: int
+    tolerance: float = 0.04
     offered_min: int = 200
 
 
@@ -148,8 +150,11 @@ class Cell:
             if typical_s < 3 * self._quick_s + 0.005 and all(each["status"] == 200 for each in found):
                 return
 
-    def offer(self, rate_rps: float, late_s: float) -> dict[str, Any]:
-        """One open-loop run; its p99 is None where more than a hundredth was not answered."""
+    def offer(self, rate_rps: float, late_s: float | None) -> dict[str, Any]:
+        """One open-loop run, given up when it is hopeless (never without `late_s`).
+
+        Its p99 is None where more than a hundredth was not answered.
+        """
         lengths = self._lengths
         seconds = min(max(lengths.window_s, lengths.offered_min / rate_rps), 4 * lengths.window_s)
         for _ in range(VOID_MAX + 1):
@@ -171,31 +176,41 @@ class Cell:
         self._seed += 1
         return self._load.ask(do="open", rate_rps=rate_rps, seconds=seconds, seed=self._seed, late_s=None)
 
-    def search(self, saturation_rps: float, slos_s: Sequence[float]) -> Search:
+    def search(
+        self, saturation_rps: float, slos_s: Sequence[float], first_rps: Mapping[float, float] | None = None
+    ) -> Search:
         """Runs until the highest rate of every objective is known."""
         runs_max = self._lengths.runs_max + (len(slos_s) - 1) * self._lengths.runs_max // 2
-        search = Search(max(saturation_rps, 1.0), slos_s, runs_max=runs_max)
+        search = Search(
+            max(saturation_rps, 1.0),
+            slos_s,
+            runs_max=runs_max,
+            tolerance=self._lengths.tolerance,
+            first_rps=first_rps,
+        )
         while (rate_rps := search.next_rate()) is not None:
             run = self.offer(rate_rps, FAR * max(slos_s))
             failed = run["p99_ms"] is None or run["void"]
             search.record(rate_rps, math.inf if failed else run["p99_ms"] / 1e3)
         return search
 
-    def judged(self, search: Search, slo_s: float) -> dict[str, Any]:
-        """An objective's line: rate, what a request costs there, and p99 at half of it."""
+    def judged(self, search: Search, slo_s: float, *, at_half: bool) -> dict[str, Any]:
+        """An objective's line: rate, what a request costs there, and p99 at half of it if asked for."""
         rate_rps, _ = search.bracket(slo_s)
         if rate_rps is None:
-            slowest = min(self.runs, key=lambda run: float(run["rate_rps"]))
-            return {"rate_rps": None, "p99_ms": slowest["p99_ms"], "at_rps": slowest["rate_rps"]}
+            slow = self.offer(min(float(run["rate_rps"]) for run in self.runs), None)
+            return {"rate_rps": None, "p99_ms": slow["p99_ms"], "at_rps": slow["rate_rps"]}
         best = next(run for run in self.runs if run["rate_rps"] == rate_rps and not run["void"])
-        half = self.offer(rate_rps / 2, FAR * slo_s)
-        return {
+        line = {
             "rate_rps": rate_rps,
             "p99_ms": best["p99_ms"],
             "refused": sum(best["errors"].values()),
             "cpu_us": round(best["cpu_us"], 1),
-            "half": {"p50_ms": half["p50_ms"], "p99_ms": half["p99_ms"], "cpu_us": round(half["cpu_us"], 1)},
         }
+        if at_half:
+            half = self.offer(rate_rps / 2, None)
+            line["half"] = {name: half[name] for name in ("p50_ms", "p99_ms", "cpu_us", "void")}
+        return line
 
 
 @contextmanager
@@ -208,6 +223,7 @@ def running(
     lengths: Lengths,
     *,
     slo_s: float,
+    profiles: Path | None = None,
     apart: bool = False,
 ) -> Iterator[Cell]:
     """A server that answers rightly and stays where it was put.
@@ -220,6 +236,7 @@ def running(
         cores: where it and the generator run.
         lengths: of runs.
         slo_s: the objective, for a server that wants to know.
+        profiles: where Steelyard keeps what it measured of a model; None lets every start measure anew.
         apart: what does not confine itself to the server's core moves to the generator's: of Steelyard, all
             but the workers.
 
@@ -229,7 +246,7 @@ def running(
     contender, wire = CONTENDERS[name], WIRES[setting["wire"]]
     with tempfile.TemporaryDirectory(prefix="peer-") as place:
         folder = Path(place)
-        start = Start(python, model, setting, slo_s, folder)
+        start = Start(python, model, setting, slo_s, folder, profiles or folder / "profiles")
         allowed = {cores.server, cores.client} if apart else {cores.server}
         messages = [wire.message(model, row) for row in model.rows(PAYLOADS)]
         with (

@@ -56,7 +56,7 @@ class Form(NamedTuple):
     rounds: Lengths | None
 
 
-FULL = Form("peers", (25.0, 50.0, 100.0), 9, Lengths(2.0, 1.0, 5), Lengths(5.0, 2.0, 6))
+FULL = Form("peers", (25.0, 50.0, 100.0), 9, Lengths(1.5, 1.0, 4, tolerance=0.1), Lengths(4.0, 1.5, 4))
 QUICK = Form("peers_quick", (50.0,), 1, Lengths(3.0, 1.5, 6), None)
 
 
@@ -68,7 +68,7 @@ class Bench:
         models: by name.
         pythons: interpreter of each server's environment.
         codes: what is measured, by server: a commit or versions.
-        store: where lines go.
+        store: where lines go; Steelyard's profiles of the models lie beside it, measured by this run.
         cores: of server and generator.
     """
 
@@ -87,6 +87,7 @@ class Bench:
         self._codes = codes
         self._store = store
         self._cores = cores
+        self._profiles = store.folder / f"{form.name}-profiles-{codes.get(STEELYARD, '')[:12]}"
 
     def tune(self) -> None:
         """Every setting of every grid once, settings in turn; what suits a model is likely to be first."""
@@ -134,17 +135,18 @@ class Bench:
     def _measure(self, keys: Sequence[Key], lengths: Lengths) -> None:
         key, begin_s = keys[0], time.perf_counter()
         setting = CONTENDERS[key.server].settings[key.setting]
-        model, python, slos_s = (
-            self._models[key.model],
-            self._pythons[key.server],
-            [k.slo_ms / 1e3 for k in keys],
-        )
+        model, python = self._models[key.model], self._pythons[key.server]
+        slos_s = [each.slo_ms / 1e3 for each in keys]
+        at_half = key.phase == "round" or self._form.rounds is None
         try:
-            with running(key.server, model, setting, python, self._cores, lengths, slo_s=slos_s[0]) as cell:
+            with running(
+                key.server, model, setting, python, self._cores, lengths, slo_s=slos_s[0],
+                profiles=self._profiles,
+            ) as cell:  # fmt: skip
                 ready = {"s": round(time.perf_counter() - begin_s, 1), "cpu_s": tree.cpu_s(cell.root)}
                 saturation = cell.saturate(CALLERS[key.model], lengths.saturation_s)
-                search = cell.search(saturation["rps"], slos_s)
-                found = [cell.judged(search, slo_s) for slo_s in slos_s]
+                search = cell.search(saturation["rps"], slos_s, self._known_rates(keys))
+                found = [cell.judged(search, slo_s, at_half=at_half) for slo_s in slos_s]
                 pss_mb = tree.pss_bytes(cell.root) / 1e6
         except (RuntimeError, OSError, ValueError) as error:
             self._failed(keys, error)
@@ -154,6 +156,16 @@ class Bench:
             self._store.add(each, found=what, ready=ready, **beside)
             rate = "none" if what["rate_rps"] is None else f"{what['rate_rps']:.0f}/s"
             self._say(each, f"{rate}, p99 {what['p99_ms']} ms", time.perf_counter() - begin_s)
+
+    def _known_rates(self, keys: Sequence[Key]) -> dict[float, float]:
+        """By objective in seconds, what was found when these settings were tuned."""
+        known = {}
+        for key in keys:
+            wanted = key._replace(phase="tune", round=0)._asdict()
+            for _, line in self._store.found(**wanted):
+                if line["found"]["rate_rps"]:
+                    known[key.slo_ms / 1e3] = line["found"]["rate_rps"]
+        return known
 
     def _yardstick(self, number: int, model: str) -> None:
         key = Key(self._codes[BARE], BARE, model, 0.0, "round", number, 0)
@@ -168,11 +180,11 @@ class Bench:
         if not self._store.missing([key]):
             return
         lengths, begin_s = self._form.rounds or self._form.tuning, time.perf_counter()
-        setting = CONTENDERS[STEELYARD].settings[0]
+        setting = CONTENDERS[STEELYARD].settings[0 if self._models[model].gains else 1]
         try:
             with running(
                 STEELYARD, self._models[model], setting, self._pythons[STEELYARD], self._cores, lengths,
-                slo_s=SATURATED_SLO_S, apart=True,
+                slo_s=SATURATED_SLO_S, profiles=self._profiles, apart=True,
             ) as cell:  # fmt: skip
                 cell.saturate(CALLERS[model] * 3, lengths.saturation_s / 2)
                 found = cell.saturate(CALLERS[model] * 3, lengths.saturation_s * 2)

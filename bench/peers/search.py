@@ -7,7 +7,7 @@ the failure counts, so noise costs a server rate, never gives it any.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 STEP_DOWN, STEP_UP = 0.6, 1.25
 FIRST = 0.75
@@ -25,15 +25,23 @@ class Search:
         slos_s: seconds.
         runs_max: the search ends after so many runs, however wide its brackets are.
         tolerance: a bracket whose ends are closer than this ratio less one is done.
+        first_rps: by SLO, the rate to begin with where one is known.
     """
 
     def __init__(
-        self, saturation_rps: float, slos_s: Sequence[float], *, runs_max: int, tolerance: float = 0.04
+        self,
+        saturation_rps: float,
+        slos_s: Sequence[float],
+        *,
+        runs_max: int,
+        tolerance: float = 0.04,
+        first_rps: Mapping[float, float] | None = None,
     ) -> None:
         self._saturation_rps = saturation_rps
         self._slos_s = tuple(slos_s)
         self._runs_max = runs_max
         self._tolerance = tolerance
+        self._first_rps = first_rps or {}
         self._runs: list[tuple[float, float]] = []
 
     def record(self, rate_rps: float, p99_s: float) -> None:
@@ -57,7 +65,7 @@ class Search:
         """How wide an SLO's bracket is, as a ratio, and the rate that would narrow it."""
         passes, fails = self.bracket(slo_s)
         if passes is None and fails is None:
-            return math.inf, FIRST * self._saturation_rps
+            return math.inf, self._first_rps.get(slo_s, FIRST * self._saturation_rps)
         if passes is None:
             assert fails is not None
             within_reach = STEP_DOWN * fails >= LEAST * self._saturation_rps

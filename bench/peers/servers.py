@@ -39,6 +39,7 @@ class Start(NamedTuple):
     setting: Mapping[str, Any]
     slo_s: float
     folder: Path
+    profiles: Path
 
 
 class Contender(NamedTuple):
@@ -135,7 +136,7 @@ def _steelyard(start: Start) -> Launch:
     command = steelyard_command(
         "serve", str(file), "--http-port", str(http), "--grpc-port", "0", "--metrics-port", str(metrics),
         "--decisions", str(start.folder / "decisions.jsonl"),
-        "--profiles", str(start.model.file.parent / "profiles"),
+        "--profiles", str(start.profiles),
     )  # fmt: skip
     return Launch(command, http, {})
 

@@ -36,6 +36,7 @@ class Store:
 
     def __init__(self, path: Path, scope: str, codes: Collection[str]) -> None:
         self._path = path
+        self.folder = path.parent
         self._scope = scope
         self._lines: dict[Key, Line] = {}
         if path.exists():

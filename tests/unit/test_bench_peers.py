@@ -80,7 +80,7 @@ def key(setting: int = 0, *, phase: str = "tune", number: int = 0, code: str = "
 
 
 def found(rate: float | None) -> dict[str, object]:
-    half = {"p50_ms": 1.0, "p99_ms": 9.0, "cpu_us": 100.0}
+    half = {"p50_ms": 1.0, "p99_ms": 9.0, "cpu_us": 100.0, "void": False}
     if rate is None:
         return {"rate_rps": None, "p99_ms": 80.0, "at_rps": 2.0}
     return {"rate_rps": rate, "p99_ms": 49.0, "refused": 0, "cpu_us": 1e6 / rate, "half": half}
@@ -128,3 +128,8 @@ def test_an_objective_that_no_round_reached_says_how_slow_it_was(tmp_path: Path)
 def test_lists_of_cores_are_read_as_the_kernel_writes_them() -> None:
     assert parse_cores("0\n") == {0}
     assert parse_cores("0-2,5") == {0, 1, 2, 5}
+
+
+def test_a_rate_that_is_known_is_tried_first() -> None:
+    search = Search(100.0, [0.05], runs_max=12, first_rps={0.05: 33.0})
+    assert search.next_rate() == 33.0
