@@ -26,7 +26,9 @@ COMPILED = {
     "policies/steelyard": (
         "demand", "pace", "reaction", "reserve", "shortage", "sizing", "targets",
     ),
-    "sim": ("account", "clients", "cluster", "control_driver", "draws", "items", "kernel", "lending", "service_driver"),
+    "sim": (
+        "account", "clients", "cluster", "control_driver", "draws", "items", "kernel", "lending", "service_driver",
+    ),
 }  # fmt: skip
 """Modules by package, as far as they are on the path of every request or every sensing window."""
 

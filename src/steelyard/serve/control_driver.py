@@ -10,47 +10,21 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from steelyard.backend.base import Backend, BackendEvent
-from steelyard.core.commands import (
-    DrainReplica,
-    LoadVariant,
-    OfferCapacity,
-    Publish,
-    RecordDecision,
-    ResizeReplica,
-    Solve,
-    StartReplica,
-    StopReplica,
-    UnloadVariant,
-)
+from steelyard.control.routing import TO_CONTROL, TO_SERVICE, actions
+from steelyard.core.commands import DrainReplica, RecordDecision, Solve, StartReplica
 from steelyard.core.events import (
     BatchCompleted,
     BatchFailed,
-    CapacityChanged,
-    NodeJoined,
-    PlanPublished,
-    ReplicaDraining,
     ReplicaGone,
     ReplicaReady,
     ReplicaResized,
-    ReplicaStarted,
-    ReplicaThrottled,
-    ResizeRefused,
+    ServiceEvent,
     Solved,
     SolveFailed,
-    VariantLoaded,
-    VariantUnloaded,
     WindowClosed,
 )
 from steelyard.core.snapshot import CoreShare
 from steelyard.serve.service_driver import MachinePump, ServiceDriver
-
-_TO_CONTROL = (
-    NodeJoined, ReplicaReady, ReplicaResized, ReplicaGone, ReplicaThrottled, ResizeRefused, VariantLoaded,
-    VariantUnloaded,
-)  # fmt: skip
-_TO_SERVICE = (
-    BatchCompleted, BatchFailed, ReplicaReady, ReplicaResized, ReplicaGone, VariantLoaded, VariantUnloaded,
-)  # fmt: skip
 
 
 class Planner(Protocol):
@@ -97,7 +71,6 @@ class ControlDriver:
         on_decision: Callable[[RecordDecision], None],
     ) -> None:
         self._pump = pump
-        self._backend = backend
         self._services = services
         self._planner = planner
         self._watch = watch
@@ -106,15 +79,10 @@ class ControlDriver:
         self._draining: set[int] = set()
         self._letting_go: dict[int, ReplicaResized] = {}
         self._is_stopped = False
-        pump.actions |= {
+        self._routed = actions(backend, self._tell_service, self._service_of.get)
+        pump.actions |= self._routed | {
             StartReplica: self._start,
-            ResizeReplica: self._resize,
             DrainReplica: self._drain,
-            StopReplica: backend.stop,
-            LoadVariant: self._load,
-            UnloadVariant: self._unload,
-            Publish: self._publish,
-            OfferCapacity: self._offer,
             Solve: self._solve,
             RecordDecision: on_decision,
         }
@@ -136,7 +104,7 @@ class ControlDriver:
 
     def on_backend(self, event: BackendEvent) -> None:
         """The backend's sink: to the replica's service, then to the control machine."""
-        if isinstance(event, _TO_SERVICE):
+        if isinstance(event, TO_SERVICE):
             service = self._service_of.get(event.replica_id)
             if service is None:
                 return  # a replica that has gone already: its last words concern nobody
@@ -150,7 +118,7 @@ class ControlDriver:
             parked = self._letting_go.pop(event.replica_id, None)
             if parked is not None and isinstance(event, BatchCompleted | BatchFailed):
                 self.on_backend(parked)
-        if isinstance(event, _TO_CONTROL):
+        if isinstance(event, TO_CONTROL):
             self.handle(event)
 
     def _note(self, service: str, event: BackendEvent) -> None:
@@ -171,43 +139,16 @@ class ControlDriver:
         self._service_of[command.replica_id] = command.service
         self._cores_of[command.replica_id] = cores
         self._watch.on_replica(command.service, command.replica_id, "starting", cores)
-        self._services[command.service].handle(
-            ReplicaStarted(
-                replica_id=command.replica_id,
-                stage=command.stage,
-                node=command.node,
-                cores=cores,
-                variants=command.variants,
-                expected_ready_s=command.expected_ready_s,
-                service=command.service,
-            )
-        )
-        self._backend.start(command)
-
-    def _resize(self, command: ResizeReplica) -> None:
-        self._backend.resize(command)
+        self._routed[StartReplica](command)
 
     def _drain(self, command: DrainReplica) -> None:
         cores = self._cores_of[command.replica_id]
         self._draining.add(command.replica_id)
         self._watch.on_replica(command.service, command.replica_id, "draining", cores)
-        self._services[command.service].handle(ReplicaDraining(command.replica_id))
+        self._routed[DrainReplica](command)
 
-    def _load(self, command: LoadVariant) -> None:
-        self._backend.load(command)
-
-    def _unload(self, command: UnloadVariant) -> None:
-        """The service first: no batch of the variant may be on its way when it goes."""
-        service = self._service_of.get(command.replica_id)
-        if service is not None:
-            self._services[service].handle(VariantUnloaded(command.replica_id, command.variant))
-        self._backend.unload(command)
-
-    def _publish(self, command: Publish) -> None:
-        self._services[command.plan.service].handle(PlanPublished(command.plan))
-
-    def _offer(self, command: OfferCapacity) -> None:
-        self._services[command.service].handle(CapacityChanged(command.cores_grantable))
+    def _tell_service(self, service: str, event: ServiceEvent) -> None:
+        self._services[service].handle(event)
 
     def _solve(self, command: Solve) -> None:
         self._planner.solve(command, self.handle)

@@ -12,34 +12,15 @@ from time import perf_counter
 from typing import Any
 
 from steelyard.control.machine import ControlMachine
-from steelyard.core.commands import (
-    Command,
-    DrainReplica,
-    LoadVariant,
-    OfferCapacity,
-    Publish,
-    RecordDecision,
-    ResizeReplica,
-    Solve,
-    StartReplica,
-    StopReplica,
-    UnloadVariant,
-    WakeAt,
-)
+from steelyard.control.routing import actions
+from steelyard.core.commands import Command, RecordDecision, Solve, WakeAt
 from steelyard.core.events import (
     BatchCompleted,
-    CapacityChanged,
     ControlEvent,
     NodeJoined,
-    PlanPublished,
-    ReplicaDraining,
-    ReplicaGone,
-    ReplicaReady,
     ReplicaResized,
-    ReplicaStarted,
+    ServiceEvent,
     Solved,
-    VariantLoaded,
-    VariantUnloaded,
     WindowReported,
     Woken,
 )
@@ -95,14 +76,7 @@ class ControlDriver:
         self.decide_s = array("d")
         self._cluster = cluster
         self._actions: dict[type[Command], Callable[[Any], None]] = {
-            StartReplica: self._start,
-            ResizeReplica: cluster.resize,
-            DrainReplica: self._drain,
-            StopReplica: cluster.stop,
-            LoadVariant: cluster.load,
-            UnloadVariant: self._unload,
-            Publish: self._publish,
-            OfferCapacity: self._offer,
+            **actions(cluster, self._tell_service, cluster.service_of),
             Solve: self._solve,
             RecordDecision: self.decisions.append,
             WakeAt: self._wake_at,
@@ -138,34 +112,8 @@ class ControlDriver:
         """A service's window has ended; its report is on the way."""
         self._kernel.schedule(self._kernel.now_s + self._sensing_lag_s, Kind.REPORT, self.tell, event)
 
-    def _start(self, command: StartReplica) -> None:
-        started = ReplicaStarted(
-            command.replica_id,
-            command.stage,
-            command.node,
-            sum((share.fraction for share in command.shares), 0.0),
-            command.variants,
-            command.expected_ready_s,
-            command.service,
-        )
-        self._services[command.service].tell(started)
-        self._cluster.start(command)
-
-    def _drain(self, command: DrainReplica) -> None:
-        self._services[command.service].tell(ReplicaDraining(command.replica_id))
-
-    def _unload(self, command: UnloadVariant) -> None:
-        """The service first: no batch of the variant may be on its way when it goes."""
-        service = self._cluster.service_of(command.replica_id)
-        if service is not None:
-            self._services[service].tell(VariantUnloaded(command.replica_id, command.variant))
-        self._cluster.unload(command)
-
-    def _publish(self, command: Publish) -> None:
-        self._services[command.plan.service].tell(PlanPublished(command.plan))
-
-    def _offer(self, command: OfferCapacity) -> None:
-        self._services[command.service].tell(CapacityChanged(command.cores_grantable))
+    def _tell_service(self, service: str, event: ServiceEvent) -> None:
+        self._services[service].tell(event)
 
     def _solve(self, command: Solve) -> None:
         if self._asked is not None:
@@ -191,9 +139,6 @@ class ControlDriver:
             self.tell(_WOKEN)
 
 
-_TO_CONTROL = (ReplicaReady, ReplicaResized, ReplicaGone, VariantLoaded, VariantUnloaded)
-
-
 class Listening:
     """Hears of one service's replicas: first the service, then the control plane (`cluster.Listener`)."""
 
@@ -205,8 +150,7 @@ class Listening:
     def on_replica(self, event: ReplicaNews) -> None:
         """Something became of a replica."""
         self._service.tell(event)
-        if isinstance(event, _TO_CONTROL):
-            self._control.tell(event)
+        self._control.tell(event)
 
     def on_letting_go(self, event: ReplicaResized) -> None:
         """A replica has fewer cores from the next batch on: news for the service only."""
