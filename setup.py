@@ -27,7 +27,8 @@ COMPILED = {
         "demand", "pace", "reaction", "reserve", "shortage", "sizing", "targets",
     ),
     "sim": (
-        "account", "clients", "cluster", "control_driver", "draws", "items", "kernel", "lending", "service_driver",
+        "account", "clients", "cluster", "control_driver", "draws", "items", "kernel", "lending",
+        "service_driver",
     ),
 }  # fmt: skip
 """Modules by package, as far as they are on the path of every request or every sensing window."""
