@@ -85,6 +85,13 @@ class Arena:
         _GENERATION.pack_into(self._map, offset, self._generation)
         return TensorRef(self.name, offset + HEADER_BYTES, length, self._generation)
 
+    def put(self, data: memoryview) -> TensorRef | None:
+        """Take a slot for these bytes and copy them there; None if the arena is full."""
+        ref = self.alloc(len(data))
+        if ref is not None:
+            self._memory[ref.offset : ref.offset + ref.length] = data
+        return ref
+
     def view(self, ref: TensorRef) -> memoryview:
         """The tensor's bytes, writable.
 

@@ -71,21 +71,21 @@ def encode_answer(route: Route, asked: Inference, complete: Complete, read: Read
     """
     wanted = asked.answers or [Answer(spec, False) for spec in given_outputs(route, complete)]
     found = [request_output(route, answer.spec, complete, read) for answer in wanted]
-    if asked.heads is None:
-        start = _start(route, wanted, found)
-        is_binary = any(answer.binary and answer.span is None for answer in wanted)
+    if asked.heads is not None:
+        start = _kept_start(route, wanted, found, asked.heads)
+        binaries = [piece for output in found for piece in output.pieces]
+        is_binary = True
     else:
-        start, is_binary = _kept_start(route, wanted, found, asked.heads), True
-    head = b"".join((start, msgspec.json.encode(answer_parameters(complete)), _end(asked.client_id)))
-    if not is_binary:
-        return AnswerBody(head, None)
-    binaries = [
-        piece
-        for answer, output in zip(wanted, found, strict=True)
-        if answer.binary and answer.span is None
-        for piece in output.pieces
-    ]
-    return AnswerBody(b"".join((head, *binaries)), len(head))
+        start = _start(route, wanted, found)
+        binaries = [
+            piece
+            for answer, output in zip(wanted, found, strict=True)
+            if answer.follows
+            for piece in output.pieces
+        ]
+        is_binary = any(answer.follows for answer in wanted)
+    head = start + msgspec.json.encode(answer_parameters(complete)) + _end(asked.client_id)
+    return AnswerBody(b"".join((head, *binaries)), len(head)) if is_binary else AnswerBody(head, None)
 
 
 def _kept_start(

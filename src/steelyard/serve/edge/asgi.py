@@ -63,22 +63,6 @@ class AsgiConnection(HttpToolsProtocol):
         """Nothing is under way: no part of a request has come, and all answers were given."""
         return not self._in_message and self._is_idle() and not self.pipeline
 
-    @property
-    def is_full(self) -> bool:
-        """The server has as many connections as it takes."""
-        most = self.limit_concurrency
-        return most is not None and (len(self.connections) >= most or len(self.tasks) >= most)
-
-    @property
-    def is_writing_paused(self) -> bool:
-        """The client has to read before more is written."""
-        return self.flow.write_paused
-
-    @property
-    def has_rest_timer(self) -> bool:
-        """It ends the connection if nothing comes for long."""
-        return self.timeout_keep_alive_task is not None
-
     def leave(self) -> None:
         """Stop waiting for a request: it has come, and is not for here."""
         self._unset_keepalive_if_required()

@@ -31,6 +31,11 @@ class Answer(NamedTuple):
     binary: bool
     span: Span | None = None
 
+    @property
+    def follows(self) -> bool:
+        """Its bytes come after the JSON."""
+        return self.binary and self.span is None
+
 
 class Inference(NamedTuple):
     """A checked inference request, its tensors still where they arrived.

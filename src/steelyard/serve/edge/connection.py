@@ -40,12 +40,14 @@ class DirectWay:
     Args:
         inferences: where requests go.
         rest_s_max: how long a connection stays open without a request.
+        connections_max: more are for the ASGI server, to be refused.
     """
 
-    def __init__(self, inferences: Inferences, *, rest_s_max: float) -> None:
+    def __init__(self, inferences: Inferences, *, rest_s_max: float, connections_max: int) -> None:
         self.inferences = inferences
         self.intake = inferences.intake
         self.rest_s_max = rest_s_max
+        self.connections_max = connections_max
         self.heads = InferHeads(inferences.routes, inferences.settings.body_bytes_max)
         self.placing = Placing(inferences)
         self.buffer = bytearray(READ_BYTES_MAX)
@@ -87,6 +89,10 @@ class Connection(asyncio.BufferedProtocol):
         self._rest_timer: asyncio.TimerHandle | None = None
         self._answered_s = 0.0
         self._held = b""
+        self._is_with_asgi = True
+        """The ASGI server may have something under way, or wait for it."""
+        self._is_unread = False
+        """The client has to read before more is written."""
         self._is_taking = False
         self._is_ending = False
 
@@ -119,18 +125,21 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """The client does not read what is written."""
+        self._is_unread = True
         self._asgi.pause_writing()
 
     def resume_writing(self) -> None:
         """The client has read."""
+        self._is_unread = False
         self._asgi.resume_writing()
         self._go_on()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next read goes; `buffer_updated` follows at once."""
         del sizehint
-        slot = self._incoming.slot if self._incoming is not None else None
-        return self._way.view if slot is None else slot
+        if self._incoming is not None and (slot := self._incoming.slot) is not None:
+            return slot
+        return self._way.view
 
     def buffer_updated(self, nbytes: int) -> None:
         """So many bytes were read."""
@@ -165,10 +174,10 @@ class Connection(asyncio.BufferedProtocol):
                     start = self._receive(self._incoming, data, start, end)
                 elif self._unwanted_bytes:
                     start = self._discard(start, end)
-                elif not self._asgi.is_free:
+                elif self._is_with_asgi and not self._asgi.is_free:
                     self._hand_over(data, start, end)
                     return
-                elif self._exchange is not None or self._asgi.is_writing_paused:
+                elif self._exchange is not None or self._is_unread:
                     self._held = bytes(memoryview(data)[start:end])
                     self._transport.pause_reading()
                     return
@@ -182,6 +191,7 @@ class Connection(asyncio.BufferedProtocol):
             self._is_taking = False
 
     def _hand_over(self, data: bytes | bytearray, start: int, end: int) -> None:
+        self._is_with_asgi = True
         self._asgi.data_received(bytes(memoryview(data)[start:end]))
 
     def _go_on(self) -> None:
@@ -194,16 +204,18 @@ class Connection(asyncio.BufferedProtocol):
     def _begin(self, data: bytes | bytearray, start: int, end: int) -> int:
         """Begin a request; where its part of the data ends, which is `start` if it is for the ASGI server."""
         stop = data.find(HEAD_END, start, end) + len(HEAD_END)
-        if stop < len(HEAD_END) or self._asgi.is_full:
+        way = self._way
+        if stop < len(HEAD_END) or len(self._connections) >= way.connections_max:
             return start
         view = memoryview(data)
-        head = self._way.heads.find(bytes(view[start:stop]))
+        head = way.heads.find(bytes(view[start:stop]))
         if head is None:
             return start
-        self._asgi.leave()
+        if self._is_with_asgi:
+            self._asgi.leave()
+            self._is_with_asgi = False
         self._is_submitted = False
-        way = self._way
-        exchange = way.inferences.exchange(head.route, way.intake.next_id(), head.name, self._reply)
+        exchange = Exchange(way.inferences, head.route, way.intake.next_id(), head.name, self._reply)
         self._exchange = exchange
         body_end = stop + head.length
         if body_end <= end:
@@ -311,8 +323,8 @@ class Connection(asyncio.BufferedProtocol):
     def _rested(self) -> None:
         """Close if there was no request since the last answer: one timer, however many answers there are."""
         self._rest_timer = None
-        if self._exchange is not None or not self._asgi.is_free or self._asgi.has_rest_timer:
-            return  # the next answer, or that timer, sees to it
+        if self._exchange is not None or self._is_with_asgi:
+            return  # the next answer sees to it, or the ASGI server
         left_s = self._answered_s + self._way.rest_s_max - self._loop.time()
         if left_s > 0:
             self._rest_timer = self._loop.call_later(left_s, self._rested)

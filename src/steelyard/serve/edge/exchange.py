@@ -9,7 +9,7 @@ The rules of this file:
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 
 from steelyard.core.commands import Complete, Discard
 from steelyard.core.errors import InputError, ModelError
@@ -22,7 +22,6 @@ from steelyard.serve.edge.replies import Headers, RefusedError, Reply, end_refus
 
 Send = Callable[[MutableMapping[str, Any]], Coroutine[Any, Any, None]]
 OnReply = Callable[[Reply], None]
-OnClosed = Callable[["Exchange", int, str], None]
 
 CLIENT_GONE = 499
 """Status, in logs and metrics only, of a request whose client left before its answer."""
@@ -37,41 +36,44 @@ _unsent: set["asyncio.Task[None]"] = set()
 """Answers that could not be sent at once; the loop itself keeps only weak references."""
 
 
+class Ends(Protocol):
+    """What the exchanges of an edge share."""
+
+    overload_status: int
+    """For rejected and shed requests."""
+
+    def read(self, ref: TensorRef) -> memoryview:
+        """The bytes of an output."""
+        ...
+
+    def closed(self, exchange: "Exchange", status: int, text: str) -> None:
+        """A request has ended with this status and, if it was refused, this text: told exactly once."""
+        ...
+
+
 class Exchange:
     """Turns the end of one request into its answer.
 
     Args:
+        ends: shared with the edge's other exchanges.
         route: the service asked.
         request_id: ours.
         name: the client's id of the request, for logs; empty if it gave none.
         on_reply: takes the answer to the client, without waiting.
-        overload_status: for rejected and shed requests.
-        on_closed: told the status and, for a refusal, its text, exactly once.
     """
 
     __slots__ = (
+        "_ends",
         "_name",
-        "_on_closed",
         "_on_reply",
-        "_overload_status",
-        "_read",
         "asked",
         "ended",
         "request_id",
         "route",
     )
 
-    def __init__(
-        self,
-        route: Route,
-        request_id: RequestId,
-        name: str,
-        on_reply: OnReply,
-        *,
-        overload_status: int,
-        read: Callable[[TensorRef], memoryview],
-        on_closed: OnClosed,
-    ) -> None:
+    def __init__(self, ends: Ends, route: Route, request_id: RequestId, name: str, on_reply: OnReply) -> None:
+        self._ends = ends
         self.route = route
         self.request_id = request_id
         self.asked: Inference | None = None
@@ -79,9 +81,6 @@ class Exchange:
         """The answer was handed to the HTTP server, or nobody waits for one."""
         self._name = name
         self._on_reply = on_reply
-        self._overload_status = overload_status
-        self._read = read
-        self._on_closed = on_closed
 
     @property
     def name(self) -> str:
@@ -97,7 +96,7 @@ class Exchange:
         elif isinstance(end, Discard):
             self.close(CLIENT_GONE)
         else:
-            self.refuse(end_refusal(self.route.name, end, self._overload_status))
+            self.refuse(end_refusal(self.route.name, end, self._ends.overload_status))
 
     def refuse(self, error: RefusedError) -> None:
         """Answer with a refusal."""
@@ -109,12 +108,12 @@ class Exchange:
     def close(self, status: int, text: str = "") -> None:
         """Nothing more will be answered to this request."""
         self.ended = True
-        self._on_closed(self, status, text)
+        self._ends.closed(self, status, text)
 
     def _complete(self, end: Complete) -> None:
         assert self.asked is not None
         try:
-            body, head_length = encode_answer(self.route, self.asked, end, self._read)
+            body, head_length = encode_answer(self.route, self.asked, end, self._ends.read)
         except Exception as error:  # a bug of ours fails this request, not the loop that all requests share
             self.refuse(unanswerable(error))
             return

@@ -7,7 +7,7 @@ turned into an answer before the request is submitted; afterwards the server's `
 from collections.abc import Callable
 
 from steelyard.core.errors import InputError
-from steelyard.core.types import Request, RequestId, Tensor
+from steelyard.core.types import Request, RequestId, Tensor, TensorRef
 from steelyard.serve.base import Intake
 from steelyard.serve.edge.body import Body
 from steelyard.serve.edge.bounds import header_bounds
@@ -35,6 +35,7 @@ class Inferences:
         on_status: told the service and status of each inference request at its end (for metrics).
 
     Attributes:
+        overload_status: for rejected and shed requests.
         routes: by path, percent-decoded.
         bodies: the bodies being received.
         regions: the shared memory that clients have registered.
@@ -45,6 +46,7 @@ class Inferences:
     ) -> None:
         self.intake = intake
         self.settings = settings
+        self.overload_status: int = settings.overload_status
         self.bodies = BodyReader(settings)
         self.regions = Regions()
         self.routes: dict[str, Route] = {}
@@ -56,15 +58,7 @@ class Inferences:
 
     def exchange(self, route: Route, request_id: RequestId, name: str, on_reply: OnReply) -> Exchange:
         """A request whose body may yet have to come; see `Exchange`."""
-        return Exchange(
-            route,
-            request_id,
-            name,
-            on_reply,
-            overload_status=self.settings.overload_status,
-            read=self.intake.read,
-            on_closed=self._close,
-        )
+        return Exchange(self, route, request_id, name, on_reply)
 
     def request(
         self,
@@ -137,7 +131,11 @@ class Inferences:
         if not self.intake.repository.is_open(route.name):
             raise unloaded(route.name)
 
-    def _close(self, exchange: Exchange, status: int, text: str) -> None:
+    def read(self, ref: TensorRef) -> memoryview:
+        """The bytes of an output."""
+        return self.intake.read(ref)
+
+    def closed(self, exchange: Exchange, status: int, text: str) -> None:
         """Count and log the end of an inference request."""
         if self._on_status is not None:
             self._on_status(exchange.route.name, status)

@@ -129,14 +129,15 @@ def store(
     """
     tensors: list[Tensor] = []
     for given in inputs:
-        ref = arena.alloc(given.length)
+        if given.at >= 0 and tensors_bytes is not None:
+            ref = arena.put(tensors_bytes[given.at : given.at + given.length])
+        else:
+            ref = arena.alloc(given.length)
         if ref is None:
             free(tensors, arena)
             return None
         tensors.append(Tensor(given.name, given.dtype, given.shape, ref))
         if given.at >= 0:
-            if tensors_bytes is not None:
-                arena.view(ref)[:] = tensors_bytes[given.at : given.at + given.length]
             continue
         if given.span is None:
             _fill(arena.view(ref), given.pieces)

@@ -141,9 +141,10 @@ async def serve_http(
     if log is not None:
         logger = logging.getLogger("uvicorn.error")
         logger.handlers, logger.propagate = [ServerLogHandler(log)], False
+    most = min(CONNECTIONS_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
     config = uvicorn.Config(
         app,
-        http=_connections(app.inferences) if isinstance(app, EdgeApp) else AsgiConnection,
+        http=_connections(app.inferences, most) if isinstance(app, EdgeApp) else AsgiConnection,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -152,7 +153,7 @@ async def serve_http(
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        limit_concurrency=min(CONNECTIONS_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2),
+        limit_concurrency=most,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=math.ceil(grace_s),
     )
@@ -167,9 +168,9 @@ async def serve_http(
     return HttpListener(server, task, listening.getsockname()[1])
 
 
-def _connections(inferences: Inferences) -> Any:
+def _connections(inferences: Inferences, connections_max: int) -> Any:
     """What makes uvicorn's protocols: connections that take inference requests directly."""
-    way = DirectWay(inferences, rest_s_max=KEEP_ALIVE_S)
+    way = DirectWay(inferences, rest_s_max=KEEP_ALIVE_S, connections_max=connections_max)
     heads: list[ReplyHeads] = []
 
     def make(

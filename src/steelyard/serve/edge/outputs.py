@@ -107,9 +107,10 @@ def request_output(route: Route, spec: TensorSpec, complete: Complete, read: Rea
             )
         shape, data = tensor.shape, read(tensor.ref)
         if not is_whole:
-            start, count = _place(part, name)
+            start, count = _place(part, name) if part.items else (part.row_start, part.rows)
             length += count
-            data = _elements(tensor, start, count, data)
+            if count != shape[0]:
+                data = _elements(tensor, start, count, data)
         pieces.append(data)
     if is_whole:
         return Output(shape, pieces)
@@ -143,15 +144,13 @@ def _first(parts: Sequence[OutputPart], name: str) -> Tensor | None:
 
 def _place(part: OutputPart, name: str) -> tuple[int, int]:
     """Where a part's elements of an output begin, and how many there are."""
-    place = part.items.get(f"@{name}") if part.items else None
+    place = part.items.get(f"@{name}")
     return (part.row_start, part.rows) if place is None else (place.start, sum(place.counts))
 
 
 def _elements(tensor: Tensor, start: int, count: int, data: memoryview) -> memoryview:
     """The bytes of some elements of a tensor's leading axis."""
     total = tensor.shape[0]
-    if count == total:
-        return data
     if KINDS[tensor.dtype].item_bytes:
         element_bytes = len(data) // total
         return data[start * element_bytes : (start + count) * element_bytes]
