@@ -51,8 +51,10 @@ def call(server: LiveServer, path: str, body: Any) -> tuple[int, Any]:
             return error.code, json.load(error)
 
 
-def test_tritonclient_over_every_endpoint(tmp_path: Path, mlp: Path) -> None:
-    with serve(write_spec(tmp_path, mlp, policy="steelyard"), tmp_path) as server:
+@pytest.mark.parametrize("front_ends", [0, 2])
+def test_tritonclient_over_every_endpoint(tmp_path: Path, mlp: Path, front_ends: int) -> None:
+    spec = write_spec(tmp_path, mlp, policy="steelyard")
+    with serve(spec, tmp_path, "--front-ends", str(front_ends)) as server:
         script = Path(__file__).with_name("triton_protocol.py")
         done = subprocess.run(
             [sys.executable, "-W", "ignore", str(script), server.url.removeprefix("http://")],
