@@ -97,6 +97,16 @@ class _Connection:
     def fileno(self) -> int:
         return self.socket.fileno()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the server has not closed it meanwhile, as servers do with connections that were idle."""
+        try:
+            return bool(self.socket.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
     def send(self, index: int, message: bytes) -> bool:
         """Begin a request; whether all of it was taken."""
         self.index, self._unsent = index, memoryview(message)
@@ -211,9 +221,13 @@ class HttpShooter:
 
     def _begin(self, index: int) -> bool:
         """Send a request over the connection that has been idle longest; False if there is none."""
-        if not self._idle and not self._connect(1):
+        while self._connect(1):
+            connection = self._idle.popleft()
+            if connection.is_open:
+                break
+            connection.socket.close()
+        else:
             return False
-        connection = self._idle.popleft()
         try:
             self._busy[connection] = connection.send(index, self._messages[index % len(self._messages)])
         except OSError:
