@@ -1,16 +1,19 @@
 """CPU a request of the HTTP edge, against a raw ASGI application that parses the same request.
 
-Both run on uvicorn (uvloop, httptools) in processes of their own on one core; the client is on another core
-where there is one. Ours does all an edge does (checks, deadline, copy into shared memory, an answer with the
-protocol's fields), with an intake that answers at once; the raw one decodes the JSON head, views the tensor,
-and answers a constant. A third server is ours without `malloc` told to keep large blocks. Rounds alternate;
-CPU time is the kernel's (`/proc/<pid>/task/*/schedstat`), so it holds better on a busy machine than latency
-does.
+Servers run in processes of their own on one core (uvloop); the client is on another core where there is one.
+Ours does all an edge does (checks, deadline, copy into shared memory, an answer with the protocol's fields),
+with an intake that answers at once; the raw one, on uvicorn with httptools, decodes the JSON head, views the
+tensor, and answers a constant. Three more say what makes the difference: `asgi` is our edge as an ASGI
+application on uvicorn, every request through it; `bare` reads the body from the socket and answers a
+constant, which is what loop and kernel take; `default_malloc` is ours without `malloc` told to keep large
+blocks. Rounds alternate; CPU time is the kernel's (`/proc/<pid>/task/*/schedstat`), so it holds better on a
+busy machine than latency does. The steps of ours are timed apart, in this process (`edge_steps.py`).
 
     python bench/edge.py [--rounds 5] [--dry]
 """
 
 import argparse
+import asyncio
 import json
 import os
 import socket
@@ -24,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import _record
+import edge_steps
 import numpy as np
 
 SIZES = {"small": (784, 4000), "large": (150_528, 640)}
@@ -31,7 +35,13 @@ SIZES = {"small": (784, 4000), "large": (150_528, 640)}
 OUTPUTS = 10
 CONNECTIONS = 8
 LATENCIES = 200
-APPS = {"ours": ("ours", True), "raw": ("raw", True), "default_malloc": ("ours", False)}
+APPS = {
+    "ours": ("ours", True),
+    "asgi": ("through_asgi", True),
+    "raw": ("raw", True),
+    "bare": ("bare", True),
+    "default_malloc": ("ours", False),
+}
 """Which application, and whether with `malloc` told to keep large blocks."""
 SERVER = """
 import asyncio, os, sys
@@ -44,8 +54,13 @@ from steelyard.serve.edge import keep_large_blocks, serve_http
 async def main():
     if {keep}:
         keep_large_blocks()
-    listener = await serve_http(make(), "127.0.0.1", 0)
-    print(listener.port, flush=True)
+    app = make()
+    if isinstance(app, type):
+        listener = await asyncio.get_running_loop().create_server(app, "127.0.0.1", 0)
+        port = listener.sockets[0].getsockname()[1]
+    else:
+        port = (await serve_http(app, "127.0.0.1", 0)).port
+    print(port, flush=True)
     await asyncio.Event().wait()
 
 uvloop.run(main())
@@ -59,10 +74,55 @@ def ours() -> Any:
     return make_app(constant_intake())
 
 
-def constant_intake() -> Any:
-    """Services of all sizes, whose requests are answered at once and with the same."""
+def through_asgi() -> Any:
+    """Our edge as nothing but an ASGI application: a listener knows no other way to it."""
+    app = ours()
+
+    async def call(scope: Any, receive: Any, send: Any) -> None:
+        await app(scope, receive, send)
+
+    return call
+
+
+def bare() -> type[asyncio.BufferedProtocol]:
+    """The least that a loop needs for a request and its answer: no parser, no check."""
+    buffer = bytearray(1 << 18)
+    view = memoryview(buffer)
+    answer = b"HTTP/1.1 200 OK\r\ncontent-length: 200\r\n\r\n" + bytes(200)
+
+    class Bare(asyncio.BufferedProtocol):
+        left = 0
+
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+
+        def get_buffer(self, sizehint: int) -> memoryview:
+            del sizehint
+            return view
+
+        def buffer_updated(self, nbytes: int) -> None:
+            if not self.left:
+                end = buffer.find(b"\r\n\r\n", 0, nbytes) + 4
+                at = buffer.find(b"Content-Length: ", 0, end) + 16
+                self.left = end + int(buffer[at : buffer.find(b"\r", at)])
+            self.left -= nbytes
+            if not self.left:
+                self.transport.write(answer)
+
+    return Bare
+
+
+def constant_end(intake: Any, request_id: Any) -> Any:
+    """What every request of the constant intake is answered with."""
     from steelyard.core.commands import Complete, OutputPart
     from steelyard.core.types import Tensor
+
+    part = OutputPart((Tensor("y", "FP32", (1, OUTPUTS), intake.output.ref),), 0, 1)
+    return Complete(request_id, "only", 0.001, 0.002, False, {"only": (part,)})
+
+
+def constant_intake() -> Any:
+    """Services of all sizes, whose requests are answered at once and with the same."""
     from steelyard.testing.intake import ComputingIntake, served
 
     class ConstantIntake(ComputingIntake):
@@ -70,8 +130,7 @@ def constant_intake() -> Any:
             self.output = self._store("y", "FP32", np.zeros((1, OUTPUTS), np.float32))
 
         def submit(self, request: Any, on_end: Any) -> None:
-            part = OutputPart((Tensor("y", "FP32", (1, OUTPUTS), self.output.ref),), 0, 1)
-            on_end(Complete(request.id, "only", 0.001, 0.002, False, {"only": (part,)}))
+            on_end(constant_end(self, request.id))
             for tensor in request.tensors:
                 self.arena.free(tensor.ref)
 
@@ -227,8 +286,16 @@ def measure(rounds: int) -> dict[str, Any]:
             "cpu_us_more": round(cpu["ours"] - cpu["raw"], 1),
             "cpu_ratio": round(statistics.median(ratios), 2),
             "latency_p50_us": {app: round(us, 1) for app, us in latency.items()},
+            "steps_us": steps_of(size),
         }
     return results
+
+
+def steps_of(size: str) -> dict[str, float]:
+    """CPU microseconds of each step of ours."""
+    app = ours()
+    intake = app.inferences.intake
+    return edge_steps.steps(app, message(size), lambda request_id: constant_end(intake, request_id))
 
 
 def main() -> None:
@@ -244,8 +311,11 @@ def main() -> None:
             f"{size:5} {row['floats']:7} floats: CPU {row['cpu_us']['ours']:6.1f} us a request, raw ASGI "
             f"{row['cpu_us']['raw']:6.1f} us: {row['cpu_us_more']:+.1f} us, x {row['cpu_ratio']:.2f}; "
             f"latency p50 {row['latency_p50_us']['ours']:.0f} / {row['latency_p50_us']['raw']:.0f} us; "
+            f"through ASGI {row['cpu_us']['asgi']:.1f} us, bare {row['cpu_us']['bare']:.1f} us, "
             f"with malloc's defaults {row['cpu_us']['default_malloc']:.1f} us"
         )
+        for step, us in row["steps_us"].items():
+            print(f"    {step:35} {us:8.2f} us")
     if not arguments.dry:
         _record.write("edge", results, seed=0)
 

@@ -132,17 +132,34 @@ def overhead(record: dict[str, Any]) -> str:
 
 
 def edge(record: dict[str, Any]) -> str:
-    rows = [
-        (
-            name,
-            f"{record[size]['cpu_us']['ours']:.0f}",
-            f"{record[size]['cpu_us']['raw']:.0f}",
-            f"{record[size]['cpu_ratio']:.2f}",
-            f"{record[size]['cpu_us']['default_malloc']:.0f}",
-        )
-        for size, name in (("small", "784 floats"), ("large", "600 KB"))
-    ]
-    return table(("tensor", "edge CPU µs", "raw ASGI CPU µs", "ratio", "edge with malloc's defaults"), rows)
+    """CPU a request of each server, then of each of our steps."""
+    names = {
+        "ours": "edge CPU µs",
+        "raw": "raw ASGI CPU µs",
+        "asgi": "edge behind ASGI",
+        "bare": "loop and kernel alone",
+        "default_malloc": "edge with malloc's defaults",
+    }
+    sizes = {"small": "784 floats", "large": "600 KB"}
+    known = [app for app in names if app in record["small"]["cpu_us"]]
+    known.insert(2, "ratio")
+    cells = {
+        size: {app: f"{us:.0f}" for app, us in record[size]["cpu_us"].items()}
+        | {"ratio": f"{record[size]['cpu_ratio']:.2f}"}
+        for size in sizes
+    }
+    head = ("tensor", *(names.get(app, app) for app in known))
+    servers = table(head, [(name, *(cells[size][app] for app in known)) for size, name in sizes.items()])
+    if "steps_us" not in record["small"]:
+        return servers
+    steps = table(
+        ("step of the edge, CPU µs", *sizes.values()),
+        [
+            (step, *(f"{record[size]['steps_us'][step]:.1f}" for size in sizes))
+            for step in record["small"]["steps_us"]
+        ],
+    )
+    return f"{servers}\n\n{steps}"
 
 
 def forecast(record: dict[str, Any]) -> str:
