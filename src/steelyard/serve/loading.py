@@ -66,11 +66,19 @@ class LiveRepository:
     Args:
         switches: by service.
         wait_s_max: how long a call waits for its change.
+        on_change: told that a service's state is not what it was, before whoever asked for it is.
     """
 
-    def __init__(self, switches: Iterable[tuple[str, Switch]], *, wait_s_max: float) -> None:
+    def __init__(
+        self,
+        switches: Iterable[tuple[str, Switch]],
+        *,
+        wait_s_max: float,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
         self._switches = dict(switches)
         self._wait_s_max = wait_s_max
+        self._on_change = on_change
         self._loaded = set(self._switches)  # or to be
         self._open = set(self._switches)
         self._changes: dict[str, asyncio.Task[None]] = {}
@@ -117,7 +125,9 @@ class LiveRepository:
         return RepositoryEntry(name, "UNLOADING" if is_changing else "UNAVAILABLE", "unloaded")
 
     def _change(self, service: str, steps: Coroutine[object, object, None]) -> None:
-        self._changes[service] = asyncio.get_running_loop().create_task(steps)
+        task = self._changes[service] = asyncio.get_running_loop().create_task(steps)
+        task.add_done_callback(lambda _: self._on_change())
+        self._on_change()
 
     async def _settled(self, service: str, otherwise: str = "is changing") -> None:
         """Wait for the change under way, if there is one.

@@ -172,7 +172,12 @@ class Server:
                 name: replace(deployed.served, outputs=deployed.outputs)
                 for name, deployed in self._deployment.services.items()
             }
-            repository = self._repository(machines, drivers, control[0])
+            repository = self._repository(
+                machines,
+                drivers,
+                control[0],
+                lambda: front_ends.show(),  # noqa: PLW0108 - they do not exist yet
+            )
             intake = LiveIntake(
                 arena, served, machines, drivers, backend, time.monotonic, repository, account.statistics
             )
@@ -287,6 +292,7 @@ class Server:
         machines: Mapping[str, ServiceMachine],
         drivers: Mapping[str, ServiceDriver],
         control: ControlDriver,
+        on_change: Callable[[], None],
     ) -> LiveRepository:
         def switch(name: str) -> Switch:
             return Switch(
@@ -299,7 +305,7 @@ class Server:
             )
 
         switches = ((name, switch(name)) for name in self._services)
-        return LiveRepository(switches, wait_s_max=self._settings.drain_s_max)
+        return LiveRepository(switches, wait_s_max=self._settings.drain_s_max, on_change=on_change)
 
     def _open_journals(self) -> Recorder:
         times: dict[str, dict[str, Any]] = {}

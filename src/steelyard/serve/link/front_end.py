@@ -39,7 +39,7 @@ class FrontEnd:
 
     Args:
         welcome: as it is told.
-        process: its own; None in tests.
+        process: its own.
         link: to it.
         intake: takes its requests.
         lender: owns the workers' arenas.
@@ -55,7 +55,7 @@ class FrontEnd:
     def __init__(
         self,
         welcome: m.Welcome,
-        process: "subprocess.Popen[bytes] | None",
+        process: "subprocess.Popen[bytes]",
         link: Link[Any],
         *,
         intake: Intake,
@@ -64,6 +64,7 @@ class FrontEnd:
     ) -> None:
         self.number = welcome.front_end
         self.kind = welcome.kind
+        self.grace_s = welcome.grace_s
         self.process = process
         self.link = link
         self.listening: asyncio.Future[None] = asyncio.get_running_loop().create_future()

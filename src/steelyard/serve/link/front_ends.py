@@ -2,9 +2,9 @@
 
 The rules of this file:
 - Each incarnation has a number of its own, so no request of a dead front end is ever taken for another's.
-- A front end that dies is started again at once, at most `RESTARTS_MAX` times in `RESTARTS_S` for each place;
-  then its place stays empty, and the others serve on. One that reads no answer for `STUCK_S` is killed: it
-  would keep workers' memory.
+- A front end that dies is started again at once, so often and no more (`FrontEndLimits`); then its place
+  stays empty, and the others serve on. One that leaves answers unread is killed: it would keep workers'
+  memory.
 - What a client is told by one front end holds at all of them: changes of services are sent before the client
   that caused them is answered, and shared memory is known to all of a kind (`regions`).
 """
@@ -25,7 +25,7 @@ from steelyard.backend.launcher import reaped
 from steelyard.core.commands import ReleaseOutputs
 from steelyard.core.errors import SteelyardError
 from steelyard.core.events import BatchCompleted, ReplicaGone, ReplicaReady, ReplicaResized
-from steelyard.core.types import Request
+from steelyard.core.types import Frozen, Request
 from steelyard.serve.base import Intake
 from steelyard.serve.edge.logs import EventLog
 from steelyard.serve.link import messages as m
@@ -37,16 +37,28 @@ from steelyard.serve.repository import RepositoryError
 from steelyard.serve.statistics import ServiceStatistics
 from steelyard.worker.doorbell import pair
 
-RESTARTS_MAX = 5
-RESTARTS_S = 60.0
-LISTEN_S_MAX = 30.0
-"""For a front end to listen after its start."""
-STUCK_S = 10.0
-LOOK_S = 1.0
-"""How often front ends are looked at."""
-EXIT_S_MAX = 2.0
-"""For a front end to end, beyond what its clients are given."""
 
+class FrontEndLimits(Frozen, frozen=True):
+    """Bounds of the front ends.
+
+    Attributes:
+        restarts_max: of each place, in `restarts_s`; then it stays empty.
+        restarts_s: seconds.
+        listen_s_max: from a start until clients can connect.
+        stuck_s: seconds that a front end may leave answers unread.
+        look_s: how often front ends are looked at.
+        exit_s_max: for a front end to end, beyond what its clients are given.
+    """
+
+    restarts_max: int = 5
+    restarts_s: float = 60.0
+    listen_s_max: float = 30.0
+    stuck_s: float = 10.0
+    look_s: float = 1.0
+    exit_s_max: float = 2.0
+
+
+StartProcess = Callable[[socket.socket], "subprocess.Popen[bytes]"]
 OnStatus = Callable[[str, int, int], None]
 """Told service, status in HTTP's terms, and how often."""
 
@@ -67,6 +79,8 @@ class FrontEnds:
         release: gives a batch's outputs back.
         on_status: told of HTTP statuses, in sums.
         log: told when one is lost.
+        limits: see there.
+        start_process: makes a process of the other end of a link.
     """
 
     def __init__(
@@ -77,6 +91,8 @@ class FrontEnds:
         *,
         on_status: OnStatus,
         log: EventLog,
+        limits: FrontEndLimits | None = None,
+        start_process: "StartProcess | None" = None,
     ) -> None:
         self._intake = intake
         self._lender = lender
@@ -84,6 +100,8 @@ class FrontEnds:
         self._holds = Holds(release)
         self._on_status = on_status
         self._log = log
+        self._limits = limits or FrontEndLimits()
+        self._start_process = start_process or exec_process
         self._loop = asyncio.get_running_loop()
         self._regions = SharedRegions()
         self._front_ends: dict[int, FrontEnd] = {}
@@ -92,6 +110,7 @@ class FrontEnds:
         self._seen: dict[str, m.Seen] = {}
         self._is_stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reaping: set[asyncio.Task[None]] = set()
         self._looks: asyncio.TimerHandle | None = None
         self._progress: dict[int, tuple[int, float]] = {}
 
@@ -100,7 +119,7 @@ class FrontEnds:
         return [
             {
                 "id": number,
-                "pid": one.process.pid if one.process else None,
+                "pid": one.process.pid,
                 "kind": one.kind,
                 "is_listening": one.has_listened,
                 "requests": one.requests,
@@ -124,11 +143,12 @@ class FrontEnds:
         started = [self._start(_Place(welcome, [])) for _ in range(count)]
         waits = asyncio.gather(*(one.listening for one in started))
         try:
-            await asyncio.wait_for(waits, LISTEN_S_MAX)
+            await asyncio.wait_for(waits, self._limits.listen_s_max)
         except TimeoutError:
-            raise SteelyardError(f"a front end does not listen after {LISTEN_S_MAX:g} s") from None
+            text = f"a front end does not listen after {self._limits.listen_s_max:g} s"
+            raise SteelyardError(text) from None
         if self._looks is None:
-            self._looks = self._loop.call_later(LOOK_S, self._look)
+            self._looks = self._loop.call_later(self._limits.look_s, self._look)
 
     def free(self, request: Request) -> None:
         """Nothing reads a request any more; those of front ends that are gone lie nowhere."""
@@ -138,14 +158,14 @@ class FrontEnds:
 
     def release(self, command: ReleaseOutputs) -> None:
         """Give a batch's outputs back when all front ends have read their part."""
-        if self._front_ends:
+        if self._numbers:
             self._holds.release(command)
         else:
             self._release(command)
 
     def before(self, event: BackendEvent) -> None:
         """To be told of the backend's events before the services are."""
-        if not self._front_ends:
+        if not self._numbers:
             return
         match event:
             case BatchCompleted():
@@ -178,15 +198,15 @@ class FrontEnds:
         ending = list(self._front_ends.values())
         for front_end in ending:
             front_end.link.send(m.End(linger_s))
-        processes = [one.process for one in ending if one.process is not None]
-        seconds_max = linger_s + EXIT_S_MAX
-        await asyncio.gather(*(reaped(process, seconds_max) for process in processes))
+        await asyncio.gather(
+            *(reaped(one.process, linger_s + one.grace_s + self._limits.exit_s_max) for one in ending)
+        )
         for front_end in ending:
             front_end.link.drain()  # the last statuses
             self._lose(front_end, "")
         for task in tuple(self._tasks):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._reaping, return_exceptions=True)
 
     def _start(self, place: _Place) -> FrontEnd:
         place.starts_s.append(time.monotonic())
@@ -196,7 +216,7 @@ class FrontEnds:
         welcome = replace(place.welcome, front_end=number, seen=self._seen, regions=regions)
         ours, its = pair()
         with its:
-            process = start_process(its)
+            process = self._start_process(its)
         link: Link[Any] = Link(
             ours,
             m.FromFrontEnd,
@@ -241,7 +261,6 @@ class FrontEnds:
                 await self._intake.repository.unload(asked.service)
         except RepositoryError as refused:
             error = str(refused)
-        self.show()
         front_end.say(m.Told(asked.call, error, found))
 
     def _lose(self, front_end: FrontEnd, reason: str) -> None:
@@ -254,23 +273,22 @@ class FrontEnds:
         self._regions.lost(front_end)
         if self._is_stopping:
             return
-        if front_end.process is not None:
-            front_end.process.kill()
-            self._do(reaped(front_end.process, EXIT_S_MAX))
+        front_end.process.kill()
+        self._do(reaped(front_end.process, self._limits.exit_s_max), self._reaping)
         if front_end.is_refused and len(place.starts_s) == 1:
             return  # whoever waits for its start is told
         self._log.event("front_end_lost", level="error", front_end=front_end.number, reason=reason)
-        recent_s = time.monotonic() - RESTARTS_S
+        recent_s = time.monotonic() - self._limits.restarts_s
         place.starts_s[:] = [start_s for start_s in place.starts_s if start_s > recent_s]
-        if front_end.is_refused or len(place.starts_s) > RESTARTS_MAX:
+        if front_end.is_refused or len(place.starts_s) > self._limits.restarts_max:
             self._log.event("front_end_given_up", level="error", kind=place.welcome.kind)
             return
         self._start(place)
 
     def _look(self) -> None:
         """Kill those that read nothing, and tell all what may have changed unseen."""
-        self._looks = self._loop.call_later(LOOK_S, self._look)
-        now_s = self._loop.time()
+        self._looks = self._loop.call_later(self._limits.look_s, self._look)
+        now_s, limits = self._loop.time(), self._limits
         for number, front_end in list(self._front_ends.items()):
             read, unread = self._holds.progress(number)
             before, since_s = self._progress.get(number, (read, now_s))
@@ -278,7 +296,7 @@ class FrontEnds:
             if not is_waited_for or read != before:
                 since_s = now_s
             self._progress[number] = (read, since_s)
-            seconds_max = STUCK_S if front_end.listening.done() else LISTEN_S_MAX
+            seconds_max = limits.stuck_s if front_end.listening.done() else limits.listen_s_max
             if now_s - since_s > seconds_max:
                 self._lose(front_end, f"stuck for {seconds_max:g} s")
         self.show()
@@ -290,13 +308,14 @@ class FrontEnds:
             for entry in repository.index()
         }
 
-    def _do(self, steps: Coroutine[Any, Any, None]) -> None:
+    def _do(self, steps: Coroutine[Any, Any, None], among: "set[asyncio.Task[None]] | None" = None) -> None:
+        tasks = self._tasks if among is None else among
         task = self._loop.create_task(steps)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
 
-def start_process(its: socket.socket) -> "subprocess.Popen[bytes]":
+def exec_process(its: socket.socket) -> "subprocess.Popen[bytes]":
     """Exec a front end that gets the other end of a link."""
     return subprocess.Popen(
         # -P: the current directory must not shadow a module that we import.
