@@ -151,3 +151,45 @@ def test_a_load_at_the_threshold_moves_it_seldom() -> None:
     # 0.56 of them; the backlog of the beginning adds at most 80 of 3000.
     big_rows = sum(batch.rows for _, batch in run.batches if batch.variant == "big")
     assert 0.5 < big_rows / 3000 < 0.59
+
+
+def test_a_replica_is_counted_with_what_it_ran_last() -> None:
+    # At 10 ms 40 rows wait, due at 105: five batches. With `big` two replicas end them at 50, 50, 90, 90 and
+    # 130 ms, too late; if the other one is at `small`, it does four of them until 50 ms.
+    for second, expected in (("big", "small"), ("small", "big")):
+        bench = bench_with()
+        bench.arrive()
+        bench.ready(2, variants=BOTH)
+        bench.arrive(slo_s=0.009 if second == "small" else 0.1)  # a head that only `small` can finish
+        assert bench.running(2).variant == second
+        for _ in range(40):
+            bench.arrive(slo_s=0.105)
+        bench.complete(1)
+        assert bench.running(1).variant == expected
+
+
+def test_of_four_replicas_only_as_many_are_lowered_as_the_load_needs() -> None:
+    """1,100 rows a second where four do 800 with `big`, and three with one at `small` 600 + 800 = 1,400.
+
+    One is lowered for a part of the time, the others stay: x / 800 + (1100 - x) / 200 = 4 replicas, so x, the
+    rows a second of `small`, is 400. If all went down and up together, a cycle would be eight switches.
+    """
+    machine = ServiceMachine(SERVICE, times_by_stage(SERVICE, TIMES), FIT)
+    arrivals = [make_request(n, n / 1100, slo_s=0.4) for n in range(5500)]
+
+    def sample_s(variant: str, bucket: int, rows: int, cores: float) -> float:
+        return TIMES.service_time_s(variant, bucket, rows, cores)
+
+    run = OneMachine(machine, [GivenReplica(1.0, BOTH)] * 4, arrivals, sample_s)
+    outcomes = run.run()
+    assert all(isinstance(outcome.end, Complete) and not outcome.end.late for outcome in outcomes.values())
+    by_replica: dict[int, list[str]] = {}
+    for _, batch in run.batches:
+        by_replica.setdefault(batch.replica_id, []).append(batch.variant)
+    switches = sum(
+        before != after for variants in by_replica.values() for before, after in pairwise(variants)
+    )
+    assert switches <= 40
+    small_rows = sum(batch.rows for _, batch in run.batches if batch.variant == "small")
+    # Of 5500 in 5 s; but the backlog at their end is up to 0.36 s more, with `big`: (27.5 - 21.44) * 800 / 3.
+    assert 0.29 < small_rows / 5500 < 0.37

@@ -275,8 +275,6 @@ class Capacity:
         replica: Replica,
         busy_s: float,
         now_s: float,
-        place: int = FASTEST,
-        room: float = 1.0,
     ) -> bool:
         """Whether somebody behind the first `served` of the queue would be late if those were served first.
 
@@ -290,8 +288,6 @@ class Capacity:
                 replica=replica,
                 busy_s=busy_s,
                 now_s=now_s,
-                place=place,
-                room=room,
                 count_max=1,
             )
         )
@@ -308,6 +304,7 @@ class Capacity:
         place: int = FASTEST,
         room: float = 1.0,
         count_max: int = ROUNDS_MAX,
+        as_they_are: bool = False,
     ) -> list[int]:
         """Who behind the first `served` of the queue would be late if those were served first: places in it.
 
@@ -326,9 +323,10 @@ class Capacity:
                 or behind it, else its fastest.
             room: share of the time until it is due within which each must be done.
             count_max: as many are enough.
+            as_they_are: only `replica` is counted so, each other one with the variant that it ran last.
         """
         found: list[int] = []
-        servers = self._servers(entries[0][2].bucket, replica, busy_s, now_s, place)
+        servers = self._servers(entries[0][2].bucket, replica, busy_s, now_s, place, as_they_are)
         index, count = served, len(entries)
         mean_rows = rows / count
         rounds = (count - served) * mean_rows / max(sum(best for _, _, best, _ in servers), 1)
@@ -347,7 +345,7 @@ class Capacity:
         return found
 
     def _servers(
-        self, bucket: int, replica: Replica, busy_s: float, now_s: float, place: int
+        self, bucket: int, replica: Replica, busy_s: float, now_s: float, place: int, as_they_are: bool
     ) -> list[tuple[float, int, int, float]]:
         """A heap of (free at, order, best rows, seconds for them), over present and starting replicas."""
         if place > self._place:
@@ -357,7 +355,10 @@ class Capacity:
             cores = entry.replica.cores
             if cores <= 0:
                 continue
-            best, best_s = self.best(self._variant(entry.kind, bucket, cores, place), bucket, cores)
+            at = place
+            if as_they_are and entry.replica is not replica:
+                at = self._mix.place(entry.replica.last) if entry.replica.last else 0
+            best, best_s = self.best(self._variant(entry.kind, bucket, cores, at), bucket, cores)
             free_s = now_s + busy_s if entry.replica is replica else entry.free_s(now_s)
             servers.append((free_s, order, best, best_s))
         heapify(servers)

@@ -9,22 +9,25 @@
 A variant *fits* if
 1. its batch of what waits (at most the best size) ends by when the head is due, at its 0.99 quantile; and
 2. everything behind that batch, dealt out in its order, a best batch at a time, to the replica that is free
-   first (each on the first of its variants that is not before this one in the mix, or else its fastest), ends
-   within `room` of the time that it has: `finish - now <= room * (due - now)`.
+   first, ends within `room` of the time that it has: `finish - now <= room * (due - now)`. The replica that
+   asks is counted with the first of its variants that is not before this one in the mix, or else its fastest;
+   each other one with what it ran last.
 
-`room` is `ROOM_KEPT` for the variant that the stage is at and those after it, and the smaller `ROOM_TO_RISE`
-for those before: a stage that has lowered its accuracy rises when about half of the backlog's time is free
+So a replica changes its variant only where that changes who is in time, whatever the others do: of many only
+as many are lowered as the backlog needs, the last of them for a part of the time.
+
+`room` is `ROOM_KEPT` for the variant that the replica is at and those after, and the smaller `ROOM_TO_RISE`
+for those before: a replica that has lowered its accuracy rises when about half of the backlog's time is free
 again, so a load at the threshold moves it once in the time that the backlog takes to grow and shrink between
-the two, not with every batch. There is no timer, and no memory but the place in the mix.
+the two, not with every batch. There is no timer, and no memory but what a replica ran last.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from steelyard.core.lifecycle import Replica
-
 if TYPE_CHECKING:
+    from steelyard.core.lifecycle import Replica
     from steelyard.core.queue import Entry
     from steelyard.core.stage import StageState
 
@@ -50,20 +53,12 @@ class Choice:
         del bucket, now_s
         return self._stage.mix.ranked(replica.variants)
 
-    def took(self, variant: str) -> None:
-        """A batch that could have run on any variant started on this one."""
+    def took(self, replica: Replica, variant: str) -> None:
+        """A batch started on a replica, with this variant."""
 
 
 class FitChoice(Choice):
-    """`fit`: the first variant with which nothing comes too late.
-
-    Attributes:
-        level: place in the mix of the variant that the stage is at.
-    """
-
-    def __init__(self, stage: StageState) -> None:
-        super().__init__(stage)
-        self.level = 0
+    """`fit`: the first variant with which nothing comes too late."""
 
     def ranked(self, bucket: list[Entry], replica: Replica, now_s: float) -> tuple[str, ...]:
         """The first that fits, then the others; without one that fits, the fastest first."""
@@ -72,16 +67,17 @@ class FitChoice(Choice):
         if len(usable) == 1:
             return usable
         fastest_first = self._by_rate(usable, bucket, replica)
+        present = stage.mix.place(replica.last) if replica.last else 0
         for variant in usable:
             place = stage.mix.place(variant)
-            room = ROOM_TO_RISE if place < self.level else ROOM_KEPT
+            room = ROOM_TO_RISE if place < present else ROOM_KEPT
             if self._fits(variant, place, room, bucket, replica, now_s):
                 return (variant, *[other for other in fastest_first if other != variant])
         return fastest_first
 
-    def took(self, variant: str) -> None:
-        """The stage is at this variant now."""
-        self.level = self._stage.mix.place(variant)
+    def took(self, replica: Replica, variant: str) -> None:
+        """The replica is at this variant now."""
+        replica.last = variant
 
     def _by_rate(self, variants: tuple[str, ...], bucket: list[Entry], replica: Replica) -> tuple[str, ...]:
         """Variants by rows a second at their best batch sizes, the fastest first; ties as planned."""
@@ -108,7 +104,7 @@ class FitChoice(Choice):
         entries = stage.queue.entries
         if served >= len(entries):
             return True
-        return not stage.capacity.is_overloaded(
+        return not stage.capacity.late(
             entries,
             stage.queue.rows,
             served=served,
@@ -117,10 +113,12 @@ class FitChoice(Choice):
             now_s=now_s,
             place=place,
             room=room,
+            count_max=1,
+            as_they_are=True,
         )
 
 
 def make_choice(stage: StageState, present: Choice) -> Choice:
-    """The choice that the stage's plan asks for; the present one, with its place, if it is of that kind."""
+    """The choice that the stage's plan asks for; the present one if it is of that kind."""
     kind = FitChoice if stage.plan.rules.choice == "fit" else Choice
     return present if type(present) is kind else kind(stage)

@@ -114,7 +114,7 @@ class Dispatcher:
                 self._take_down(piece.open.bounds, piece, assembly, expected_s)
         stage.pool.assign(replica, batch)
         stage.mix.serve(assembly.variant, assembly.rows)
-        stage.choice.took(assembly.variant)
+        stage.choice.took(replica, assembly.variant)
         stage.batches[batch_id] = batch
         self._router.took(replica)
         if self._lanes is not None:

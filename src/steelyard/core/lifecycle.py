@@ -28,9 +28,12 @@ class Replica:
             ends.
         expected_ready_s: while it starts.
         is_stopping: `StopReplica` was sent.
+        last: variant of its last batch; empty before.
     """
 
-    __slots__ = ("batch", "cores", "expected_ready_s", "id", "is_stopping", "kept", "state", "variants")
+    __slots__ = (
+        "batch", "cores", "expected_ready_s", "id", "is_stopping", "kept", "last", "state", "variants",
+    )  # fmt: skip
 
     def __init__(self, replica_id: int, state: ReplicaState, cores: float, variants: tuple[str, ...]) -> None:
         self.id = replica_id
@@ -41,6 +44,7 @@ class Replica:
         self.batch: Batch | None = None
         self.kept: dict[int, Batch] = {}
         self.is_stopping = False
+        self.last = ""
 
     @property
     def is_idle(self) -> bool:
