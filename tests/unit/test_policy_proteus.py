@@ -166,6 +166,16 @@ def test_a_device_that_hosts_a_family_changes_variants_without_a_move() -> None:
     assert changes == {"variants": True, "families": False}
 
 
+def test_on_each_kind_accuracy_gives_way_from_what_is_planned_there() -> None:
+    """b at 170 rows a second wants both cores quick (2 x 100): good is at hand there, but not to be used."""
+    plan = decide(make_policy("proteus", context(hosts="families")), {"a": 15, "b": 350}).plan
+    assert plan is not None
+    stages = [service.stages["s"] for service in plan.services.values()]
+    cores = [stage for stage in stages if any(r.device == "cpu" for r in stage.replicas)]
+    assert all(r.variants == ("good", "quick") for s in cores for r in s.replicas if r.device == "cpu")
+    assert any("good" not in [share.variant for share in stage.mix] for stage in cores)
+
+
 def test_full_batches_are_dropped_when_they_are_old() -> None:
     decision = decide(make_policy("infaas", context(batching="full")), {"a": 100, "b": 20})
     assert decision.plan is not None

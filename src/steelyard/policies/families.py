@@ -235,8 +235,7 @@ class FamilyPolicy:
         ordered = [one.name for one in self._ordered(name)]
         flows = {one: hosting.flows_rps.get((name, one), 0.0) for one in ordered}
         total = sum(flows.values(), 0.0)
-        there = {variant for replica in replicas for variant in replica.variants}
-        hosted = [one for one in ordered if one in there]
+        hosted = self._usable(name, hosting, replicas)
         mix = tuple(VariantShare(one, flows[one] / total) for one in hosted) if total else ()
         rows = {one: batches[one].rows for one in hosted}
         first = hosted[0] if hosted else stage.variants[0].name
@@ -248,6 +247,22 @@ class FamilyPolicy:
             rows_max=rows,
         )
         return ServicePlan(name, {stage.name: plan})
+
+    def _usable(self, name: str, hosting: Hosting, replicas: tuple[ReplicaPlan, ...]) -> list[str]:
+        """What the devices of a family may answer with, the most accurate first.
+
+        On each kind the most accurate variant that is planned there, and those below it: between two plans
+        accuracy may give way, where it does least harm is for the plan to say.
+        """
+        there = {variant for replica in replicas for variant in replica.variants}
+        planned: set[str] = set()
+        usable = []
+        for one in self._ordered(name):
+            if hosting.counts.get((name, one.name), 0):
+                planned.add(one.device)
+            if one.name in there and one.device in planned:
+                usable.append(one.name)
+        return usable
 
     def _rules(self, service: str) -> StageRules:
         if self._hosts == "families":

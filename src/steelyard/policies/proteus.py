@@ -35,7 +35,7 @@ HEADROOM = 1.05
 SOMMELIER_HEADROOM = 1.5
 TREE_NODES_MAX = 200
 GAP = 1e-3
-CHANGE_OF_FAMILY = 0.1
+CHANGE_OF_FAMILY = 0.03
 """What it costs to give all devices to another family: they answer nothing while they load its variants."""
 COMMON = ("cores", "batching", "headroom", "hosts", "change")
 NEVER = float("inf")
