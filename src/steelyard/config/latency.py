@@ -4,7 +4,7 @@ import csv
 import math
 from pathlib import Path
 
-from steelyard.config.schema import VariantEntry
+from steelyard.config.schema import BATCH_MAX, VariantEntry
 from steelyard.config.source import Path as SpecPath
 from steelyard.config.source import Source, nearest
 from steelyard.config.units import shown
@@ -121,6 +121,8 @@ def _row(cells: dict[str, str | None], line: int, file: Path, source: Source, at
     batch = number("batch")
     if batch != int(batch):
         raise source.error(at, f"{file}:{line}: batch: want a whole number, got {batch:g}")
+    if batch > BATCH_MAX:
+        raise source.error(at, f"{file}:{line}: batch: want at most {BATCH_MAX}, got {batch:g}")
     cores, latency_ms = number("cores"), number("latency_ms")
     p99_ms = number("p99_ms") if cells.get("p99_ms") else None
     if p99_ms is not None and p99_ms < latency_ms:

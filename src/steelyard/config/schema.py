@@ -3,7 +3,6 @@
 The rule of this file: a model says only what can be judged without looking elsewhere in the file. What refers
 to something else (a stage's model, an input's source, cycles) is checked in `pipeline`, what refers to other
 files in `latency` and `resolve`. Unknown keys are always errors: a setting that is silently ignored is none.
-
 Durations are seconds and sizes bytes once they are read.
 """
 
@@ -19,8 +18,9 @@ Duration = Annotated[float, BeforeValidator(duration_s)]
 DurationOrZero = Annotated[float, BeforeValidator(duration_or_zero_s)]
 Size = Annotated[int, BeforeValidator(size_bytes)]
 Count = Annotated[int, Field(strict=True, ge=1)]
-CORES_MAX = 100_000
-"""Of one node: every core of it is kept account of by itself, so a slip of the keyboard must end here."""
+# A slip of the keyboard must end here: planners look at every batch, and every core is kept account of.
+BATCH_MAX, CORES_MAX = 4096, 100_000
+Batch = Annotated[int, Field(strict=True, ge=1, le=BATCH_MAX)]
 Cores = Annotated[int, Field(strict=True, ge=1, le=CORES_MAX)]
 CountOrZero = Annotated[int, Field(strict=True, ge=0)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -180,7 +180,7 @@ class VariantEntry(SpecModel):
     target: str = ""
     options: dict[str, Any] = {}
     accuracy: Ratio | None = None
-    batch_max: Count | None = None
+    batch_max: Batch | None = None
     cores_max: Count | None = None
     example: dict[str, ExampleSpec] = {}
     buckets: dict[str, BucketsSpec] = {}
@@ -243,7 +243,7 @@ class StageSpec(SpecModel):
     after: tuple[str, ...] = ()
     fan_out: Positive | None = None
     options: dict[str, Any] = {}
-    batch_max: Count | None = None
+    batch_max: Batch | None = None
     cores_max: Count | None = None
     example: dict[str, ExampleSpec] = {}
     memory: Size | None = None

@@ -14,7 +14,7 @@ error is one line that names file, line and value.
 import csv
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import chain, zip_longest
 from math import floor, isfinite
 from typing import Literal, NamedTuple
 
@@ -61,6 +61,9 @@ def read_trace(lines: Iterable[str], *, name: str, gaps: Gaps = "silence") -> Tr
     first = first.removeprefix("\ufeff")  # some editors and spreadsheets begin a file with it
     columns = [column.strip().lower() for column in next(csv.reader([first.strip()]), [])]
     if any(column in _TIME_COLUMNS for column in columns):
+        twice = next((column for column in columns if columns.count(column) > 1), None)
+        if twice is not None:
+            raise TraceError(f"{name}:1: column {twice} is there twice")
         return _read_csv(columns, remaining, name, gaps)
     if len(columns) > 1:
         raise TraceError(f"{name}:1: want a column t_s or timestamp, got {first.strip()!r}")
@@ -81,11 +84,12 @@ def _read_text(lines: Iterable[str], name: str, gaps: Gaps) -> Trace:
 
 def _read_csv(columns: list[str], lines: Iterator[str], name: str, gaps: Gaps) -> Trace:
     stamped = "t_s" not in columns
-    rows = [
-        _row(dict(zip(columns, values, strict=False)), stamped, f"{name}:{number}")
-        for number, values in enumerate(csv.reader(lines), start=2)
-        if values
-    ]
+    rows = []
+    for number, values in enumerate(csv.reader(lines), start=2):
+        if len(values) > len(columns):
+            raise TraceError(f"{name}:{number}: want {len(columns)} columns, got {len(values)}")
+        if values:
+            rows.append(_row(dict(zip_longest(columns, values, fillvalue="")), stamped, f"{name}:{number}"))
     if not rows:
         raise TraceError(f"{name}: the trace has columns but no line")
     if stamped:
