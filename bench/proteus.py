@@ -87,12 +87,12 @@ SWITCHES = (
     Case("ours, 1 s, at hand, spread 5%", "proteus+ours", {"hosts": "families"}, spread=0.05),
 )
 POLICIES = (
+    Case("families at hand", "proteus+ours", {"hosts": "families"}),
     Case("proteus+ours", "proteus+ours"),
     Case("infaas+ours", "infaas+ours"),
     Case("sommelier+ours", "sommelier+ours"),
     Case("clipper HA+ours", "clipper+ours", {"variants": "accurate"}),
     Case("clipper HT+ours", "clipper+ours", {"variants": "fast"}),
-    Case("families at hand", "proteus+ours", {"hosts": "families"}),
 )
 BATCHING = tuple(Case(rule, options={"batching": rule}) for rule in ("adaptive", "aimd", "nexus"))
 
@@ -180,14 +180,14 @@ def main() -> None:
     day_s, wave_s = (30, 20) if options.quick else (DAY_S, WAVE_S)
     factors = [1.0] if options.quick else [float(f) for f in options.factors.split(",")]
     once = poisson(day(1.0, seed, seconds=day_s), seed)
-    released = [show("released", run(case, once, seed)) for case in RELEASED]
-    switches = [show("switch", run(case, once, seed)) for case in SWITCHES]
-    short = poisson(wave(1.0, seed, seconds=wave_s), seed)
-    switches.append(show("switch", run(Case(f"a wave of {wave_s} s", load_s=FREE_S), short, seed)))
     policies = []
     for factor in factors:
         traces = poisson(day(factor, seed, seconds=day_s), seed)
         policies += [{"factor": factor, **show(f"{factor:g}x", run(case, traces, seed))} for case in POLICIES]
+    released = [show("released", run(case, once, seed)) for case in RELEASED]
+    switches = [show("switch", run(case, once, seed)) for case in SWITCHES]
+    short = poisson(wave(1.0, seed, seconds=wave_s), seed)
+    switches.append(show("switch", run(Case(f"a wave of {wave_s} s", load_s=FREE_S), short, seed)))
     batching = []
     for (gaps, make), case in product((("exponential", poisson), ("bursty", bursty)), BATCHING):
         found = run(case, make(wave(1.0, seed, seconds=wave_s), seed), seed)
