@@ -94,11 +94,16 @@ def test_one_row_repeated_by_a_stride_of_0_is_a_batch(spec: VariantSpec, cores: 
     runtime.close()
 
 
-@pytest.mark.parametrize("onnx_type", [TensorProto.BFLOAT16, TensorProto.FLOAT16, TensorProto.STRING])
-def test_such_a_row_of_any_kind(tmp_path: Path, onnx_type: int) -> None:
+@pytest.mark.parametrize(
+    ("onnx_type", "row"),
+    [
+        (TensorProto.BFLOAT16, np.array([[1, 2]], np.uint16)),
+        (TensorProto.FLOAT16, np.array([[1, 2]], np.float16)),
+        (TensorProto.STRING, np.array([[b"a", b"b"]], np.object_)),
+    ],
+)
+def test_such_a_row_of_any_kind(tmp_path: Path, onnx_type: int, row: Array) -> None:
     runtime = OnnxRuntime(identity(tmp_path / "any.onnx", onnx_type, ["n", 2]))
-    dtype = {TensorProto.BFLOAT16: np.uint16, TensorProto.FLOAT16: np.float16}.get(onnx_type, np.object_)
-    row = np.array([[1, 2]], dtype) if dtype != np.object_ else np.array([[b"a", b"b"]], dtype)
     answer = runtime.run({"x": np.broadcast_to(row, (3, 2))}, 3)["y"]
     assert answer.tolist() == np.repeat(row, 3, axis=0).tolist()
 
