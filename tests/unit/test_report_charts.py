@@ -74,6 +74,18 @@ def test_rows_over_time_share_the_axis_and_show_the_slo() -> None:
     assert [trace["legendrank"] for trace in latency] == [1, 0]
 
 
+def test_accuracy_has_a_row_where_it_is_not_always_the_same() -> None:
+    known = run_of("a", accuracy=[0.9, 0.8, None])
+    figure = drawn(known, run_of("b"))
+    # Arrivals, four rows of each run, and the accuracy of the one of which it is known.
+    assert len(figure["data"]) == 1 + 4 * 2 + 1
+    (row,) = (trace for trace in figure["data"] if trace["yaxis"] == "y6")
+    assert (row["name"], row["y"]) == ("a", [0.9, 0.8, None])
+    assert figure["layout"]["xaxis6"]["title"]["text"] == "seconds"
+    assert figure["layout"]["height"] > drawn(run_of("b"))["layout"]["height"]
+    assert "yaxis6" not in drawn(run_of("a", accuracy=[0.9, 0.9, None]))["layout"]
+
+
 def test_latency_far_beyond_the_slo_gets_a_logarithmic_axis() -> None:
     assert "type" not in drawn(run_of("a"))["layout"]["yaxis2"]
     # 2000 ms is more than ten times the SLO of 100 ms; 10 ** 2 = 100 places the SLO's name.

@@ -56,6 +56,7 @@ class RunSeries(Frozen, frozen=True):
         violations: of the requests that arrived in the second.
         cores: reserved at the second's end.
         replicas: alive at the second's end, starting ones included.
+        accuracy: estimated mean of those completed, by second of arrival; empty if nothing is known of any.
     """
 
     label: str
@@ -67,3 +68,4 @@ class RunSeries(Frozen, frozen=True):
     violations: list[int]
     cores: list[float]
     replicas: list[int]
+    accuracy: list[float | None] = []

@@ -1,9 +1,9 @@
 """The charts over time as plain Plotly figures: data and layout, without the colours of text and ground.
 
-Rows share one time axis: what arrived, how long it took, what was reserved, what went wrong. The colours of
-the page follow the reader's light or dark setting and are set by the page's script; only the runs' own are
-fixed here. Where there are many runs, the first few are drawn together and the others wait in the legend;
-all of them stand side by side in the panels.
+Rows share one time axis: what arrived, how long it took, what was reserved, what went wrong; and how accurate
+the answers were, where that is not always the same. The colours of the page follow the reader's light or dark
+setting and are set by the page's script; only the runs' own are fixed here. Where there are many runs, the
+first few are drawn together and the others wait in the legend; all of them stand side by side in the panels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,10 @@ _ROWS = (
     ("replicas", "Replicas"),
     ("violations", "Violations, requests/s"),
 )
+_ACCURACY = ("accuracy", "Accuracy of the answers")
 _WHOLE = ("cores", "replicas")
-_HEIGHTS = (1.0, 1.3, 1.0, 0.7, 0.8)
+_HEIGHTS = (1.0, 1.3, 1.0, 0.7, 0.8, 0.8)
+_ROW_PX = 180
 _GAP = 0.055
 _LOG_OVER = 10
 RED = "#d4483b"
@@ -32,21 +34,23 @@ _COLUMNS, _PANEL_PX, _PANEL_GAP_PX = 3, 118, 46
 
 
 def over_time(runs: Sequence[Course], style: Mapping[str, Style]) -> dict[str, Any]:
-    """One figure of five rows over the seconds of the trace; arrivals are the same in every run."""
+    """One figure of rows over the seconds of the trace; arrivals are the same in every run."""
     traces = [_arrivals(runs[0])]
+    rows = (*_ROWS, _ACCURACY) if _varies(runs) else _ROWS
     for index, run in reversed(list(enumerate(runs))):  # the first run is drawn last, on top
-        for row, step in (("p99_ms", False), ("cores", True), ("replicas", True), ("violations", True)):
-            traces.append(_line(run, index, row, style[run.label], step=step, shown=index < TOGETHER_MAX))
+        for row, _ in rows[1:]:
+            if getattr(run, row):
+                traces.append(_line(run, index, row, style[run.label], shown=index < TOGETHER_MAX))
     layout: dict[str, Any] = {
-        "height": 900,
+        "height": _ROW_PX * len(rows),
         "margin": {"l": 52, "r": 16, "t": 34, "b": 36},
         "hovermode": "x unified",
         "legend": {"orientation": "h", "x": 0, "y": 1.045, "yanchor": "bottom"},
         "annotations": [],
         "shapes": [],
     }
-    for index, (low, high) in enumerate(_domains()):
-        name, title = _ROWS[index]
+    for index, (low, high) in enumerate(_domains(len(rows))):
+        name, title = rows[index]
         axis, number = _axis(index), "" if index == 0 else str(index + 1)
         layout[f"yaxis{number}"] = {
             "domain": [low, high],
@@ -57,16 +61,18 @@ def over_time(runs: Sequence[Course], style: Mapping[str, Style]) -> dict[str, A
         layout[f"xaxis{number}"] = {
             "anchor": axis,
             "matches": "x",
-            "showticklabels": index == len(_ROWS) - 1,
+            "showticklabels": index == len(rows) - 1,
             "fixedrange": True,
         }
         if name in _WHOLE:
             layout[f"yaxis{number}"] |= {"range": [0, 1.15 * _most(runs, name)], "tickformat": "~g"}
+        if name == "accuracy":
+            layout[f"yaxis{number}"] |= {"rangemode": "normal", "tickformat": ".0%"}
         layout["annotations"].append(
             {"text": title, "x": 0, "xref": "paper", "y": high, "yref": "paper"}
             | {"xanchor": "left", "yanchor": "bottom", "showarrow": False, "font": {"size": 13}}
         )
-    layout[f"xaxis{len(_ROWS)}"]["title"] = {"text": "seconds", "font": {"size": 13}}
+    layout[f"xaxis{len(rows)}"]["title"] = {"text": "seconds", "font": {"size": 13}}
     _bound_latency(runs, layout)
     return {"data": traces, "layout": layout}
 
@@ -135,7 +141,12 @@ def _arrivals(run: Course) -> dict[str, Any]:
     }
 
 
-def _line(run: Course, index: int, row: str, style: Style, *, step: bool, shown: bool) -> dict[str, Any]:
+def _varies(runs: Sequence[Course]) -> bool:
+    """Whether accuracy is known, and not always the same."""
+    return len({value for run in runs for value in run.accuracy if value is not None}) > 1
+
+
+def _line(run: Course, index: int, row: str, style: Style, *, shown: bool) -> dict[str, Any]:
     return _row_of(run, row, getattr(run, row), _plain(run.label)) | {
         "legendgroup": run.label,
         "showlegend": row == "p99_ms",
@@ -145,14 +156,14 @@ def _line(run: Course, index: int, row: str, style: Style, *, step: bool, shown:
         "line": {
             "color": style.colour,
             "width": 2.5 if index == 0 else 2,
-            "shape": "hv" if step else "linear",
+            "shape": "linear" if row == "p99_ms" else "hv",
             "dash": style.dash,
         },
     }
 
 
 def _row_of(run: Course, row: str, values: Values, name: str) -> dict[str, Any]:
-    axis = _axis([key for key, _ in _ROWS].index(row))
+    axis = _axis([key for key, _ in (*_ROWS, _ACCURACY)].index(row))
     return {
         "type": "scatter",
         "mode": "lines",
@@ -191,11 +202,12 @@ def _most(runs: Sequence[Course], row: str) -> float:
     return max([1.0, *values])
 
 
-def _domains() -> list[tuple[float, float]]:
+def _domains(rows: int) -> list[tuple[float, float]]:
     """Vertical extent of each row, from the top of the figure down, in shares of its height."""
-    unit = (1 - _GAP * (len(_ROWS) - 1)) / sum(_HEIGHTS)
+    heights = _HEIGHTS[:rows]
+    unit = (1 - _GAP * (rows - 1)) / sum(heights)
     domains, top = [], 1.0
-    for height in _HEIGHTS:
+    for height in heights:
         domains.append((max(top - height * unit, 0.0), top))
         top -= height * unit + _GAP
     return domains

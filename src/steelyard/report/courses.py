@@ -29,6 +29,7 @@ class Course(NamedTuple):
         slo_ms: the latency bound.
         seeds: how many runs there are.
         violations: a second.
+        accuracy: of what was answered; empty if nothing is known of it.
     """
 
     label: str
@@ -41,6 +42,7 @@ class Course(NamedTuple):
     cores: Values
     replicas: Values
     violations: Values
+    accuracy: Values
 
 
 def courses(runs: Sequence[RunSeries]) -> list[Course]:
@@ -54,6 +56,7 @@ def courses(runs: Sequence[RunSeries]) -> list[Course]:
 
 
 def _course(label: str, service: str, runs: Sequence[RunSeries], step_s: int) -> Course:
+    known = [run.accuracy for run in runs if run.accuracy]
     return Course(
         label=label,
         service=service,
@@ -65,6 +68,7 @@ def _course(label: str, service: str, runs: Sequence[RunSeries], step_s: int) ->
         cores=_drawn([run.cores for run in runs], step_s, _mean),
         replicas=_drawn([run.replicas for run in runs], step_s, _mean),
         violations=_drawn([run.violations for run in runs], step_s, _mean),
+        accuracy=_drawn(known, step_s, _mean) if known else [],
     )
 
 

@@ -62,6 +62,7 @@ class Account:
 
     Attributes:
         accuracy: estimated for completed requests.
+        accuracy_by_second: the same, by second of arrival; seconds of which nothing is known are not in it.
     """
 
     def __init__(self, kernel: Kernel) -> None:
@@ -71,6 +72,7 @@ class Account:
         self._codes = bytearray()
         self._expected = 0
         self.accuracy = AccuracyMean()
+        self.accuracy_by_second: dict[int, AccuracyMean] = {}
         self.actions: dict[type[Command], Callable[[Any], None]] = {
             Complete: self._complete,
             **dict.fromkeys(_CODES, self._end),
@@ -108,6 +110,11 @@ class Account:
         codes[number] = LATE if command.late else COMPLETED
         self._ended_s[number] = self._kernel.now_s
         self.accuracy.add(command.accuracy)
+        if command.accuracy is not None:
+            second = int(self._arrived_s[number])
+            if second not in self.accuracy_by_second:
+                self.accuracy_by_second[second] = AccuracyMean()
+            self.accuracy_by_second[second].add(command.accuracy)
 
     def _end(self, command: Shed | Reject | Fail | Discard) -> None:
         number = command.request_id[1]

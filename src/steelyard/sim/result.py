@@ -115,7 +115,9 @@ def summary_of(
     )
 
 
-def series_of(service: Service, summary: RunSummary, ends: Ends, costs: Costs, *, seconds: int) -> RunSeries:
+def series_of(
+    service: Service, summary: RunSummary, account: Account, ends: Ends, costs: Costs, *, seconds: int
+) -> RunSeries:
     """One service over time, by second of arrival."""
     bounds = _bounds(ends.arrived_s, seconds)
     violated = ends.violated
@@ -132,6 +134,7 @@ def series_of(service: Service, summary: RunSummary, ends: Ends, costs: Costs, *
         violations=[int(np.count_nonzero(violated[start:end])) for start, end in pairwise(bounds)],
         cores=costs.cores_by_second.tolist(),
         replicas=costs.replicas_by_second.tolist(),
+        accuracy=_accuracies(account, seconds),
     )
 
 
@@ -140,6 +143,12 @@ def latencies_s(service: Service, ends: Ends) -> NDArray[np.float64]:
     completed = ends.completed
     latencies: NDArray[np.float64] = ends.ended_s[completed] - ends.arrived_s[completed] + service.reply_s
     return latencies
+
+
+def _accuracies(account: Account, seconds: int) -> list[float | None]:
+    """Means by second of arrival; empty where nothing is known of any."""
+    known = account.accuracy_by_second
+    return [known[at].mean if at in known else None for at in range(seconds)] if known else []
 
 
 def _latency_ms(latencies: NDArray[np.float64]) -> dict[str, float | None]:

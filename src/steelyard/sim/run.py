@@ -213,7 +213,7 @@ class Simulation:
                 seconds=self.seconds, wall_s=wall_s,
             )  # fmt: skip
             summaries.append(summary)
-            series.append(series_of(service, summary, ends, costs, seconds=self.seconds))
+            series.append(series_of(service, summary, account, ends, costs, seconds=self.seconds))
         return SimulatedRun(
             scenario.label or scenario.policy,
             scenario.seed,
