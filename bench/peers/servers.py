@@ -107,7 +107,7 @@ def _bentoml(start: Start) -> Launch:
 def _ray(start: Start) -> Launch:
     (port,) = free_ports(1)
     fast = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_HA_PROXY": "1"}
-    quiet = {"RAY_USAGE_STATS_ENABLED": "0"}
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
     settings = _given(start, port, temporary=str(start.folder / "ray"))
     command = [str(start.python), str(APPS / "ray_app.py"), settings]
     return Launch(command, port, {**quiet, **(fast if start.setting["optimised"] else {})})

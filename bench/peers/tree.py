@@ -59,7 +59,7 @@ def parse_cores(text: str) -> set[int]:
     return cores
 
 
-def end(known: dict[int, str], *, seconds_max: float = 10.0) -> None:
+def end(known: dict[int, str], *, seconds_max: float = 3.0) -> None:
     """Wait for what is left of a family whose head was told to end; then end it, by pid.
 
     Args:

@@ -1,4 +1,4 @@
-"""The generator of the comparison, against a server of a few lines: nothing is skipped, nothing is flattered."""
+"""The generator of the comparison, against a server of a few lines: nothing is skipped or flattered."""
 
 import contextlib
 import socket
