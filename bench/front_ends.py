@@ -40,14 +40,8 @@ def processes(live: LiveServer) -> dict[str, list[int]]:
     return {
         "server": [live.process.pid],
         "front_ends": [one["pid"] for one in live.status()["front_ends"]],
-        "workers": worker_pids_of(live),
+        "workers": worker_pids(live),
     }
-
-
-def worker_pids_of(live: LiveServer) -> list[int]:
-    """Workers; front ends map arenas, too."""
-    fronts = {one["pid"] for one in live.status()["front_ends"]}
-    return [pid for pid in worker_pids(live) if pid not in fronts]
 
 
 def cores_of(pids: list[int]) -> list[int]:

@@ -63,9 +63,11 @@ policy: static
     return spec
 
 
-def test_every_call_of_a_live_server(tmp_path: Path, mlp: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--grpc-in-process",)])
+def test_every_call_of_a_live_server(tmp_path: Path, mlp: Path, options: tuple[str, ...]) -> None:
     (port,) = free_ports(1)
-    with serve(write_spec(tmp_path, mlp), tmp_path, "--grpc-port", str(port)) as server:
+    with serve(write_spec(tmp_path, mlp), tmp_path, "--grpc-port", str(port), *options) as server:
+        assert [one["kind"] for one in server.status()["front_ends"]] == ([] if options else ["grpc"])
         client("triton_grpc_calls", f"127.0.0.1:{port}")
         counters = server.status()["services"]["digits"]["counters"]
         assert counters["completed"] >= 8

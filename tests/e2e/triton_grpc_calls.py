@@ -5,6 +5,7 @@ Usage: python -m tests.e2e.triton_grpc_calls ADDRESS, in the project's folder. T
 everything was as a stock client expects it.
 """
 
+import queue
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -89,6 +90,20 @@ def statistics(client: Any) -> None:
     assert after.inference_stats.success.count - before.inference_stats.success.count == 5
     assert after.inference_count - before.inference_count == 5 * len(X)
     assert {found.name for found in client.get_inference_statistics().model_stats} == {"digits", "twin"}
+
+
+def streamed(client: Any, want: np.ndarray[Any, Any]) -> None:
+    """Answers over one stream, some of them at a time, in the order of their requests."""
+    answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    client.start_stream(lambda result, error: answers.put((result, error)))
+    for number in range(20):
+        client.async_stream_infer("digits", [tensor()], request_id=str(number))
+    for number in range(20):
+        result, error = answers.get(timeout=10)
+        assert error is None, error
+        assert result.get_response().id == str(number)
+        np.testing.assert_allclose(result.as_numpy("y"), want, rtol=1e-5, atol=1e-5)
+    client.stop_stream()
 
 
 def shared_memory(client: Any, want: np.ndarray[Any, Any]) -> None:
@@ -192,6 +207,7 @@ def main(address: str) -> None:
     assert want.shape == (3, 10)
     bounds(client)
     statistics(client)
+    streamed(client, want)
     shared_memory(client, want)
     repository(client, want)
     settings(client)

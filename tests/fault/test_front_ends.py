@@ -110,6 +110,8 @@ def test_a_killed_front_end_costs_its_own_clients_only(spec: Path, tmp_path: Pat
     journal = tmp_path / "journal.jsonl"
     with serve(spec, tmp_path, "--front-ends", "2", "--journal", str(journal)) as server:
         first, second = front_ends(server)
+        cores = os.sched_getaffinity(server.process.pid)
+        assert os.sched_getaffinity(first["pid"]) == os.sched_getaffinity(second["pid"]) == cores
 
         async def kill_in_mid_load() -> Counter[str]:
             done = asyncio.Event()

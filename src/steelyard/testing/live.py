@@ -102,9 +102,10 @@ def mapped_arenas(pid: int) -> list[str]:
 
 
 def worker_pids(server: LiveServer) -> list[int]:
-    """The server's workers: the leaves of its process tree that map arenas."""
+    """The server's workers: the leaves of its process tree that map arenas, front ends left out."""
     family = descendants(server.process.pid)
-    return [pid for pid in family if mapped_arenas(pid) and not descendants(pid)]
+    front_ends = {one["pid"] for one in server.status()["front_ends"]}
+    return [pid for pid in family if pid not in front_ends and mapped_arenas(pid) and not descendants(pid)]
 
 
 @contextlib.contextmanager
