@@ -135,3 +135,57 @@ def test_what_cannot_be_loaded_is_one_clear_line(module: str, target: str, messa
     with pytest.raises(ModelError, match=message) as caught:
         PythonRuntime(VariantSpec("v", "python", target.format(module=module)))
     assert "\n" not in str(caught.value)
+
+
+def answering(folder: Path, dtype: str, shape: str, value: str) -> Value:
+    """What a class makes of one row that promises y of a type and shape, and returns something else."""
+    path = folder / "answering.py"
+    path.write_text(
+        "import numpy as np\n"
+        "class Model:\n"
+        f"    signature = {{'inputs': {{'x': ('FP32', [-1])}}, 'outputs': {{'y': ('{dtype}', {shape})}}}}\n"
+        f"    def predict(self, batch): return {{'y': {value}}}\n"
+    )
+    runtime = PythonRuntime(VariantSpec("v", "python", f"{path}:Model"))
+    return runtime.run({"x": np.zeros(1, np.float32)}, 1)["y"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "value", "message"),
+    [
+        ("FP32", [-1, 2], "np.zeros((1, 3))", "output y has shape [1, 3]; [-1, 2] was promised"),
+        ("FP32", [-1, 2], "np.zeros((1, 1, 2))", "output y has shape [1, 1, 2]; [-1, 2] was promised"),
+        ("FP32", [-1, 2], "[np.zeros((2, 3))]", "output y has shape [2, 3]; [-1, 2] was promised"),
+        ("FP32", [-1], "np.array(['1'])", "output y is <U1; FP32 was promised"),
+        ("FP32", [-1], "[None]", "output y is object; FP32 was promised"),
+        ("FP32", [-1], "np.ones(1) * 1j", "output y is complex128; FP32 was promised"),
+        ("INT64", [-1], "[0.5]", "output y is float64; INT64 was promised"),
+        ("INT64", [-1], "np.zeros(1, 'datetime64[s]')", "output y is datetime64[s]; INT64 was promised"),
+        ("FP32", [-1, -1], "[[1, 2], [3]]", "output y of "),
+    ],
+)
+def test_an_answer_of_another_type_or_shape_is_one_clear_line(
+    tmp_path: Path, dtype: str, shape: list[int], value: str, message: str
+) -> None:
+    with pytest.raises(ModelError) as caught:
+        answering(tmp_path, dtype, str(shape), value)
+    assert str(caught.value).startswith("variant v: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "answer"),
+    [
+        ("FP32", "[1]", [1.0]),
+        ("UINT8", "[7]", [7]),
+        ("BOOL", "[1]", [True]),
+        ("FP16", "np.array([1e9])", [np.inf]),
+        ("BYTES", "['a']", [b"a"]),
+        ("INT64", "[True]", [1]),
+    ],
+)
+def test_numbers_take_the_type_that_was_promised(
+    tmp_path: Path, dtype: str, value: str, answer: list[object]
+) -> None:
+    assert list(answering(tmp_path, dtype, "[-1]", value)) == answer

@@ -23,6 +23,7 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -102,29 +103,31 @@ class PythonRuntime:
                 f"variant {self._spec.name}: predict returned {name!r}; "
                 f"its signature has {', '.join(declared)}"
             )
-        dtype = declared[name].dtype if declared else ""
-        rank = len(declared[name].shape) if declared else None
-        by_row = self._call(f"output {name}", lambda: _by_row(value, rank))
+        promised = declared.get(name)
+        what = f"output {name}"
+        rank = None if promised is None else len(promised.shape)
+        by_row = self._call(what, lambda: _by_row(value, rank))
         if by_row is not None and self.signature.batchable:
             if len(by_row) != rows:
                 raise ModelError(
                     f"variant {self._spec.name}: output {name} is a list of {len(by_row)} for {rows} rows"
                 )
-            dtype = dtype or oip_dtype(next((array for array in by_row if array.size), by_row[0]).dtype)
-            return [_as_dtype(array, dtype) for array in by_row]
-        array = np.asarray(value)
+            model = next((array for array in by_row if array.size), by_row[0])
+            return [self._call(what, partial(_kept, array, promised, model)) for array in by_row]
+        array = self._call(what, lambda: np.asarray(value))
         if self.signature.batchable and array.shape[:1] != (rows,):
             raise ModelError(
                 f"variant {self._spec.name}: output {name} has shape {list(array.shape)} for {rows} rows"
             )
-        return _as_dtype(array, dtype or oip_dtype(array.dtype))
+        kept: Array = self._call(what, partial(_kept, array, promised, array))
+        return kept
 
     def _call(self, what: str, function: Callable[[], Any]) -> Any:
         try:
             return function()
         except ModelError as error:
             raise ModelError(f"variant {self._spec.name}: {error}") from error
-        except Exception as error:  # whatever a user's code raises
+        except BaseException as error:  # whatever a user's code raises; signals do not reach a worker
             raise ModelError(
                 f"variant {self._spec.name}: {what} of {self._spec.target}: {_last_lines(error)}"
             ) from error
@@ -164,7 +167,7 @@ def _load_file(path: Path) -> ModuleType:
     return module
 
 
-def _last_lines(error: Exception) -> str:
+def _last_lines(error: BaseException) -> str:
     """`ValueError: bad shape (model.py, line 12, in predict: return x @ w)`, from the innermost frame."""
     text = " ".join("".join(traceback.format_exception_only(error)).split())
     frames = [
@@ -225,8 +228,43 @@ def _is_row(value: Any) -> bool:
     return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
 
 
+def _kept(array: Array, promised: TensorSpec | None, model: Array) -> Array:
+    """An output, or the elements of one of its rows, as the signature has promised it.
+
+    Args:
+        array: that one.
+        promised: None: nothing is; it is taken as it comes.
+        model: says of what type it comes, where it is empty itself.
+
+    Raises:
+        ModelError: it is of another shape, or of a type that would lose its meaning.
+    """
+    if promised is None:
+        return _as_dtype(array, oip_dtype(model.dtype))
+    wanted = promised.shape
+    fits = array.ndim == len(wanted) and all(
+        size in (-1, have) for size, have in zip(wanted, array.shape, strict=True)
+    )
+    if array.size and not fits:
+        raise ModelError(f"output {promised.name} has shape {list(array.shape)}; {list(wanted)} was promised")
+    if (
+        array.size
+        and promised.dtype != "BYTES"
+        and array.dtype.kind not in _TAKES[numpy_dtype(promised.dtype).kind]
+    ):
+        raise ModelError(f"output {promised.name} is {array.dtype}; {promised.dtype} was promised")
+    return _as_dtype(array, promised.dtype)
+
+
+_TAKES = {"b": "biu", "i": "biu", "u": "biu", "f": "biuf"}
+"""Kinds of arrays that can be given for a kind of type: text, complex numbers and objects cannot."""
+
+
 def _as_dtype(array: Array, dtype: str) -> Array:
-    return _as_bytes(array) if dtype == "BYTES" else np.ascontiguousarray(array, dtype=numpy_dtype(dtype))
+    if dtype == "BYTES":
+        return _as_bytes(array)
+    with np.errstate(over="ignore"):  # what is too large for the type is infinite there
+        return np.ascontiguousarray(array, dtype=numpy_dtype(dtype))
 
 
 def _as_bytes(array: Array) -> Array:

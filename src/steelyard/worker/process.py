@@ -144,7 +144,9 @@ class Worker:
             outputs = runtime.run(inputs, run.rows)
             made = items.settle(outputs, run.rows, runtime.signature, self._spec.takers)
             stored = tensors.store(made.outputs, runtime.signature, self._arena)
-        except (Exception, SystemExit) as error:  # whatever a model raises fails its batch, not the worker
+        except (
+            BaseException
+        ) as error:  # whatever a model raises fails its batch; signals do not reach a worker
             return m.Failed(run.batch_id, one_line(error))
         self._outputs[run.batch_id] = stored
         return m.Done(run.batch_id, started_s, time.monotonic(), stored, made.items)
