@@ -5,6 +5,9 @@ one process, one worker), a raw ASGI application that parses the request and ans
 ONNX Runtime in this process. The models do next to nothing, so what is measured is what serving adds. CPU is
 the kernel's count for the server's own process; the worker's is given apart.
 
+The server's share is then divided among its steps by sampling its serving thread (`_sampled.py`), in a run
+of its own that is not timed.
+
 Where it runs: server, worker and raw application confined to one core, the client and the in-process calls on
 another.
 
@@ -12,7 +15,9 @@ another.
 """
 
 import argparse
+import json
 import os
+import signal
 import statistics
 import tempfile
 import time
@@ -27,9 +32,10 @@ import onnxruntime as ort
 from edge import LATENCIES, OUTPUTS, SIZES, cpu_s, round_trip, server
 from onnx import TensorProto, helper, numpy_helper
 
-from steelyard.testing.live import LiveServer, serve, worker_pids
+from steelyard.testing.live import LiveServer, serve, wait_until, worker_pids
 
 FEATURES = 784
+SAMPLED_REQUESTS = {"small": 8000, "large": 3200}
 
 
 def write_model(path: Path, floats: int) -> None:
@@ -102,6 +108,7 @@ def measure(rounds: int, folder: Path) -> dict[str, Any]:
                 found.setdefault((size, "raw"), []).append((*round_trip(raw_pid, raw_port, size), 0.0))
                 alone = in_process_us(folder / f"{size}.onnx", floats)
                 found.setdefault((size, "onnxruntime"), []).append((alone, alone, 0.0))
+    parts = shares(spec, folder, (server_core, client_core))
     results: dict[str, Any] = {"server_core": server_core, "client_core": client_core, "rounds": rounds}
     for size, (floats, _) in SIZES.items():
         rows = {way: np.array(found[size, way]) for way in ("steelyard", "raw", "onnxruntime")}
@@ -110,6 +117,10 @@ def measure(rounds: int, folder: Path) -> dict[str, Any]:
             "cpu_us": {way: round(float(np.median(row[:, 0])), 1) for way, row in rows.items()},
             "latency_p50_us": {way: round(float(np.median(row[:, 1])), 1) for way, row in rows.items()},
             "worker_cpu_us": round(float(np.median(rows["steelyard"][:, 2])), 1),
+            "steps_cpu_us": {
+                step: round(share * float(np.median(rows["steelyard"][:, 0])), 1)
+                for step, share in sorted(parts[size].items(), key=lambda item: -item[1])
+            },
             "cpu_ratio_to_raw": round(float(np.median(rows["steelyard"][:, 0] / rows["raw"][:, 0])), 2),
             "added_latency_us": round(
                 float(np.median(rows["steelyard"][:, 1] - rows["onnxruntime"][:, 1])), 1
@@ -119,6 +130,29 @@ def measure(rounds: int, folder: Path) -> dict[str, Any]:
             ),
         }
     return results
+
+
+def shares(spec: Path, folder: Path, cores: tuple[int, int]) -> dict[str, dict[str, float]]:
+    """Which part of the server's CPU time each step takes, by size; `cores`: the server's, the client's."""
+    target = folder / "samples.json"
+    prelude = (
+        f"import sys; sys.path.append({str(Path(__file__).parent)!r}); import _sampled; _sampled.start(); "
+    )
+    found: dict[str, dict[str, float]] = {}
+    os.environ["SAMPLES"] = str(target)
+    os.sched_setaffinity(0, {cores[0]})
+    with serve(spec, folder, name="sampled", prelude=prelude) as live:
+        os.sched_setaffinity(0, {cores[1]})
+        for size, requests in SAMPLED_REQUESTS.items():
+            ask(live, size)
+            target.unlink(missing_ok=True)
+            live.process.send_signal(signal.SIGUSR1)
+            round_trip(live.process.pid, int(live.url.rpartition(":")[2]), size, requests)
+            live.process.send_signal(signal.SIGUSR1)
+            wait_until(target.exists, "the samples")
+            counts = json.loads(target.read_text())
+            found[size] = {step: count / sum(counts.values()) for step, count in counts.items()}
+    return found
 
 
 def ask(live: LiveServer, size: str) -> tuple[float, float, float]:

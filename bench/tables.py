@@ -128,7 +128,17 @@ def overhead(record: dict[str, Any]) -> str:
         "raw ASGI p50 µs",
         "added to a call of ONNX Runtime µs",
     )
-    return table(head, rows)
+    servers = table(head, rows)
+    if "steps_cpu_us" not in record["small"]:
+        return servers
+    steps = table(
+        ("step of the server, CPU µs", "784 floats", "600 KB"),
+        [
+            (step, f"{us:.0f}", f"{record['large']['steps_cpu_us'].get(step, 0.0):.0f}")
+            for step, us in record["small"]["steps_cpu_us"].items()
+        ],
+    )
+    return f"{servers}\n\n{steps}"
 
 
 def edge(record: dict[str, Any]) -> str:

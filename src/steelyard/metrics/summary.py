@@ -10,6 +10,7 @@ Rules of this file:
 """
 
 import math
+from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
@@ -42,8 +43,11 @@ class Counts:
     def add(self, outcome: Outcome, *, late: bool = False, rows: int = 1) -> None:
         """Count one end."""
         assert not late or outcome == "completed"
-        setattr(self, outcome, getattr(self, outcome) + 1)
-        self.late += late
+        if outcome == "completed":
+            self.completed += 1
+            self.late += late
+        else:
+            setattr(self, outcome, getattr(self, outcome) + 1)
         self.rows += rows
 
     @property
@@ -74,19 +78,25 @@ class LatencyHistogram:
     __slots__ = ("bucket_counts", "count", "max_s")
 
     def __init__(self) -> None:
-        self.bucket_counts = np.zeros(_BUCKETS, dtype=np.int64)
+        self.bucket_counts = array("q", bytes(8 * _BUCKETS))  # one is counted three times as fast as by numpy
         self.count = 0
         self.max_s = 0.0
 
     def add(self, latency_s: float) -> None:
         """Count one latency, seconds >= 0. O(1)."""
-        self.bucket_counts[_bucket(latency_s)] += 1
+        self.add_at(_bucket(latency_s), latency_s)
+
+    def add_at(self, index: int, latency_s: float) -> None:
+        """Count one latency, whose bucket is known."""
+        self.bucket_counts[index] += 1
         self.count += 1
-        self.max_s = max(self.max_s, latency_s)
+        if latency_s > self.max_s:
+            self.max_s = latency_s
 
     def merge(self, other: "LatencyHistogram") -> None:
         """Add all of another's counts."""
-        self.bucket_counts += other.bucket_counts
+        counts = np.frombuffer(self.bucket_counts, dtype=np.int64)
+        counts += np.frombuffer(other.bucket_counts, dtype=np.int64)
         self.count += other.count
         self.max_s = max(self.max_s, other.max_s)
 
@@ -95,7 +105,7 @@ class LatencyHistogram:
         if not self.count:
             return None
         rank = max(1, math.ceil(quantile * self.count))
-        index = int(np.searchsorted(np.cumsum(self.bucket_counts), rank))
+        index = int(np.searchsorted(np.cumsum(np.frombuffer(self.bucket_counts, dtype=np.int64)), rank))
         return min(SHORTEST_S * math.exp(index * _STEP), self.max_s)
 
 
@@ -231,8 +241,9 @@ class ServiceSummary:
             self.accuracy.add(accuracy)
             current.accuracy.add(accuracy)
         if latency_s is not None:
-            self.latency.add(latency_s)
-            current.latency.add(latency_s)
+            index = _bucket(latency_s)
+            self.latency.add_at(index, latency_s)
+            current.latency.add_at(index, latency_s)
 
     def view(self, *, now_s: float) -> View:
         """The sliding window as it is at `now_s`."""

@@ -109,8 +109,13 @@ def worker_pids(server: LiveServer) -> list[int]:
 
 
 @contextlib.contextmanager
-def serve(spec: Path, folder: Path, *options: str, name: str = "server") -> Iterator[LiveServer]:
-    """Run a server on free ports until the block ends; its log goes to `folder`."""
+def serve(
+    spec: Path, folder: Path, *options: str, name: str = "server", prelude: str = ""
+) -> Iterator[LiveServer]:
+    """Run a server on free ports until the block ends; its log goes to `folder`.
+
+    `prelude` is Python that its process runs first, to be looked into.
+    """
     port, metrics_port = free_ports(2)
     log = folder / f"{name}.log"
     command = steelyard_command(
@@ -126,6 +131,7 @@ def serve(spec: Path, folder: Path, *options: str, name: str = "server") -> Iter
         str(folder / f"{name}.decisions.jsonl"),
         *options,
     )
+    command[2] = prelude + command[2]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
     try:

@@ -22,10 +22,10 @@ PACKET_BYTES_MAX = 60_000  # well below the usual send buffer of 212,992 B, whic
 MESSAGE_BYTES_MAX = 64 << 20
 FDS_MAX = 8
 WAITING_PACKETS_MAX = 1024
-PACKETS_PER_CALLBACK_MAX = 64  # one busy worker must not starve the loop
 
 _FD_BYTES = array.array("i").itemsize
 _ANCILLARY_BYTES = socket.CMSG_SPACE(FDS_MAX * _FD_BYTES)
+_LAST, _MORE = b"\0", b"\1"
 _encoder = msgspec.msgpack.Encoder()
 
 M = TypeVar("M")
@@ -177,6 +177,10 @@ class LoopDoorbell(Generic[M]):
         self._later.clear()
         if not messages:
             return
+        if not (self._waiting or fds):
+            payload = _encoder.encode(messages)
+            if self._send_at_once(payload):
+                return
         self._waiting.extend(_packets(messages, fds))
         if not self._is_writing:
             self._write()
@@ -209,9 +213,10 @@ class LoopDoorbell(Generic[M]):
         self._socket.close()
 
     def _readable(self) -> None:
-        for _ in range(PACKETS_PER_CALLBACK_MAX):
-            if not self._is_open or not self._receive_one():
-                return
+        # One packet a call: the loop calls again while there is more, so looking for another is in vain as a
+        # rule; and one busy worker cannot starve the loop.
+        if self._is_open:
+            self._receive_one()
 
     def _receive_one(self) -> bool:
         try:
@@ -225,6 +230,18 @@ class LoopDoorbell(Generic[M]):
             messages, fds = received
             for message in messages:
                 self._on_message(message, fds)
+        return True
+
+    def _send_at_once(self, payload: bytes) -> bool:
+        """Send a list that fits one packet, if the socket takes it now: nearly all of them."""
+        if len(payload) > PACKET_BYTES_MAX:
+            return False
+        try:
+            self._socket.send(_LAST + payload)
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            self._lose("")
         return True
 
     def _write(self) -> None:
@@ -260,7 +277,7 @@ def _packets(messages: Iterable[Any], fds: Sequence[int]) -> list[tuple[bytes, m
     starts = range(0, len(payload), PACKET_BYTES_MAX)
     return [
         (
-            b"\1" if start != starts[-1] else b"\0",
+            _MORE if start != starts[-1] else _LAST,
             payload[start : start + PACKET_BYTES_MAX],
             fds if start == 0 else (),
         )
