@@ -93,6 +93,8 @@ class _Connection:
         self._body: list[bytes] = []
         self.json_length: int | None = None
         self.ended = False
+        self.sent = 0
+        self.received = 0
 
     def fileno(self) -> int:
         return self.socket.fileno()
@@ -107,8 +109,14 @@ class _Connection:
         except OSError:
             return False
 
+    @property
+    def was_stale(self) -> bool:
+        """Whether it broke as a kept connection may, closed in the moment of its next use: one asks again."""
+        return self.sent > 1 and not self.received
+
     def send(self, index: int, message: bytes) -> bool:
         """Begin a request; whether all of it was taken."""
+        self.sent, self.received = self.sent + 1, 0
         self.index, self._unsent = index, memoryview(message)
         self._parser, self._body, self.json_length, self.ended = (
             httptools.HttpResponseParser(self),
@@ -137,6 +145,7 @@ class _Connection:
             return CONNECTION
         if not data:
             return CONNECTION
+        self.received += len(data)
         self._parser.feed_data(data)
         return int(self._parser.get_status_code()) if self.ended else 0
 
@@ -244,14 +253,17 @@ class HttpShooter:
         ended = []
         for connection in readable:
             status = connection.read()
-            if status:
-                del self._busy[connection]
-                ended.append((connection.index, status, time.perf_counter()))
-                self._read = connection.content, connection.json_length
-                if status == CONNECTION:
-                    connection.socket.close()
-                else:
-                    self._idle.append(connection)
+            if not status:
+                continue
+            del self._busy[connection]
+            if status == CONNECTION:
+                connection.socket.close()
+                if connection.was_stale and self._begin(connection.index):
+                    continue
+            else:
+                self._idle.append(connection)
+            self._read = connection.content, connection.json_length
+            ended.append((connection.index, status, time.perf_counter()))
         return ended
 
     def _connect(self, wanted: int) -> bool:
