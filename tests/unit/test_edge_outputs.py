@@ -11,7 +11,7 @@ from steelyard.core.errors import ModelError
 from steelyard.core.types import RequestId, Service, Stage, Tensor, TensorRef
 from steelyard.runtime.base import Signature, TensorSpec
 from steelyard.serve.base import ServedService
-from steelyard.serve.edge.answers import encode_answer
+from steelyard.serve.edge.answers import HEADS_MAX, encode_answer
 from steelyard.serve.edge.codec import Answer, Inference, Route
 from steelyard.serve.edge.outputs import answer_parameters, request_output
 
@@ -149,3 +149,20 @@ def test_outputs_of_several_stages_are_one_answer() -> None:
     assert [(out["name"], out["shape"]) for out in head["outputs"]] == [("boxes", [2, 2]), ("total", [1])]
     assert head["outputs"][1]["data"] == [5]
     assert np.frombuffer(body[head_length:], np.int64).tolist() == [0, 1, 2, 3]
+
+
+def test_the_start_of_an_answer_is_kept_for_answers_of_the_same_shapes() -> None:
+    """Two shapes, each asked for twice: two starts, and every answer as if none were kept."""
+    wanted = (Answer(SPECS["total"], True),)
+    plain = Inference("7", 1, "", 0, (), wanted, 1.0)
+    asked = plain._replace(heads={})
+    for values in ([5], [6], [1, 2], [3, 4]):
+        rows = len(values)
+        found = complete(page=(OutputPart((stored("sum", np.array(values)),), 0, rows),))
+        assert encode_answer(route(), asked, found, read) == encode_answer(route(), plain, found, read)
+    assert asked.heads is not None
+    assert set(asked.heads) == {(((1,), 8),), (((2,), 16),)}
+    for rows in range(3, 3 + 2 * HEADS_MAX):
+        found = complete(page=(OutputPart((stored("sum", np.arange(rows)),), 0, rows),))
+        encode_answer(route(), asked, found, read)
+        assert len(asked.heads) <= HEADS_MAX

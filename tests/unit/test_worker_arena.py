@@ -97,6 +97,15 @@ def test_full_is_none_and_freeing_makes_room(arena: Arena) -> None:
     assert arena.alloc(1) is not None
 
 
+def test_bytes_are_put_into_a_slot_of_their_own(arena: Arena) -> None:
+    ref = arena.put(memoryview(b"tensor"))
+    assert ref is not None
+    assert bytes(arena.view(ref)) == b"tensor"
+    assert arena.put(memoryview(bytes(65 * PAGE))) is None
+    arena.free(ref)
+    assert arena.bytes_used == 0
+
+
 def test_memory_of_small_tensors_comes_back_for_a_large_one(arena: Arena) -> None:
     # 64 pages / 256 B = 1024 smallest slots, freed in an awkward order: odd ones first.
     refs = [take(arena, SLOT_BYTES_MIN - HEADER_BYTES) for _ in range(1024)]
