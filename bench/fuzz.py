@@ -5,6 +5,7 @@ a length that lies, a header of nonsense, another coding; and, one in ten, bytes
 an answer of one line, never a 500; nothing left in the arena; over at once. Targets:
 
 - `infer`: whole inference requests, called straight as an ASGI application.
+- `direct`: the same on connections without a socket, past ASGI where they may be, in pieces of any size.
 - `pages`: every other path with any verb, mutated paths and bodies, shared memory and repository included.
 - `codec`: tensors between JSON, binary and compressed form; what goes through must come back.
 - `sockets`: bytes on real connections to a real server, in slices, half-closed or hung up at any point, while
@@ -34,6 +35,7 @@ from typing import Any, Self
 
 import _record
 import numpy as np
+from fuzz_direct import DirectEdge
 from fuzz_inputs import (
     SERVICES,
     Message,
@@ -41,6 +43,7 @@ from fuzz_inputs import (
     good_tree,
     infer_message,
     page_message,
+    placed_message,
     scratch,
     spoil,
     wire_form,
@@ -57,7 +60,7 @@ from steelyard.serve.edge.tensors import KINDS, bytes_offsets, from_json, to_jso
 from steelyard.testing.http import call_app, running_server
 from steelyard.testing.intake import ComputingIntake
 
-SHARES = {"infer": 0.4, "pages": 0.2, "codec": 0.35, "sockets": 0.05}
+SHARES = {"infer": 0.2, "direct": 0.25, "pages": 0.2, "codec": 0.3, "sockets": 0.05}
 """Of all inputs, by target."""
 SECONDS_MAX = 5.0
 """For one input; far more than any takes."""
@@ -117,6 +120,36 @@ class Asgi:
             return "left"
         check_answer(answer.status, answer.headers, answer.body)
         return str(answer.status)
+
+
+class Direct(Asgi):
+    """Connections to an application, whose bytes are checked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.edge = DirectEdge(self.app)
+
+    async def misuse(self, rng: np.random.Generator) -> str:
+        """Send a request, whole or scratched, in pieces; what came back."""
+        message = placed_message(rng) if rng.random() < 0.6 else infer_message(rng)
+        data = wire_form(message, rng)
+        leaves = bool(rng.random() < 0.1)
+        if rng.random() < 0.3:  # it may lack its end now: nobody waits for the answer
+            data, leaves = scratch(data, rng), True
+        pieces = [data] if rng.random() < 0.3 else chunks_of(data, rng)
+        async with asyncio.timeout(SECONDS_MAX):
+            answer = await self.edge.ask(pieces, leaves=leaves)
+        if self.intake.arena.bytes_used or self.app.inferences.bodies.buffered_bytes:
+            raise FuzzError(f"{self.intake.arena.bytes_used} bytes stay in the arena")
+        return checked_status(answer)
+
+
+def checked_status(answer: bytes) -> str:
+    """The first status of what a connection brought; raises `FuzzError` for one that may not be."""
+    for status in map(int, re.findall(rb"HTTP/1\.1 (\d{3}) ", answer)):
+        if status not in STATUSES and status != 100:
+            raise FuzzError(f"status {status}: {answer[:300]!r}")
+    return answer[9:12].decode() or "closed"
 
 
 def check_answer(status: int, headers: dict[str, str], body: bytes) -> None:
@@ -225,10 +258,7 @@ class Wire:
                 raise
             except OSError:  # it hung up on us while we were sending
                 return "closed"
-        for status in map(int, re.findall(rb"HTTP/1\.1 (\d{3}) ", answer)):
-            if status not in STATUSES:
-                raise FuzzError(f"status {status}: {answer[:300]!r}")
-        return answer[9:12].decode() or "closed"
+        return checked_status(answer)
 
 
 def read_answer(connection: socket.socket) -> tuple[int, bytes]:
@@ -278,6 +308,9 @@ def target_of(name: str) -> Iterator[Callable[[np.random.Generator], str]]:
         if intake.arena.bytes_used:
             raise FuzzError(f"{intake.arena.bytes_used} bytes stay in the arena")
         intake.close()
+    elif name == "direct":
+        with Direct() as direct, asyncio.Runner() as runner:
+            yield lambda rng: runner.run(direct.misuse(rng))
     else:
         make = infer_message if name == "infer" else page_message
         with Asgi() as asgi, asyncio.Runner() as runner:

@@ -175,6 +175,25 @@ def infer_message(rng: np.random.Generator) -> Message:
     return Message("POST", f"/v2/models/{service}/infer", headers, body)
 
 
+def placed_message(rng: np.random.Generator) -> Message:
+    """An inference request whose tensor has a place before it comes, more or less one."""
+    rows = int(rng.integers(1, 4))
+    data = rng.standard_normal((rows, 3), dtype=np.float32).tobytes()
+    given = {
+        "name": "x",
+        "datatype": "FP32",
+        "shape": [rows, 3],
+        "parameters": {"binary_data_size": len(data)},
+    }
+    tree: Any = {"id": "7", "inputs": [given], "parameters": {"binary_data_output": bool(rng.random() < 0.8)}}
+    for _ in range(int(rng.integers(0, 2))):
+        tree = spoil(tree, rng)
+    head = json.dumps(tree).encode("utf-8", "surrogatepass")
+    length = len(head) + (int(rng.integers(-3, 4)) if rng.random() < 0.1 else 0)
+    body = scratch(head + data, rng) if rng.random() < 0.1 else head + data
+    return Message("POST", "/v2/models/one%2Fx/infer", {"inference-header-content-length": str(length)}, body)
+
+
 def nonsense(rng: np.random.Generator) -> str:
     """A header's value: a word, or bytes without a line's end."""
     if rng.random() < 0.5:

@@ -137,7 +137,7 @@ def test_half_closed_and_gone_clients_leave_nothing_behind(server: RunningServer
     assert alive(server)
 
 
-COUNTS = {"infer": 500, "pages": 500, "codec": 300, "sockets": 150}
+COUNTS = {"infer": 500, "direct": 500, "pages": 500, "codec": 300, "sockets": 150}
 
 
 @pytest.mark.parametrize("target", COUNTS)

@@ -4,13 +4,12 @@ The requests are good ones, broken in a few places, as in bench/fuzz.py. `Connec
 request take the way through ASGI; it changes nothing else.
 """
 
-import json
 import socket
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from fuzz_inputs import SERVICES, Message, chunks_of, infer_message, scratch, spoil, wire_form
+from fuzz_inputs import SERVICES, Message, chunks_of, infer_message, placed_message, wire_form
 
 from steelyard.serve.edge import EdgeSettings, make_app
 from steelyard.testing.http import RunningServer, running_server
@@ -61,21 +60,7 @@ def message_of(number: int, rng: np.random.Generator) -> Message:
         found = infer_message(rng)
         headers = {name: value for name, value in found.headers.items() if name not in OF_HTTP}
         return found._replace(headers=headers)
-    rows = int(rng.integers(1, 4))
-    data = rng.standard_normal((rows, 3), dtype=np.float32).tobytes()
-    given = {
-        "name": "x",
-        "datatype": "FP32",
-        "shape": [rows, 3],
-        "parameters": {"binary_data_size": len(data)},
-    }
-    tree = {"id": "7", "inputs": [given], "parameters": {"binary_data_output": bool(rng.random() < 0.8)}}
-    for _ in range(int(rng.integers(0, 2))):
-        tree = spoil(tree, rng)
-    head = json.dumps(tree).encode("utf-8", "surrogatepass")
-    length = len(head) + (int(rng.integers(-3, 4)) if rng.random() < 0.1 else 0)
-    body = scratch(head + data, rng) if rng.random() < 0.1 else head + data
-    return Message("POST", "/v2/models/one%2Fx/infer", {"inference-header-content-length": str(length)}, body)
+    return placed_message(rng)
 
 
 def test_both_ways_answer_alike(server: RunningServer) -> None:

@@ -31,12 +31,14 @@ class Placing:
 
     Attributes:
         bytes_left: that such bodies may still take.
+        bytes_min: smaller bodies are collected.
     """
 
     def __init__(self, inferences: Inferences) -> None:
         self.inferences = inferences
         self.arena = inferences.intake.arena
         self.bytes_left = self.arena.bytes_max // PLACED_SHARE
+        self.bytes_min = PLACED_BYTES_MIN
 
 
 class Incoming:
@@ -67,7 +69,7 @@ class Incoming:
         self.left = head.length
         self.head = head
         self._placing = placing
-        self._may_place = head.json_length is not None and head.length >= PLACED_BYTES_MIN
+        self._may_place = head.json_length is not None and head.length >= placing.bytes_min
         self._is_placed = False
         self._chunk = bytearray()
         self._slots: list[memoryview] = []
