@@ -6,6 +6,7 @@ The rules of this file:
 - A listener is a listener wherever it is: what stops accepting, lingers and ends is one list.
 """
 
+import asyncio
 import socket
 from collections.abc import Callable
 
@@ -64,15 +65,15 @@ class Listening:
         Raises:
             SteelyardError: a port cannot be had, or a front end does not start.
         """
+        http = asyncio.ensure_future(self._start_http())
+        grpc = asyncio.ensure_future(self._start_grpc())  # front ends of both kinds start at a time
+        try:
+            await http
+            await grpc
+        finally:
+            http.cancel()
+            grpc.cancel()
         settings = self._settings
-        if settings.http_port != 0:
-            if settings.front_ends:
-                port = await self._start_processes("http", settings.http_port or 0, settings.front_ends)
-            else:
-                port = await self._listen_http(settings.http_port or 0)
-            self._tell("http", port, "Open Inference Protocol", settings.front_ends)
-        if settings.grpc_port != 0:
-            await self._start_grpc(settings.grpc_port or 0)
         if settings.metrics_port != 0:
             listener = await serve_http(
                 self._account.app, settings.host, settings.metrics_port or 0, log=self._log
@@ -94,6 +95,16 @@ class Listening:
         for reserved in self._reserved:
             reserved.close()
 
+    async def _start_http(self) -> None:
+        asked, processes = self._settings.http_port, self._settings.front_ends
+        if asked == 0:
+            return
+        if processes:
+            port = await self._start_processes("http", asked or 0, processes)
+        else:
+            port = await self._listen_http(asked or 0)
+        self._tell("http", port, "Open Inference Protocol", processes)
+
     async def _listen_http(self, port: int) -> int:
         settings = self._settings
         app = make_app(self._intake, settings=self._edge, log=self._log, on_status=self._account.on_status)
@@ -101,10 +112,15 @@ class Listening:
         self._listeners.append(listener)
         return listener.port
 
-    async def _start_grpc(self, port: int) -> None:
-        in_process = self._settings.grpc_in_process
+    async def _start_grpc(self) -> None:
+        asked, in_process = self._settings.grpc_port, self._settings.grpc_in_process
+        if asked == 0:
+            return
         try:
-            port = await (self._listen_grpc(port) if in_process else self._start_processes("grpc", port, 1))
+            if in_process:
+                port = await self._listen_grpc(asked or 0)
+            else:
+                port = await self._start_processes("grpc", asked or 0, 1)
         except ModuleNotFoundError as error:  # an extra, which a server does without
             self._say(f"no gRPC: {error.name} is not installed (pip install 'steelyard[grpc]')")
             return

@@ -1,7 +1,7 @@
 """One server process: everything assembled, started in order, and stopped in the opposite one.
 
 Start: tune the allocator, open the arena and the journals, exec the zygote (inside the backend), build the
-machines and drivers, listen, offer the node to the control machine (its first decision starts the replicas).
+machines and drivers, offer the node to the control machine (its first decision starts the replicas), listen.
 Stop, on SIGTERM or SIGINT: accept no connection and no request, answer what was admitted, end the replicas,
 close the journals.
 """
@@ -188,7 +188,6 @@ class Server:
             listening = Listening(self._settings, intake, front_ends, account, self._log, self._say)
             stack.push_async_callback(listening.stop)
             stack.callback(repository.stop)
-            await listening.start()
             return await self._serve(intake, backend, drivers, control[0], listening)
 
     async def _serve(
@@ -200,16 +199,18 @@ class Server:
         listening: Listening,
     ) -> int:
         """From the first decision to the last answer."""
-        control.handle(backend.node())
+        control.handle(backend.node())  # replicas start while front ends do
         ticking = asyncio.create_task(self._tick(control))
-        await self._announce(intake, backend)
-        await self._stop.wait()
-        intake.stopping = True
-        listening.stop_accepting()
-        status = await self._drain(drivers)
-        ticking.cancel()
-        control.stop()
-        return status
+        try:
+            await listening.start()
+            await self._announce(intake, backend)
+            await self._stop.wait()
+            intake.stopping = True
+            listening.stop_accepting()
+            return await self._drain(drivers)
+        finally:
+            ticking.cancel()
+            control.stop()
 
     def _open_arena(self) -> Arena:
         try:
