@@ -58,8 +58,8 @@ class Form(NamedTuple):
     rounds: Lengths | None
 
 
-FULL = Form("peers", (25.0, 50.0, 100.0), 9, Lengths(1.5, 1.0, 4, tolerance=0.1), Lengths(4.0, 1.5, 4))
-QUICK = Form("peers_quick", (50.0,), 1, Lengths(3.0, 1.5, 6), None)
+FULL = Form("peers", (25.0, 50.0, 100.0), 9, Lengths(1.5, 1.0, 4, tolerance=0.1), Lengths(3.0, 1.5, 4))
+QUICK = Form("peers_quick", (50.0,), 1, Lengths(2.5, 1.5, 5), None)
 
 
 class Bench:
