@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.core.estimate import Estimator
-from steelyard.core.events import ReplicaReady
+from steelyard.core.events import ReplicaReady, ReplicaResized
 from steelyard.core.lifecycle import Replica, ReplicaPool
 from steelyard.core.mix import VariantMix
 from steelyard.core.plan import Order, VariantShare
@@ -169,9 +169,14 @@ class TestMix:
 
 class TestRouting:
     def test_least_finish_takes_the_fastest_and_then_the_lowest_id(self) -> None:
-        router = LeastFinish(Estimator(STAGE_OF_ONE, TABLE), VariantMix((VariantShare("model", 1.0),)))
-        idle = {replica.id: replica for replica in (ready(3, 1.0), ready(2, 2.0), ready(1, 1.0))}
-        assert [replica.id for replica in router.order(idle, make_piece(1, 1.0))] == [2, 1, 3]
+        pool = ReplicaPool()
+        for replica_id, cores in ((3, 1.0), (2, 2.0), (1, 1.0)):
+            pool.ready(ReplicaReady(replica_id, STAGE, "local", cores, ("model",)))
+        mix = VariantMix((VariantShare("model", 1.0),))
+        router = LeastFinish(pool, Estimator(STAGE_OF_ONE, TABLE), mix)
+        assert [replica.id for replica in router.order(pool.idle, make_piece(1, 1.0))] == [2, 1, 3]
+        pool.resize(ReplicaResized(2, 1.0))  # now all of them are equally fast
+        assert [replica.id for replica in router.order(pool.idle, make_piece(1, 1.0))] == [1, 2, 3]
 
     def test_round_robin_goes_on_after_the_last(self) -> None:
         router = RoundRobin()

@@ -1,6 +1,7 @@
 """Where a batch's inputs lie, on hand-made slices: rows, items, repeats, joins."""
 
 import pytest
+from msgspec.structs import replace
 
 from steelyard.core.commands import ItemRows, OutputPart, Slice
 from steelyard.core.errors import ModelError, SpecError
@@ -99,8 +100,8 @@ def test_a_ragged_output_goes_row_by_row_and_is_repeated_row_by_row() -> None:
     found = feeds(glue, piece(1, 3), service=service)["lines"]
     assert found == Feed("lines", (Block(LINES, 6, 1), Block(OTHER[0], 0, 3)), (0, 1, 3))
     picked = Stage("pick", (), ("crop",), items_of="crop", inputs=glue.inputs)  # rows 0 and 3
-    parts = (FIRST._replace(items={**FIRST.items, "pick": ItemRows(0, (1, 0, 0))}),
-             SECOND._replace(items={**SECOND.items, "pick": ItemRows(0, (1,))}))  # fmt: skip
+    parts = (replace(FIRST, items={**FIRST.items, "pick": ItemRows(0, (1, 0, 0))}),
+             replace(SECOND, items={**SECOND.items, "pick": ItemRows(0, (1,))}))  # fmt: skip
     service = Service("ocr", 1.0, (CROP, picked))
     found = feeds(picked, piece(0, 2, crop=parts), service=service)["lines"]
     assert (found.counts, found.blocks) == ((2, 3), (Block(LINES, 4, 2), Block(OTHER[0], 0, 3)))
@@ -124,7 +125,7 @@ def test_an_input_without_a_row_axis_is_one_array_of_its_request() -> None:
 
 def test_what_was_not_given_is_an_error_of_one_line() -> None:
     with pytest.raises(ModelError, match="stage crop has no page; it has lines"):
-        feeds(READ, piece(0, 2, crop=(FIRST._replace(outputs=(LINES,)),)))
+        feeds(READ, piece(0, 2, crop=(replace(FIRST, outputs=(LINES,)),)))
     bare = Stage("bare", (), ("crop",), inputs=(Input("page", "crop", "page"),))
     with pytest.raises(ModelError, match=r"crop\.page has 3 of 4 rows"):
         feeds(bare, piece(0, 4, crop=(FIRST,)), service=Service("ocr", 1.0, (CROP, bare)))

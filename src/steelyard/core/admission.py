@@ -58,16 +58,17 @@ def _open(stage: StageState, request: Request, due_s: float, now_s: float) -> Re
 
 
 def _feasible(stage: StageState, request: Request, due_s: float, now_s: float) -> Refusal | None:
-    rows = ceil(request.rows * stage.fan_out)
-    if stage.queue.rows + rows > stage.queue_rows_max:
+    rows = request.rows if stage.fan_out == 1 else ceil(request.rows * stage.fan_out)
+    queue, bucket = stage.queue, request.bucket
+    if queue.rows + rows > stage.queue_rows_max:
         return _open(stage, request, due_s, now_s)
-    if _is_free(stage, rows, request.bucket, due_s, now_s) or stage.capacity.is_ample(
-        rows, request.bucket, rows_before=stage.queue.rows, due_s=due_s, now_s=now_s
-    ):
+    if not queue.entries and stage.pool.idle and _is_free(stage, rows, bucket, due_s, now_s):
+        return None
+    if stage.capacity.is_ample(rows, bucket, rows_before=queue.rows, due_s=due_s, now_s=now_s):
         return None
     if not stage.capacity.possible():
         return IMPOSSIBLE if now_s > due_s else None
-    outlook = stage.capacity.outlook(rows, request.bucket, due_s=due_s, now_s=now_s)
+    outlook = stage.capacity.outlook(rows, bucket, due_s=due_s, now_s=now_s)
     rows_before = _rows_before(stage, request, due_s, outlook)
     rows_short = rows_before + rows - outlook.rows_possible - ROWS_TOLERANCE
     shortfall_s = rows_short / outlook.rate_rps
@@ -80,11 +81,12 @@ def _feasible(stage: StageState, request: Request, due_s: float, now_s: float) -
 
 def _is_free(stage: StageState, rows: int, bucket: int, due_s: float, now_s: float) -> bool:
     """The common case, cheaply: nobody waits, and a replica that is idle now finishes it in time."""
-    if stage.queue.entries or rows > stage.piece_rows_max:
+    if rows > stage.piece_rows_max:
         return False
+    line = stage.estimator.line
     for replica in stage.pool.idle.values():
         variant = stage.mix.usable(replica.variants)[0]
-        if now_s + stage.estimator.service_s(variant, bucket, rows, replica.cores) <= due_s:
+        if now_s + line(variant, bucket, replica.cores).service_s(rows) <= due_s:
             return True
     return False
 

@@ -22,7 +22,6 @@ Pieces keep their order and are not packed around ones that do not fit: a batch 
 
 from bisect import bisect_left
 from collections.abc import Callable
-from typing import NamedTuple
 
 from steelyard.core.commands import ShedReason
 from steelyard.core.lifecycle import Replica
@@ -39,22 +38,36 @@ BETTER = 1.0 + 1e-9
 """Factor by which a later window must be better than the head's batch: equal ones shed nobody."""
 
 
-class Shedding(NamedTuple):
+class Shedding:
     """Pieces to shed before a batch can be made."""
 
-    pieces: list[Piece]
-    reason: ShedReason
+    __slots__ = ("pieces", "reason")
+
+    def __init__(self, pieces: list[Piece], reason: ShedReason) -> None:
+        self.pieces = pieces
+        self.reason: ShedReason = reason
 
 
-class Assembly(NamedTuple):
+class Assembly:
     """A batch that could run: `is_full` if no further piece fits by its rows."""
 
-    replica: Replica
-    variant: str
-    pieces: list[Piece]
-    rows: int
-    service_s: float
-    is_full: bool
+    __slots__ = ("is_full", "pieces", "replica", "rows", "service_s", "variant")
+
+    def __init__(
+        self,
+        replica: Replica,
+        variant: str,
+        pieces: list[Piece],
+        rows: int,
+        service_s: float,
+        is_full: bool,
+    ) -> None:
+        self.replica = replica
+        self.variant = variant
+        self.pieces = pieces
+        self.rows = rows
+        self.service_s = service_s
+        self.is_full = is_full
 
 
 Choice = Shedding | Assembly | None
@@ -88,11 +101,12 @@ def _take_young(stage: StageState, bucket: list[Entry], replica: Replica, now_s:
 def _take_feasible(stage: StageState, bucket: list[Entry], replica: Replica, now_s: float) -> Choice:
     """`infeasible`: the variant most in arrears that can finish the most urgent piece, or any of them."""
     fallback: Assembly | None = None
+    head = bucket[0][2]
     for variant in stage.variants_for(bucket, replica, now_s):
         assembly = _fill(stage, bucket, replica, variant, now_s)
-        if assembly is not None and _is_bounded(bucket):
+        if assembly is not None and head.terms is not None and head.terms.is_bounded:
             assembly = _fill_within_bounds(stage, bucket, assembly, now_s)
-        if assembly is not None and assembly.pieces[0] is bucket[0][2]:
+        if assembly is not None and assembly.pieces[0] is head:
             return assembly
         fallback = fallback or assembly
     if fallback is None and _reconsider(bucket, now_s):
@@ -198,11 +212,10 @@ def _fill(
     stage: StageState, bucket: list[Entry], replica: Replica, variant: str, now_s: float
 ) -> Assembly | None:
     """The longest run of pieces from the first one that can be finished in time, all of it in time."""
-    estimator, cores, floor = stage.estimator, replica.cores, stage.rows_floor
-    rows_max = rows_best = estimator.batch_rows_max(variant)
-    shape = bucket[0][2].open.request.bucket
-    if stage.prefers_best:
-        rows_best = estimator.sizes(variant, shape, cores, rows_max)[-1]
+    floor = stage.rows_floor
+    line = stage.estimator.line(variant, bucket[0][2].open.request.bucket, replica.cores)
+    rows_max = line.rows_max
+    rows_best = line.rows_best if stage.prefers_best else rows_max
     pieces: list[Piece] = []
     rows = 0
     service_s = 0.0
@@ -217,7 +230,7 @@ def _fill(
             if wanted > rows_max:
                 continue
         counted = floor if wanted < floor and not piece.alone else wanted
-        wanted_s = estimator.service_s(variant, shape, counted, cores)
+        wanted_s = line.service_s(counted)
         tightest_s = piece.due_s
         if tightest_s > due_s:
             tightest_s = due_s
@@ -321,25 +334,23 @@ def _skipped_for_window(stage: StageState, bucket: list[Entry], head: Assembly, 
     since larger batches take longer, the starts move one way and the walk is linear in the pieces passed
     over.
     """
-    estimator, variant, cores = stage.estimator, head.variant, head.replica.cores
     start = bisect_left(bucket, (head.pieces[0].order_s, head.pieces[0].sequence))
     if start + len(head.pieces) == len(bucket):
         return []  # nobody behind the head's batch: nothing to gain
-    shape = head.pieces[0].bucket
-    rows_max = estimator.batch_rows_max(variant)
+    line = stage.estimator.line(head.variant, head.pieces[0].bucket, head.replica.cores)
     worth = float(head.rows)
     if stage.weighs:
         worth = sum([piece.rows * stage.weight_of(piece.open.request) for piece in head.pieces], 0.0)
     best_rate = worth / head.service_s * BETTER
     best_index = index = start
-    for size in estimator.sizes(variant, shape, cores, rows_max):
-        finish_s = now_s + estimator.service_s(variant, shape, size, cores)
+    for size in line.sizes(line.rows_max):
+        finish_s = now_s + line.service_s(size)
         while index < len(bucket) and bucket[index][2].due_s < finish_s:
             index += 1
         rows, worth = _rows_in_window(stage, bucket, index, size, finish_s)
         if rows == 0:
             continue
-        rate = worth / estimator.service_s(variant, shape, rows, cores)
+        rate = worth / line.service_s(rows)
         if rate > best_rate:
             best_rate = rate
             best_index = index

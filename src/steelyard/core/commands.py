@@ -22,7 +22,7 @@ class ItemRows(NamedTuple):
     counts: tuple[int, ...]
 
 
-class OutputPart(NamedTuple):
+class OutputPart(Frozen, frozen=True, array_like=True):
     """Rows `[row_start, row_start + rows)` of a batch's outputs: one request's answer or part of it.
 
     `items` has the place of these rows' items, by the key under which `BatchCompleted.items` counts them.
@@ -34,7 +34,7 @@ class OutputPart(NamedTuple):
     items: dict[str, ItemRows] = {}
 
 
-class Slice(NamedTuple):
+class Slice(Frozen, frozen=True, array_like=True):
     """`rows` rows of a request from `row_start` on: its part of one batch.
 
     `sources` are all outputs of the request at the stages that it comes after, by stage, in row order.

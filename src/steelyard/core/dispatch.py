@@ -10,6 +10,7 @@ from steelyard.core.bounds import Bounds, Ledger
 from steelyard.core.forming import FORMING_RULES, NEVER, NOW, SHED_LAG_S
 from steelyard.core.lanes import Lanes
 from steelyard.core.plan import StagePlan
+from steelyard.core.residuals import FORGET_S
 from steelyard.core.routing import make_router
 from steelyard.core.stage import StageState
 from steelyard.core.types import Request
@@ -52,27 +53,38 @@ class Dispatcher:
         A stage inside the pipeline has no say but by the limit of its queue.
         """
         stage = self.stage
-        stage.estimator.residuals.fade(now_s=now_s)
+        residuals = stage.estimator.residuals
+        if now_s - residuals.faded_s >= FORGET_S:
+            residuals.fade(now_s=now_s)
         if stage.followers:
             due_s = stage.due_s(due_s, request.bucket)
         return self._admit(stage, request, due_s, now_s)
 
+    def is_waiting(self, *, now_s: float) -> bool:
+        """Whether there is nothing to do before `wake_s`, even if more has come to wait behind the head.
+
+        False may mean that it takes a `step` to find out.
+        """
+        stage = self.stage
+        entries = stage.queue.entries
+        if not entries:
+            return True
+        if stage.pool.idle or self._lanes is not None or stage.assignment.is_used:
+            return False
+        return not self._sheds_lost or (now_s <= self._watched_until_s and self._is_watched(entries[0][2]))
+
+    def lost(self, shedding: Shedding, *, now_s: float) -> list[Piece]:
+        """What is to be shed: all but those that faster variants save, where requests may reroute."""
+        if not self._reroutes:
+            return shedding.pieces
+        return [piece for piece in shedding.pieces if not self._reroute(piece, now_s)]
+
     def step(self, *, now_s: float) -> Assembly | Shedding | None:
         """What to do next; None if there is nothing to do before `wake_s`."""
-        step = self._decide(now_s)
-        if not self._reroutes:
-            return step
-        while isinstance(step, Shedding):
-            lost = [piece for piece in step.pieces if not self._reroute(piece, now_s)]
-            if lost:
-                return Shedding(lost, step.reason)
-            step = self._decide(now_s)
-        return step
-
-    def _decide(self, now_s: float) -> Assembly | Shedding | None:
         self.wake_s = NEVER
         stage = self.stage
-        if not stage.queue.entries:
+        queue = stage.queue
+        if not queue.entries:
             return None
         if self._lanes is not None:
             step = self._lanes.step(now_s=now_s)
@@ -82,15 +94,15 @@ class Dispatcher:
             stage.assignment.refresh()
         idle = stage.pool.idle
         if idle:
-            replicas = self._router.order(idle, stage.queue.head()) if len(idle) > 1 else list(idle.values())
+            replicas = self._router.order(idle, queue.head()) if len(idle) > 1 else list(idle.values())
             for replica in replicas:
-                for bucket in stage.queue.buckets():
+                for bucket in queue.buckets():
                     choice = self._drop(stage, bucket, replica, now_s)
                     if not isinstance(choice, Assembly):
                         if choice is not None:
                             return choice
                         continue
-                    if choice.is_full:
+                    if choice.is_full or not self._holds:
                         return choice
                     leaves_s = self._departure_s(choice)
                     if leaves_s <= now_s:
@@ -113,12 +125,13 @@ class Dispatcher:
             if piece.open.bounds is not None:
                 self._take_down(piece.open.bounds, piece, assembly, expected_s)
         stage.pool.assign(replica, batch)
-        stage.mix.serve(assembly.variant, assembly.rows)
-        stage.choice.took(replica, assembly.variant)
         stage.batches[batch_id] = batch
-        self._router.took(replica)
-        if self._lanes is not None:
-            self._lanes.launched(assembly)
+        if self._has_choice:
+            stage.mix.serve(assembly.variant, assembly.rows)
+            stage.choice.took(replica, assembly.variant)
+            self._router.took(replica)
+            if self._lanes is not None:
+                self._lanes.launched(assembly)
         return batch
 
     def _take_down(self, ledger: Ledger, piece: Piece, assembly: Assembly, expected_s: float) -> None:
@@ -134,7 +147,7 @@ class Dispatcher:
 
     def _choose_rules(self) -> None:
         rules = self.stage.plan.rules
-        self._router = make_router(rules.routing, self.stage.estimator, self.stage.mix)
+        self._router = make_router(rules.routing, self.stage.pool, self.stage.estimator, self.stage.mix)
         self._admit = ADMISSION_RULES["open" if self.stage.sources else rules.admission]
         self._drop = DROP_RULES[rules.drop]
         self._leaves_s = FORMING_RULES.get(rules.forming, FORMING_RULES["hold"])
@@ -144,6 +157,11 @@ class Dispatcher:
             self._lanes = Lanes(self.stage)
         self._reroutes = rules.reroutes
         self._sheds_lost = rules.drop in ("infeasible", "early")
+        is_plain = (
+            rules.choice != "fit" and rules.routing == "least_finish" and len(self.stage.mix.shares) < 2
+        )
+        self._has_choice = not is_plain or self._lanes is not None
+        self._holds = rules.forming != "hold" or self.stage.plan.hold_s_max > 0
         self._watched = None
 
     def _departure_s(self, assembly: Assembly) -> float:
@@ -178,22 +196,23 @@ class Dispatcher:
 
     def _watch_head(self, now_s: float) -> Shedding | None:
         """Shed a head that is lost, or wake when it will be; its latest start is kept meanwhile."""
-        stage = self.stage
-        head = stage.queue.entries[0][2]
-        version = stage.pool.version
-        if (
-            head is not self._watched
-            or head.due_s != self._watched_due_s
-            or version != self._watched_version
-            or now_s > self._watched_until_s
-        ):
+        head = self.stage.queue.entries[0][2]
+        if now_s > self._watched_until_s or not self._is_watched(head):
             self._watched = head
             self._watched_due_s = head.due_s
-            self._watched_version = version
-            self._watched_until_s = stage.latest_start_s(head)
+            self._watched_version = self.stage.pool.version
+            self._watched_until_s = self.stage.latest_start_s(head)
             if now_s > self._watched_until_s:
                 return Shedding([head], "deadline")
         shed_s = self._watched_until_s + SHED_LAG_S
         if shed_s < self.wake_s:
             self.wake_s = shed_s
         return None
+
+    def _is_watched(self, head: Piece) -> bool:
+        """Whether a head's latest start is known, as the replicas are now."""
+        return (
+            head is self._watched
+            and head.due_s == self._watched_due_s
+            and self.stage.pool.version == self._watched_version
+        )

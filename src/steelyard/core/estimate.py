@@ -13,19 +13,95 @@ SERVICE_S_MIN = 1e-6
 GAIN_MIN = 1.02
 """By what factor a larger batch must do better: profiles are measured, and differ by a percent by chance."""
 
-CACHE_MAX = 8192
-"""Operating points remembered; fractional cores could otherwise make ever new ones."""
+LINES_MAX = 1024
+"""Lines remembered; fractional cores could otherwise make ever new ones."""
 
 
-class _Point:
-    """An operating point: its profiled time, and the corrected one as of some version of the corrections."""
+class Line:
+    """One variant on so many cores, for one shape of rows: times by rows.
 
-    __slots__ = ("profiled_s", "service_s", "version")
+    Whoever asks again and again keeps the line, until another plan holds: corrections reach it.
 
-    def __init__(self, profiled_s: float) -> None:
-        self.profiled_s = profiled_s
-        self.service_s = profiled_s
-        self.version = -1
+    Attributes:
+        rows_max: rows that one batch may have now: the plan's limit or the model's own, whichever is less.
+    """
+
+    __slots__ = (
+        "_bucket", "_cores", "_profiled_s", "_residuals", "_rows_best", "_service_s", "_sizes", "_times",
+        "_version", "rows_max", "variant",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        times: ServiceTimes,
+        residuals: Residuals,
+        variant: str,
+        bucket: int,
+        cores: float,
+        *,
+        rows_max: int,
+    ) -> None:
+        self._times = times
+        self._residuals = residuals
+        self.variant = variant
+        self._bucket = bucket
+        self._cores = cores
+        self._profiled_s: dict[int, float] = {}
+        self._service_s: dict[int, float] = {}
+        self._version = residuals.version
+        self._sizes: dict[int, tuple[int, ...]] = {}
+        self._rows_best = 0
+        self.rows_max = rows_max
+
+    @property
+    def rows_best(self) -> int:
+        """The batch size of most rows a second, of those that are allowed now."""
+        if not self._rows_best:
+            self._rows_best = self.sizes(self.rows_max)[-1]
+        return self._rows_best
+
+    def limit(self, rows_max: int) -> None:
+        """Another plan holds."""
+        self.rows_max = rows_max
+        self._rows_best = 0
+
+    def service_s(self, rows: int) -> float:
+        """Seconds that a batch is expected to take; at least `SERVICE_S_MIN` before the correction."""
+        if self._version != self._residuals.version:
+            self._version = self._residuals.version
+            self._service_s.clear()
+        service_s = self._service_s.get(rows)
+        if service_s is None:
+            ratio = self._residuals.ratio(self.variant, rows, self._cores)
+            service_s = self._service_s[rows] = self.profiled_s(rows) * ratio
+        return service_s
+
+    def profiled_s(self, rows: int) -> float:
+        """Seconds as profiled."""
+        profiled_s = self._profiled_s.get(rows)
+        if profiled_s is None:
+            profiled_s = self._times.service_time_s(self.variant, self._bucket, rows, self._cores)
+            profiled_s = self._profiled_s[rows] = max(profiled_s, SERVICE_S_MIN)
+        return profiled_s
+
+    def sizes(self, rows_max: int) -> tuple[int, ...]:
+        """Batch sizes worth choosing under backlog, ascending; the last has the highest throughput.
+
+        A size belongs to them if it finishes more rows a second than the next smaller one, by `GAIN_MIN` at
+        least: a smaller batch that does as well answers sooner and fits closer deadlines. Taken from the
+        profile alone, so that they stay the same between batches.
+        """
+        sizes = self._sizes.get(rows_max)
+        if sizes is None:
+            records: list[int] = []
+            best = 0.0
+            for rows in range(1, rows_max + 1):
+                rate = rows / self.profiled_s(rows)
+                if rate > best * GAIN_MIN:
+                    best = rate
+                    records.append(rows)
+            sizes = self._sizes[rows_max] = tuple(records)
+        return sizes
 
 
 class Estimator:
@@ -40,8 +116,7 @@ class Estimator:
         self._times = times
         self._rows_max = {variant.name: variant.batch_rows_max for variant in stage.variants}
         self._cores_max = {variant.name: variant.cores_max for variant in stage.variants}
-        self._points: dict[tuple[str, int, int, float], _Point] = {}
-        self._sizes: dict[tuple[str, int, float, int], tuple[int, ...]] = {}
+        self._lines: dict[tuple[str, int, float], Line] = {}
         self._batch_rows_max = dict(self._rows_max)
         self._batch_rows_max_else = 1
         self.residuals = Residuals()
@@ -52,48 +127,37 @@ class Estimator:
             name: min(own, by_variant.get(name, batch_rows_max)) for name, own in self._rows_max.items()
         }
         self._batch_rows_max_else = batch_rows_max
+        for line in self._lines.values():
+            line.limit(self.batch_rows_max(line.variant))
 
     def batch_rows_max(self, variant: str) -> int:
         """Rows that one batch may have now: the plan's limit or the model's own, whichever is less."""
         return self._batch_rows_max.get(variant, self._batch_rows_max_else)
 
+    def line(self, variant: str, bucket: int, cores: float) -> Line:
+        """Times of a variant on so many cores, by rows."""
+        line = self._lines.get((variant, bucket, cores))
+        if line is None:
+            if len(self._lines) >= LINES_MAX:
+                self._lines.clear()
+            rows_max = self.batch_rows_max(variant)
+            line = Line(self._times, self.residuals, variant, bucket, cores, rows_max=rows_max)
+            self._lines[variant, bucket, cores] = line
+        return line
+
     def service_s(self, variant: str, bucket: int, rows: int, cores: float) -> float:
-        """Seconds that a batch is expected to take; at least `SERVICE_S_MIN` before the correction."""
-        point = self._points.get((variant, bucket, rows, cores))
-        if point is None:
-            point = self._measure(variant, bucket, rows, cores)
-        if point.version != self.residuals.version:
-            point.version = self.residuals.version
-            point.service_s = point.profiled_s * self.residuals.ratio(variant, rows, cores)
-        return point.service_s
+        """Seconds that a batch is expected to take (`Line.service_s`)."""
+        return self.line(variant, bucket, cores).service_s(rows)
 
     def margin_s(self, variant: str, bucket: int, rows: int, cores: float) -> float:
         """Seconds between the expected time and the 0.99 quantile."""
         tail_s = self._times.service_time_s_p99(variant, bucket, rows, cores)
-        spread_s = max(tail_s - self._profiled_s(variant, bucket, rows, cores), 0.0)
+        spread_s = max(tail_s - self.line(variant, bucket, cores).profiled_s(rows), 0.0)
         return spread_s * self.residuals.ratio(variant, rows, cores)
 
     def sizes(self, variant: str, bucket: int, cores: float, rows_max: int) -> tuple[int, ...]:
-        """Batch sizes worth choosing under backlog, ascending; the last has the highest throughput.
-
-        A size belongs to them if it finishes more rows a second than the next smaller one, by `GAIN_MIN` at
-        least: a smaller batch that does as well answers sooner and fits closer deadlines. Taken from the
-        profile alone, so that they stay the same between batches.
-        """
-        key = (variant, bucket, cores, rows_max)
-        sizes = self._sizes.get(key)
-        if sizes is None:
-            records: list[int] = []
-            best = 0.0
-            for rows in range(1, rows_max + 1):
-                rate = rows / self._profiled_s(variant, bucket, rows, cores)
-                if rate > best * GAIN_MIN:
-                    best = rate
-                    records.append(rows)
-            if len(self._sizes) >= CACHE_MAX:
-                self._sizes.clear()
-            sizes = self._sizes[key] = tuple(records)
-        return sizes
+        """Batch sizes worth choosing under backlog (`Line.sizes`)."""
+        return self.line(variant, bucket, cores).sizes(rows_max)
 
     def rows_max(self, variant: str, planned: int) -> int:
         """The lesser of `planned` rows and the model's own limit."""
@@ -108,17 +172,5 @@ class Estimator:
         self, variant: str, bucket: int, rows: int, cores: float, observed_s: float, *, now_s: float
     ) -> None:
         """Learn from a batch that took `observed_s`."""
-        ratio = observed_s / self._profiled_s(variant, bucket, rows, cores)
+        ratio = observed_s / self.line(variant, bucket, cores).profiled_s(rows)
         self.residuals.observe(variant, rows, cores, ratio, now_s=now_s)
-
-    def _profiled_s(self, variant: str, bucket: int, rows: int, cores: float) -> float:
-        point = self._points.get((variant, bucket, rows, cores))
-        return (point or self._measure(variant, bucket, rows, cores)).profiled_s
-
-    def _measure(self, variant: str, bucket: int, rows: int, cores: float) -> _Point:
-        """Ask the profile, and remember its answer."""
-        if len(self._points) >= CACHE_MAX:
-            self._points.clear()
-        profiled_s = max(self._times.service_time_s(variant, bucket, rows, cores), SERVICE_S_MIN)
-        point = self._points[variant, bucket, rows, cores] = _Point(profiled_s)
-        return point

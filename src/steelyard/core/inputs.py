@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from steelyard.core.commands import OutputPart
+from steelyard.core.commands import OutputPart, Slice
 from steelyard.core.types import Request, Tensor
-from steelyard.core.work import Batch, OpenRequest, Part, Visit
+from steelyard.core.work import Batch, OpenRequest, Part, Piece, Visit
 
 if TYPE_CHECKING:
     from steelyard.core.stage import StageState
@@ -41,6 +41,16 @@ def made_from(stage: StageState, opened: OpenRequest) -> tuple[tuple[str, int], 
         return ()
     parts = opened.visits[stage.maker.name].in_order()
     return tuple([(part.batch.variant, count) for part in parts for count in part.counts(stage.name)])
+
+
+def slices_of(pieces: list[Piece]) -> tuple[Slice, ...]:
+    """What the pieces of a batch, all of one stage, read."""
+    slices = []
+    has_sources = bool(pieces[0].visit.stage.sources)
+    for piece in pieces:
+        sources = sources_of(piece.visit) if has_sources else NO_SOURCES
+        slices.append(Slice(piece.open.request.id, piece.row_start, piece.rows, sources))
+    return tuple(slices)
 
 
 def sources_of(visit: Visit) -> dict[str, tuple[OutputPart, ...]]:

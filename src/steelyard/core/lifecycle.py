@@ -66,6 +66,8 @@ class ReplicaPool:
         self.idle: dict[int, Replica] = {}
         self.version = 0
         self.busy_until_s = float("-inf")
+        self._is_uniform = True
+        self._uniform_version = 0
 
     def __iter__(self) -> Iterator[Replica]:
         return iter(self._replicas.values())
@@ -81,6 +83,15 @@ class ReplicaPool:
     def has_ready(self) -> bool:
         """Whether one is ready; parked and draining ones are not."""
         return any(replica.state == "ready" for replica in self._replicas.values())
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all replicas have the same cores and variants."""
+        if self._uniform_version != self.version:
+            self._uniform_version = self.version
+            kinds = {(replica.cores, replica.variants) for replica in self._replicas.values()}
+            self._is_uniform = len(kinds) < 2
+        return self._is_uniform
 
     def start(self, event: ReplicaStarted) -> None:
         """A replica is starting."""

@@ -104,7 +104,9 @@ def enter(opened: OpenRequest, stages: list[StageState]) -> None:
     """Let a new request wait in the stages that take its own inputs."""
     request = opened.request
     for stage in stages:
-        _begin(Visit(opened, stage, request.rows * stage.rows_each, request.arrived_s))
+        visit = Visit(opened, stage, request.rows * stage.rows_each, request.arrived_s)
+        opened.visits[stage.name] = visit
+        _wait_whole(visit)
 
 
 def advance(visit: Visit, finished_s: float, *, queue_s: float, service_s: float) -> list[Visit]:
@@ -177,10 +179,15 @@ def _begin(visit: Visit) -> list[Visit]:
         visit.made_from = made_from(visit.stage, visit.open)
         if not visit.rows:
             return _pass_by(visit)
+    _wait_whole(visit)
+    return []
+
+
+def _wait_whole(visit: Visit) -> None:
+    """Let all of a visit wait."""
     piece = visit.stage.whole(visit)
     visit.pieces.append(piece)
     visit.stage.enqueue(piece)
-    return []
 
 
 def _begin_anew(visit: Visit) -> list[Visit]:

@@ -41,12 +41,11 @@ class StageQueue:
         piece.is_queued = True
         entry = (order_s, piece.sequence, piece)
         entries, buckets = self.entries, self._buckets
-        bucket = buckets.get(piece.key)
-        if bucket is not entries:
+        if not entries:
+            buckets[piece.key] = entries
+        elif (bucket := buckets.get(piece.key)) is not entries:
             if bucket is not None:
                 insort(bucket, entry)
-            elif not buckets:
-                buckets[piece.key] = entries
             else:
                 if len(buckets) == 1:  # of another key: from now on the lists differ
                     (key,) = buckets
@@ -74,9 +73,15 @@ class StageQueue:
     def take(self, pieces: list[Piece]) -> None:
         """Take out several pieces that wait, in their order."""
         entries, count = self.entries, len(pieces)
+        if count == len(entries):  # all that wait
+            for piece in pieces:
+                piece.is_queued = False
+            self.rows = 0
+            entries.clear()
+            self._buckets.clear()
+            return
         if (
-            count == 1
-            or len(self._buckets) > 1
+            len(self._buckets) > 1
             or entries[0][2] is not pieces[0]
             or entries[count - 1][2] is not pieces[-1]
         ):
@@ -88,9 +93,7 @@ class StageQueue:
             self.rows -= piece.rows
         bucket = self._buckets[pieces[0].key]
         del entries[:count]
-        if not entries:
-            self._buckets.clear()
-        elif bucket is not entries:
+        if bucket is not entries:
             del bucket[:count]
 
     def head(self) -> Piece:

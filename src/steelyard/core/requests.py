@@ -6,8 +6,10 @@ replica that is to go is stopped when it runs nothing and keeps no outputs.
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
-from steelyard.core.bounds import Bounds, Ledger, is_bounded
+from steelyard.core.accuracy import CACHE_MAX
+from steelyard.core.bounds import Bounds, Ledger
 from steelyard.core.commands import (
     Command,
     Complete,
@@ -39,6 +41,17 @@ from steelyard.core.tally import Tally
 from steelyard.core.types import Request, RequestId
 from steelyard.core.work import Batch, OpenRequest, Part, Piece, Visit
 
+NO_ROWS: dict[str, dict[str, int]] = {}
+"""Of an answer that one variant gave at each stage; never written to."""
+
+
+class Answerers(NamedTuple):
+    """Variants that answered, by stage, and what is known of their accuracy (`accuracy`)."""
+
+    variants: dict[str, str]
+    accuracy: float | None
+    is_measured: bool
+
 
 class OpenRequests:
     """Requests between arrival and end, by id in order of arrival.
@@ -56,18 +69,18 @@ class OpenRequests:
         self._bounds = bounds
         self._stages = tuple(stages)
         self._names = tuple([stage.name for stage in self._stages])
-        self._last_name = self._names[-1]
+        self._answerers: dict[tuple[str, ...], Answerers] = {}
         self._answers = tuple([stage.name for stage in self._stages if stage.is_answer])
         self._entries = [stage for stage in self._stages if not stage.sources]
         self._tally = tally
         self._commands = commands
         self.by_id: dict[RequestId, OpenRequest] = {}
 
-    def admit(self, request: Request, due_s: float) -> None:
+    def admit(self, request: Request, due_s: float, *, has_bounds: bool) -> None:
         """Let a request wait; `due_s` is when its last batch must have finished."""
         opened = OpenRequest(request, due_s=due_s, stages_left=len(self._stages))
         self.by_id[request.id] = opened
-        if is_bounded(request):
+        if has_bounds:
             opened.bounds = Ledger(self._bounds, opened)
         enter(opened, self._entries)
 
@@ -101,21 +114,22 @@ class OpenRequests:
             event: says so, and counts items for all stages that take them.
         """
         batch.outputs = event.outputs
+        batch.holders = 1
+        batch.replica.kept[batch.batch_id] = batch
+        if event.items:
+            batch.items = event.items
         for taker in batch.pieces[0].visit.stage.item_takers:
             counted = event.items.get(taker.name, ())
             assert len(counted) == batch.rows, f"items for {taker.name} of {batch.rows} rows: {counted}"
             assert min(counted) >= 0, f"items for {taker.name}: {counted}"
             taker.count_items(counted, batch.pieces)
             self._tally.add_items(taker.name, batch.variant, batch.rows, sum(counted))
-        if event.items:
-            batch.items = event.items
-        batch.holders = 1
-        batch.replica.kept[batch.batch_id] = batch
 
     def finish(self, batch: Batch, event: BatchCompleted, *, now_s: float) -> None:
         """Move on those whose last piece at the stage it was; release it unless others need its outputs."""
         offset = 0
         row_core_ms = 1000.0 * (event.finished_s - event.started_s) * batch.cores / batch.rows
+        has_takers = bool(batch.pieces[0].visit.stage.item_takers)
         for piece in batch.pieces:
             opened, visit = piece.open, piece.visit
             if opened.is_ended:
@@ -126,14 +140,15 @@ class OpenRequests:
                 visit.variant = batch.variant
                 visit.pieces.remove(piece)
                 # The last piece of a request that nothing follows needs no part; items are counted by parts.
-                if visit.pieces or visit.done or opened.stages_left > 1 or visit.stage.item_takers:
+                if visit.pieces or visit.done or opened.stages_left > 1 or has_takers:
                     visit.done.append(Part(batch, piece, offset))
                     batch.holders += 1
                 if not visit.pieces:
                     self._finish_visit(visit, batch, offset, event, now_s)
             offset += piece.rows
         batch.holders -= 1
-        self._release_outputs(batch)
+        if not batch.holders:
+            self._release_outputs(batch)
 
     def _finish_visit(
         self, visit: Visit, batch: Batch, offset: int, event: BatchCompleted, now_s: float
@@ -201,31 +216,43 @@ class OpenRequests:
         """Answer a request."""
         tally = self._tally
         tally.completed += 1
+        missed: tuple[str, ...] = ()
+        visits = opened.visits
+        variants = tuple([visits[name].variant for name in self._names])
+        by = self._answerers.get(variants)
+        if by is None:
+            by = self._answered_by(variants)
         if is_late:
             tally.late += 1
-        visits = opened.visits
-        variants = {name: visits[name].variant for name in self._names if visits[name].variant}
-        rows_by: dict[str, dict[str, int]] = {}
+        accuracy, is_measured, rows_by = by.accuracy, by.is_measured, NO_ROWS
         if opened.is_mixed:
             rows_by = {name: rows for name in self._names if (rows := visits[name].rows_by) is not None}
-            accuracy, is_measured = self._bounds.accuracies.mean(variants, rows_by)
-        else:
-            accuracy, is_measured = self._bounds.accuracies.of(variants)
+            accuracy, is_measured = self._bounds.accuracies.mean(by.variants, rows_by)
+        if is_late or opened.bounds is not None:
+            missed = self._bounds.missed(opened, accuracy, is_late=is_late)
         complete = Complete(
             opened.request.id,
-            visits[self._last_name].variant,
+            variants[-1],
             queue_s,
             service_s,
             is_late,
             answers,
-            variants,
+            by.variants,
             accuracy,
             is_measured,
             opened.core_ms,
-            self._bounds.missed(opened, accuracy, is_late=is_late),
+            missed,
             rows_by,
         )
         self._end(opened, complete)
+
+    def _answered_by(self, variants: tuple[str, ...]) -> Answerers:
+        """What is said of variants that answered, in the order of the stages, to everybody."""
+        if len(self._answerers) >= CACHE_MAX:
+            self._answerers.clear()
+        by_stage = {name: variant for name, variant in zip(self._names, variants, strict=True) if variant}
+        by = self._answerers[variants] = Answerers(by_stage, *self._bounds.accuracies.of(by_stage))
+        return by
 
     def _end(self, opened: OpenRequest, command: Complete | Shed | Fail | Discard) -> None:
         """Announce a request's end, give up what is left of it, and free what nobody needs any more.
@@ -302,7 +329,8 @@ class OpenRequests:
         replica = batch.replica
         if batch.holders == 0 and replica.kept.pop(batch.batch_id, None) is not None:
             self._commands.append(ReleaseOutputs(replica.id, batch.batch_id))
-            self.stop_if_done(replica)
+            if replica.state == "draining":
+                self.stop_if_done(replica)
 
     def stop_if_done(self, replica: Replica) -> None:
         """Let a replica go that is to go, once nothing depends on it."""

@@ -37,16 +37,12 @@ _LOG_MAX = log(RATIO_MAX)
 class _Mean:
     """Mean of log-ratios over about the last `memory` ones, and on how many it rests."""
 
-    __slots__ = ("count", "value")
+    __slots__ = ("count", "memory", "value")
 
-    def __init__(self) -> None:
+    def __init__(self, memory: float) -> None:
         self.value = 0.0
         self.count = 0.0
-
-    def add(self, value: float, memory: float) -> None:
-        if self.count < memory:
-            self.count += 1.0
-        self.value += (value - self.value) / self.count
+        self.memory = memory
 
 
 class Residuals:
@@ -54,13 +50,14 @@ class Residuals:
 
     Attributes:
         version: grows with every change.
+        faded_s: when they were confirmed or have faded last; inf before the first batch.
     """
 
     def __init__(self) -> None:
         self._variants: dict[str, _Mean] = {}
         self._cells: dict[tuple[str, int, float], _Mean] = {}
-        self._recent = _Mean()
-        self._faded_s = float("-inf")
+        self._recent = _Mean(VARIANT_MEMORY)
+        self.faded_s = float("inf")
         self.version = 0
 
     @property
@@ -87,22 +84,24 @@ class Residuals:
         if cell is None:
             if len(self._cells) >= CELLS_MAX:  # the oldest point goes
                 del self._cells[next(iter(self._cells))]
-            cell = self._cells[key] = _Mean()
-        cell.add(value, CELL_EVIDENCE_MAX)
+            cell = self._cells[key] = _Mean(CELL_EVIDENCE_MAX)
         whole = self._variants.get(variant)
         if whole is None:
-            whole = self._variants[variant] = _Mean()
-        whole.add(value, VARIANT_MEMORY)
-        self._recent.add(value, VARIANT_MEMORY)
-        self._faded_s = now_s
+            whole = self._variants[variant] = _Mean(VARIANT_MEMORY)
+        for mean in (cell, whole, self._recent):
+            count = mean.count
+            if count < mean.memory:
+                mean.count = count = count + 1.0
+            mean.value += (value - mean.value) / count
+        self.faded_s = now_s
 
     def fade(self, *, now_s: float) -> None:
-        """Forget what has not been confirmed lately; cheap while batches keep coming."""
-        if not self._variants or now_s - self._faded_s < FORGET_S:
+        """Forget what has not been confirmed for `FORGET_S`."""
+        if now_s - self.faded_s < FORGET_S:
             return
         self.version += 1
-        keep = 0.5 ** ((now_s - self._faded_s) / FORGET_S)
+        keep = 0.5 ** ((now_s - self.faded_s) / FORGET_S)
         self._cells.clear()
         for mean in (*self._variants.values(), self._recent):
             mean.value *= keep
-        self._faded_s = now_s
+        self.faded_s = now_s

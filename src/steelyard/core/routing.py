@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from steelyard.core.estimate import Estimator
-from steelyard.core.lifecycle import Replica
+from steelyard.core.lifecycle import Replica, ReplicaPool
 from steelyard.core.mix import VariantMix
 from steelyard.core.plan import Routing
 from steelyard.core.work import Piece
@@ -25,19 +25,23 @@ class Router(Protocol):
 class LeastFinish:
     """The replica expected to finish the head first; ties by id."""
 
-    def __init__(self, estimator: Estimator, mix: VariantMix) -> None:
+    def __init__(self, pool: ReplicaPool, estimator: Estimator, mix: VariantMix) -> None:
+        self._pool = pool
         self._estimator = estimator
         self._mix = mix
 
     def order(self, idle: Mapping[int, Replica], head: Piece) -> list[Replica]:
         """Fastest first."""
-
-        def finish(replica: Replica) -> tuple[float, int]:
-            ranked = self._mix.usable if self._mix.is_whole else self._mix.ranked
-            variant = ranked(replica.variants)[0]
-            return self._estimator.service_s(variant, head.bucket, head.rows, replica.cores), replica.id
-
-        return sorted(idle.values(), key=finish)
+        if self._pool.is_uniform:
+            return [idle[replica_id] for replica_id in sorted(idle)]
+        ranked = self._mix.usable if self._mix.is_whole else self._mix.ranked
+        line, bucket, rows = self._estimator.line, head.bucket, head.rows
+        finishes = [
+            (line(ranked(replica.variants)[0], bucket, replica.cores).service_s(rows), replica_id)
+            for replica_id, replica in idle.items()
+        ]
+        finishes.sort()
+        return [idle[replica_id] for _, replica_id in finishes]
 
     def took(self, replica: Replica) -> None:
         """Keeps nothing."""
@@ -59,6 +63,6 @@ class RoundRobin:
         self._last_id = replica.id
 
 
-def make_router(rule: Routing, estimator: Estimator, mix: VariantMix) -> Router:
+def make_router(rule: Routing, pool: ReplicaPool, estimator: Estimator, mix: VariantMix) -> Router:
     """The router a plan asks for."""
-    return RoundRobin() if rule == "round_robin" else LeastFinish(estimator, mix)
+    return RoundRobin() if rule == "round_robin" else LeastFinish(pool, estimator, mix)

@@ -20,7 +20,7 @@ The rules of a stage (who is admitted, what is shed, when a batch leaves) are in
 requests move from stage to stage is in `pipeline`, and by when they must have in `remaining`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from steelyard.core import invariants
@@ -33,7 +33,6 @@ from steelyard.core.commands import (
     ReportWindow,
     RunBatch,
     ServiceDrained,
-    Slice,
     WakeAt,
 )
 from steelyard.core.dispatch import Dispatcher
@@ -57,13 +56,13 @@ from steelyard.core.events import (
     WindowClosed,
     Woken,
 )
-from steelyard.core.inputs import sources_of
+from steelyard.core.inputs import slices_of
 from steelyard.core.pipeline import make_stages, wait
 from steelyard.core.plan import ServicePlan
 from steelyard.core.requests import OpenRequests
 from steelyard.core.stage import StageState
 from steelyard.core.tally import Counts, Tally
-from steelyard.core.types import Request, Service, ServiceTimes
+from steelyard.core.types import Request, RequestId, Service, ServiceTimes
 from steelyard.core.work import OpenRequest
 
 NEVER = float("inf")
@@ -152,6 +151,11 @@ class ServiceMachine:
         return all(stage.pool.has_ready for stage in self.stages.values())
 
     @property
+    def open_ids(self) -> Collection[RequestId]:
+        """Requests that have arrived and not ended, as they come and go."""
+        return self._requests.by_id
+
+    @property
     def open_requests(self) -> int:
         """Requests that have arrived and not ended."""
         return len(self._requests.by_id)
@@ -179,7 +183,8 @@ class ServiceMachine:
         if self._is_draining:
             self._requests.reject(Reject(request.id, "draining", None))
             return
-        if is_bounded(request):
+        has_bounds = is_bounded(request)
+        if has_bounds:
             reject = self._bounds.refusal(request, due_s, now_s=self._now_s)
             if reject is not None:
                 self._requests.reject(reject)
@@ -189,7 +194,11 @@ class ServiceMachine:
             if refusal is not None:
                 self._requests.reject(self._refused(request, refusal, due_s))
                 return
-        self._requests.admit(request, due_s)
+        self._requests.admit(request, due_s, has_bounds=has_bounds)
+        for dispatcher in self._dispatchers:
+            if not dispatcher.is_waiting(now_s=self._now_s):
+                return
+        self._is_settled = True
 
     def _refused(self, request: Request, refusal: Refusal, due_s: float) -> Reject:
         """Say why; and by when it could be done, if its own deadline is what can never be met."""
@@ -207,40 +216,37 @@ class ServiceMachine:
 
     def _dispatch(self) -> None:
         """Do all that the stages want done now; who is shed at one leaves the queues of the others."""
-        self._is_settled = False
-        while not self._is_settled:
-            self._is_settled = True
+        is_over = False
+        while not is_over:
+            is_over = True
             self._due_s = NEVER
             for dispatcher in self._dispatchers:
-                while (step := dispatcher.step(now_s=self._now_s)) is not None:
+                stage = dispatcher.stage
+                while stage.queue.entries:
+                    step = dispatcher.step(now_s=self._now_s)
+                    if step is None:
+                        if dispatcher.wake_s < self._due_s:
+                            self._due_s = dispatcher.wake_s
+                        break
                     if isinstance(step, Assembly):
                         self._run(dispatcher, step)
                         continue
-                    for piece in step.pieces:
+                    for piece in (lost := dispatcher.lost(step, now_s=self._now_s)):
                         self._requests.shed(piece.open, step.reason)
-                    self._is_settled = len(self._dispatchers) == 1
-                if dispatcher.wake_s < self._due_s:
-                    self._due_s = dispatcher.wake_s
+                    if lost:
+                        is_over = len(self._dispatchers) == 1
 
     def _run(self, dispatcher: Dispatcher, assembly: Assembly) -> None:
         self._batch_count += 1
         batch = dispatcher.launch(assembly, self._batch_count, now_s=self._now_s)
-        stage = dispatcher.stage
-        if stage.sources:
-            slices = [
-                Slice(piece.open.request.id, piece.row_start, piece.rows, sources_of(piece.visit))
-                for piece in batch.pieces
-            ]
-        else:
-            slices = [Slice(piece.open.request.id, piece.row_start, piece.rows) for piece in batch.pieces]
         self._commands.append(
             RunBatch(
                 batch.batch_id,
                 batch.replica.id,
-                stage.name,
+                dispatcher.stage.name,
                 batch.variant,
                 batch.rows,
-                tuple(slices),
+                slices_of(batch.pieces),
                 assembly.service_s,
             )
         )

@@ -162,30 +162,32 @@ class StageState:
 
     def enqueue(self, piece: Piece) -> None:
         """Let a piece wait, cut into several if its rows are not alike, or too many for one batch."""
+        opened = piece.open
         if self.followers:
-            piece.due_s = self.due_s(piece.open.due_s, piece.bucket)
-        is_plain = not self.read and piece.open.bounds is None
+            piece.due_s = self.due_s(opened.due_s, piece.bucket)
+        is_plain = not self.read and opened.bounds is None
+        has_terms = self.assignment.is_asked or piece.terms is not None or opened.bounds is not None
         while piece.rows > (rows := self.piece_rows_max if is_plain else self._rows_together(piece)):
-            self._sequence += 1
-            rest = Piece(
-                piece.visit,
-                piece.row_start + rows,
-                piece.rows - rows,
-                sequence=self._sequence,
-            )
-            rest.due_s = piece.due_s
-            piece.rows = rows
-            if piece.alone:
-                rest.isolate()
-                rest.is_suspect = piece.is_suspect
-            piece.visit.pieces.append(rest)
-            if self.assignment.is_asked or piece.terms is not None or piece.open.bounds is not None:
+            rest = self._cut(piece, rows)
+            if has_terms:
                 self.assignment.settle(piece)
             self.queue.add(piece)
             piece = rest
-        if self.assignment.is_asked or piece.terms is not None or piece.open.bounds is not None:
+        if has_terms:
             self.assignment.settle(piece)
         self.queue.add(piece)
+
+    def _cut(self, piece: Piece, rows: int) -> Piece:
+        """Leave a piece so many rows; returns one of the rest."""
+        self._sequence += 1
+        rest = Piece(piece.visit, piece.row_start + rows, piece.rows - rows, sequence=self._sequence)
+        rest.due_s = piece.due_s
+        piece.rows = rows
+        if piece.alone:
+            rest.isolate()
+            rest.is_suspect = piece.is_suspect
+        piece.visit.pieces.append(rest)
+        return rest
 
     def variants_for(self, bucket: list[Entry], replica: Replica, now_s: float) -> tuple[str, ...]:
         """Variants of a replica to try on pieces of one key, the preferred one first; none may be allowed."""

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 NO_ITEMS: dict[str, tuple[int, ...]] = {}
 """Of a batch whose rows nobody takes apart; never written to."""
 
+NO_PLACES: dict[str, ItemRows] = {}
+"""Of a part of such a batch; never written to."""
+
 
 class OpenRequest:
     """A request between its arrival and its end.
@@ -242,7 +245,7 @@ class Batch:
     def output(self, offset: int, rows: int) -> OutputPart:
         """Some of its rows' outputs by reference, with the places of all that is counted of them."""
         if not self.items:
-            return OutputPart(self.outputs, offset, rows)
+            return OutputPart(self.outputs, offset, rows, NO_PLACES)
         items = {
             key: ItemRows(sum(counts[:offset]), counts[offset : offset + rows])
             for key, counts in self.items.items()

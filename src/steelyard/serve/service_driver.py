@@ -58,6 +58,7 @@ class Machine(Protocol):
         ...
 
 
+_ENDS_OF_BATCHES = (BatchCompleted, BatchFailed, ReplicaGone)
 CallAt = Callable[[float, Callable[[], None]], Timer]
 Record = Callable[[str, float, Event, list[Command]], None]
 
@@ -108,8 +109,9 @@ class MachinePump:
         now_s = self._clock()
         commands = self._machine.handle(event, now_s=now_s)
         self._record(self.name, now_s, event, commands)
+        actions = self.actions
         for command in commands:
-            self.actions[type(command)](command)
+            actions[type(command)](command)
 
     def _wake_at(self, command: WakeAt) -> None:
         self.stop_timer()
@@ -184,7 +186,7 @@ class ServiceDriver:
 
     def handle(self, event: ServiceEvent) -> None:
         """Take an event from the backend or the control plane."""
-        if isinstance(event, BatchCompleted | BatchFailed | ReplicaGone):
+        if isinstance(event, _ENDS_OF_BATCHES):
             self._running.discard(event.replica_id)  # before the machine hands it the next batch
         self._pump.handle(event)
 

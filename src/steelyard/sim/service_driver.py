@@ -54,6 +54,7 @@ class ServiceDriver:
         self.machine = machine
         self.request_seconds = 0.0
         self._handle = machine.handle
+        self._open = machine.open_ids
         self._name = machine_name(machine.service.name)
         self._kernel = kernel
         self._report = report
@@ -73,7 +74,7 @@ class ServiceDriver:
         """Hand the machine an event, and carry out what it wants."""
         now_s = self._kernel.now_s
         if now_s > self._at_s:
-            self.request_seconds += self.machine.open_requests * (now_s - self._at_s)
+            self.request_seconds += len(self._open) * (now_s - self._at_s)
             self._at_s = now_s
         commands = self._handle(event, now_s=now_s)
         if self._journal is not None:
@@ -87,7 +88,7 @@ class ServiceDriver:
     def settle(self) -> None:
         """Bring `request_seconds` up to now."""
         now_s = self._kernel.now_s
-        self.request_seconds += self.machine.open_requests * (now_s - self._at_s)
+        self.request_seconds += len(self._open) * (now_s - self._at_s)
         self._at_s = now_s
 
     def serve(self, arrivals: Iterator[RequestArrived]) -> None:
