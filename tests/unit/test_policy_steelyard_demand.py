@@ -1,28 +1,22 @@
 """What the default policy reckons a stage must carry, in rows a second."""
 
-from math import sqrt
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.core.snapshot import ServiceView, ServiceWindow
-from steelyard.policies.steelyard.demand import (
-    SHARE,
-    VIOLATION_TARGET,
-    ArrivalRate,
-    arriving_rps,
-    needed_rps,
-    slack_share,
-)
+from steelyard.policies.steelyard.demand import ArrivalRate, arriving_rps, needed_rps
+from steelyard.policies.steelyard.knob import AS_IT_COMES, VIOLATION_TARGET, Knob, knob_at
 from steelyard.policies.steelyard.targets import StageTarget
 
 TARGET = StageTarget(1, 1.0, 0.02, 0.1, 1, 1.0)
 """100 ms to wait, as planned."""
 
 
-def need(queue: int, arriving: float, slack_s: float | None, *, share: float = SHARE) -> float:
-    return needed_rps(queue, arriving, TARGET, slack_s, share)
+def need(
+    queue: int, arriving: float, slack_s: float | None, *, knob: Knob = AS_IT_COMES, lag_s: float = 0.0
+) -> float:
+    return needed_rps(queue, arriving, TARGET, slack_s, knob, lag_s=lag_s)
 
 
 # Both terms
@@ -58,30 +52,55 @@ def test_there_is_no_negative_need() -> None:
     queue=st.integers(0, 500),
     arriving=st.floats(0.0, 500.0),
     slack_s=st.none() | st.floats(-1.0, 1.0),
-    share=st.floats(0.2, 4.0),
+    violation_target=st.floats(1e-6, 0.5),
 )
 def test_more_waiting_and_less_slack_never_need_less(
-    queue: int, arriving: float, slack_s: float | None, share: float
+    queue: int, arriving: float, slack_s: float | None, violation_target: float
 ) -> None:
-    now = need(queue, arriving, slack_s, share=share)
-    assert need(queue + 1, arriving, slack_s, share=share) >= now
-    if slack_s is not None and queue >= 0.9 * arriving * TARGET.wait_s:  # a queue that is to be worked off
-        assert need(queue, arriving, slack_s - 0.1, share=share) >= now - 1e-9
+    knob = knob_at(violation_target)
+    now = need(queue, arriving, slack_s, knob=knob)
+    assert need(queue + 1, arriving, slack_s, knob=knob) >= now
+    if slack_s is not None and queue >= knob.queue_share * arriving * TARGET.wait_s:  # is to be worked off
+        assert need(queue, arriving, slack_s - 0.1, knob=knob) >= now - 1e-9
+
+
+def test_beyond_the_default_what_is_gone_before_cores_come_asks_for_none() -> None:
+    # 30 rows come at once to a stage that 60/s come to and that may wait 0.1 s: 300/s. Cores take effect in
+    # 0.25 s; twice that: 30 rows in 0.5 s are 60/s, and 60/s and the 27 too many within two waits 60 + 27.
+    knob = AS_IT_COMES._replace(lags=2.0)
+    assert need(30, 60.0, 0.1, lag_s=0.25) == pytest.approx(300.0)
+    assert need(30, 60.0, 0.1, knob=knob, lag_s=0.25) == pytest.approx(60.0 + 27 / (2 * 0.5))
 
 
 # The knob
 
 
-def test_the_share_of_the_slack_grows_with_the_violations_that_are_allowed() -> None:
-    assert slack_share(VIOLATION_TARGET) == SHARE
-    shares = [slack_share(target) for target in (0.0002, 0.001, 0.01, 0.3)]
-    assert shares == sorted(shares)
-    assert shares[0] < SHARE < shares[2]
+def test_the_default_holds_nothing_and_carries_all() -> None:
+    assert knob_at(VIOLATION_TARGET) == AS_IT_COMES
+    assert Knob(1.0, 0.6, 0.5, 2.0, 0.0, 0.65, 0.0, 1.0, 4.0) == AS_IT_COMES
 
 
-def test_at_a_larger_share_more_of_the_queue_is_let_be_and_the_rest_corrected_sooner() -> None:
-    # Four times the share: settled at 0.8 of the 10 rows that may wait; corrected within half of two waits.
-    assert need(9, 100.0, 0.01, share=4 * SHARE) == pytest.approx(100.0 + 1 / (0.2 * sqrt(1 / 4)))
+@pytest.mark.parametrize("name", ["slack_share", "queue_share", "lags", "service_share", "hold_share"])
+def test_the_more_violations_are_allowed_the_more_is_waited(name: str) -> None:
+    values = [getattr(knob_at(target), name) for target in (0.0002, 0.001, 0.01, 0.3)]
+    assert values == sorted(values)
+    assert values[0] <= values[1] < values[2]
+
+
+@pytest.mark.parametrize("name", ["carried", "correct_waits", "patience", "growth"])
+def test_the_more_violations_are_allowed_the_less_is_kept(name: str) -> None:
+    values = [getattr(knob_at(target), name) for target in (0.0002, 0.001, 0.01, 0.3)]
+    assert values == sorted(values, reverse=True)
+    assert values[0] == values[1] > values[2]
+
+
+def test_what_may_be_lost_beyond_the_default_needs_no_cores() -> None:
+    # At 0.101 a tenth of 100/s is not carried. Of 10 rows that may wait 0.5 x 101^0.09 = 0.7575 stand.
+    knob = knob_at(0.101)
+    settled = knob.queue_share * 10
+    assert knob.carried == pytest.approx(0.9)
+    assert settled == pytest.approx(7.575, abs=0.01)
+    assert need(8, 100.0, 0.01, knob=knob) == pytest.approx(90.0 + (8 - settled) / (knob.correct_waits * 0.1))
 
 
 # What arrives

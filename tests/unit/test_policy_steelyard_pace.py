@@ -10,9 +10,9 @@ import pytest
 
 from steelyard.core.snapshot import ReplicaState, ReplicaView, StageWindow
 from steelyard.core.types import Stage, Variant
-from steelyard.policies.steelyard.demand import SHARE
+from steelyard.policies.steelyard.knob import AS_IT_COMES
 from steelyard.policies.steelyard.pace import CANCEL_S, YIELDS_RPM, YIELDS_SAVED_S, StagePace, Wish
-from steelyard.policies.steelyard.reserve import GROWTH, Crew, crew, parting_price, start_price
+from steelyard.policies.steelyard.reserve import Crew, crew, parting_price, start_price
 from steelyard.policies.steelyard.sizing import StageSizing
 from steelyard.policies.steelyard.targets import StageTarget
 from steelyard.profile.times import CoefficientTimes
@@ -26,7 +26,7 @@ def pace_of(
     variant = Variant("m", None, 1, 4, cold_start_s, resize_s)
     sizing = StageSizing(Stage("read", (variant,)), CoefficientTimes(10.0, 10.0, 0.0, 0.0))
     sizing.reckon_by(1, 1.0, 0.02)
-    pace = StagePace(sizing, share=SHARE, window_s=0.1, without=frozenset(without))
+    pace = StagePace(sizing, knob=AS_IT_COMES, window_s=0.1, without=frozenset(without))
     pace.aim(TARGET, 4.0, limit)
     return pace
 
@@ -136,7 +136,7 @@ def test_replicas_are_counted_for_the_need_and_for_growth() -> None:
 
 def test_reserve_for_growth_is_started_at_once() -> None:
     # 4 x 40 = 160/s are two replicas of 80
-    assert GROWTH == 4.0
+    assert AS_IT_COMES.growth == 4.0
     assert look(pace_of(), 40.0, 1.0).starts == 1
     assert look(pace_of(), 40.0, 1.0, starting=1).starts == 0
     assert look(pace_of(), 40.0, 1.0, 0.0).starts == 0

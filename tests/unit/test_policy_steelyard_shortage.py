@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from steelyard.core.snapshot import ReplicaView
 from steelyard.core.types import Stage, Variant
-from steelyard.policies.steelyard.demand import SHARE
+from steelyard.policies.steelyard.knob import AS_IT_COMES
 from steelyard.policies.steelyard.pace import StagePace
 from steelyard.policies.steelyard.shortage import Claim, share_out
 from steelyard.policies.steelyard.sizing import StageSizing
@@ -31,7 +31,7 @@ def claim(
     sizing = StageSizing(stage, CoefficientTimes(10.0, 10.0, 0.0, 0.0))
     sizing.reckon_by(1, 1.0, 0.02)
     sizing.step = min(1.0, least)
-    pace = StagePace(sizing, share=SHARE, window_s=0.1)
+    pace = StagePace(sizing, knob=AS_IT_COMES, window_s=0.1)
     pace.aim(StageTarget(1, 1.0, 0.02, 0.1, 1, least), 4.0, 8)
     live = [
         ReplicaView(i, service, "read", node, "ready", 1.0, 1.0, 1.0, ("m",), 0.0)

@@ -1,42 +1,30 @@
 """How many rows a second a stage must carry, from what arrives and what waits; reckoned every window.
 
-    need = max(Q / w, a + (Q - part a w0) / (2 w)),    w = max(w0, share * slack)
+    need = max(Q / w, a + (Q - part a w0) / (2 w)),    w = max(w0, share * slack, lags)
 
 - `a` is what arrives: the mean rate of the last `RATE_S`, and downstream what the stages before can pass on.
 - `Q` rows wait. They may wait `w0` seconds as planned (`targets`), or a share of the slack that the most
-  urgent of them has left, if that is more: time that one stage did not use is the next one's.
+  urgent of them has left, if that is more: time that one stage did not use is the next one's. Or, beyond the
+  default, some lags of a resize: where less may be waited, batches of the stage before ask for cores that
+  come when they are gone. Some are late then; the cores are saved.
 - The first term is what it takes to serve all of them in time. The second lets the queue settle at a part
   of what may wait (half of it by default), and corrects what differs within `2 w`: less if more is reckoned
   with. The queue is the store that evens out Poisson arrivals, so that cores need not, and it fills batches.
 
-The share is the knob: the more of the slack is reckoned with, the fewer cores and the more violations.
+Share, part and the spans are the knob's (`knob`), and which share of `a` is to be carried at all.
 
 There is no forecast in it: cores come within a window. What may come is the business of `reserve`.
 """
 
 from collections import deque
-from math import sqrt
 
 from steelyard.core.snapshot import ServiceView, ServiceWindow
+from steelyard.policies.steelyard.knob import Knob
 from steelyard.policies.steelyard.targets import StageTarget
 
 RATE_S = 4.0
-QUEUE_SHARE_MAX = 0.9
-CORRECT_WAITS = 2.0
-VIOLATION_TARGET = 0.001
-SHARE = 0.6
-SHARE_POWER = 0.3
 RESIZE_LAG_SERVICES = 0.5
 """A resize takes effect with the next batch: half a service time on average."""
-
-
-def slack_share(violation_target: float) -> float:
-    """The share of the slack that is reckoned with: `SHARE` at the default target, more at a higher one.
-
-    The power only spaces the settings: violations stay below the target, often far below it, and by how much
-    depends on the traffic (docs/results.md).
-    """
-    return float(SHARE * (violation_target / VIOLATION_TARGET) ** SHARE_POWER)
 
 
 class ArrivalRate:
@@ -71,7 +59,13 @@ class ArrivalRate:
 
 
 def needed_rps(
-    queue_rows: int, arriving_rps: float, target: StageTarget, slack_s: float | None, share: float
+    queue_rows: int,
+    arriving_rps: float,
+    target: StageTarget,
+    slack_s: float | None,
+    knob: Knob,
+    *,
+    lag_s: float = 0.0,
 ) -> float:
     """Rows a second to carry; see the module.
 
@@ -80,12 +74,15 @@ def needed_rps(
         arriving_rps: rows a second.
         target: of the stage.
         slack_s: that the most urgent row has left; None if nothing waits.
-        share: of the slack that is reckoned with.
+        knob: of the service.
+        lag_s: until more cores take effect.
     """
-    wait_s = max(target.wait_s, share * slack_s) if slack_s is not None else target.wait_s
-    settled = min(QUEUE_SHARE_MAX, share / (share + SHARE)) * arriving_rps * target.wait_s
-    correct_s = CORRECT_WAITS * wait_s * min(1.0, sqrt(SHARE / share))
-    return max(queue_rows / wait_s, arriving_rps + (queue_rows - settled) / correct_s, 0.0)
+    wait_s = max(target.wait_s, knob.lags * lag_s)
+    if slack_s is not None:
+        wait_s = max(wait_s, knob.slack_share * slack_s)
+    differs = queue_rows - knob.queue_share * arriving_rps * target.wait_s
+    settling = knob.carried * arriving_rps + differs / (knob.correct_waits * wait_s)
+    return max(queue_rows / wait_s, settling, 0.0)
 
 
 def arriving_rps(entry_rps: float, upstream: list[tuple[float, int, float]], lag_s: float) -> float:

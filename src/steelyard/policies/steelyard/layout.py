@@ -13,6 +13,7 @@ from steelyard.core.plan import ReplicaPlan, ServicePlan, StagePlan, StageRules,
 from steelyard.core.snapshot import ServiceView
 from steelyard.core.types import Service
 from steelyard.policies.sensing import latest_stage
+from steelyard.policies.steelyard.knob import AS_IT_COMES, Knob
 from steelyard.policies.steelyard.pace import replicas_at_most
 from steelyard.policies.steelyard.reserve import PARKED_CORES, Crew, crew, parting_price
 from steelyard.policies.steelyard.sizing import EXACT, StageSizing
@@ -30,6 +31,7 @@ class StageLayout(NamedTuple):
         resident: variants of its replicas; empty: the planned one.
         limits: of the less accurate variants that may answer as well, in this order: their largest batches.
         limit: replicas that fit the cluster's memory; None: as many as it likes.
+        knob: of the policy.
     """
 
     sizing: StageSizing
@@ -37,11 +39,17 @@ class StageLayout(NamedTuple):
     resident: tuple[str, ...] = ()
     limits: tuple[tuple[str, int], ...] = ()
     limit: int | None = None
+    knob: Knob = AS_IT_COMES
 
     @property
     def variants(self) -> tuple[str, ...]:
         """Variants of a replica."""
         return self.resident or (self.sizing.variant.name,)
+
+    @property
+    def hold_s(self) -> float:
+        """For how long a batch that is not full is held: only where a larger one costs less a row."""
+        return self.knob.hold_share * self.target.wait_s if self.target.rows > 1 else 0.0
 
     def plan(self, replicas: tuple[ReplicaPlan, ...]) -> StagePlan:
         """The stage's plan with these replicas; their variants become those of the layout."""
@@ -53,6 +61,7 @@ class StageLayout(NamedTuple):
             replicas,
             (VariantShare(name, 1.0), *[VariantShare(lower, 0.0) for lower, _ in self.limits]),
             target.limit,
+            self.hold_s,
             budget_s=target.service_s + target.wait_s,
             rules=FIT if self.limits else StageRules(),
             covers_starts=False,
@@ -171,7 +180,7 @@ class Leaves:
             return 0
         need = arriving * (seen.service_ratio if seen is not None else 1.0)
         base_rps, most_rps = stage_rates(sizing, target, cores)
-        wanted = crew(need, need if self._reserves else 0.0, base_rps, most_rps, count)
+        wanted = crew(need, need if self._reserves else 0.0, base_rps, most_rps, count, stage.knob)
         return count - wanted.wanted
 
 
@@ -187,7 +196,7 @@ def _crew(stage: StageLayout, rate_rps: float, room: float, largest: float) -> C
     limit = replicas_at_most(room, target.cores)
     if stage.limit is not None:
         limit = min(limit, stage.limit)
-    return crew(need, need, *stage_rates(sizing, target, largest), limit)
+    return crew(need, need, *stage_rates(sizing, target, largest), limit, stage.knob)
 
 
 def _placed(counts: Sequence[int], sizes: Sequence[float], left: dict[str, float]) -> list[list[str]] | None:

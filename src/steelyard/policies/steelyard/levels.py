@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 from steelyard.core.accuracy import Accuracies
 from steelyard.core.types import Service
+from steelyard.policies.steelyard.knob import SERVICE_SHARE
 from steelyard.policies.steelyard.sizing import EXACT, StageSizing
-from steelyard.policies.steelyard.targets import SERVICE_SHARE
 
 LEVELS_MAX = 1024
 """Choices that are looked at one by one; beyond, stages are lowered one after the other."""

@@ -12,7 +12,8 @@ from math import ceil
 from typing import NamedTuple
 
 from steelyard.core.snapshot import ReplicaView, StageWindow
-from steelyard.policies.steelyard.demand import RESIZE_LAG_SERVICES, SHARE, needed_rps
+from steelyard.policies.steelyard.demand import RESIZE_LAG_SERVICES, needed_rps
+from steelyard.policies.steelyard.knob import Knob
 from steelyard.policies.steelyard.reserve import URGENT_SHARE, Crew, crew, start_price
 from steelyard.policies.steelyard.sizing import EXACT, StageSizing
 from steelyard.policies.steelyard.targets import StageTarget
@@ -51,7 +52,7 @@ class StagePace:
 
     Args:
         sizing: what its replicas can do.
-        share: of the slack that is reckoned with (`demand`).
+        knob: of the policy.
         window_s: sensing window.
         without: ingredients left out.
 
@@ -67,7 +68,7 @@ class StagePace:
         self,
         sizing: StageSizing,
         *,
-        share: float,
+        knob: Knob,
         window_s: float,
         without: frozenset[str] = frozenset(),
     ) -> None:
@@ -79,8 +80,8 @@ class StagePace:
         self._parks = "parking" not in without
         self._reserves = "reserve" not in without
         self._window_s = window_s
-        self._share = share
-        hold_s = max(HOLD_S, HOLD_RESIZES * variant.resize_s) * min(1.0, SHARE / share)
+        self._knob = knob
+        hold_s = max(HOLD_S, HOLD_RESIZES * variant.resize_s) * knob.patience
         self._needs: deque[float] = deque(maxlen=max(1, round(hold_s / window_s)))
         self._wanted: deque[int] = deque(maxlen=max(1, round(CANCEL_S / window_s)))
         self._premium = 0.0
@@ -137,7 +138,9 @@ class StagePace:
         """
         ratio = seen.service_ratio
         self.queue_rows = seen.queue_rows
-        need = needed_rps(seen.queue_rows, arriving_rps, self.target, seen.head_slack_s, self._share) * ratio
+        need = ratio * needed_rps(
+            seen.queue_rows, arriving_rps, self.target, seen.head_slack_s, self._knob, lag_s=self.lag_s
+        )
         self._needs.append(need)
         self.smooth += (need - self.smooth) * (1.0 if self._is_new else self._window_s / SMOOTH_S)
         self._is_new = False
@@ -156,6 +159,7 @@ class StagePace:
             self._base_rps,
             self._most_rps,
             self.limit,
+            self._knob,
         )
         self._wanted.append(wanted.wanted)
         starts = self._starts(wanted, need, now, count, len(starting))
@@ -195,7 +199,7 @@ class StagePace:
         base = self.target.cores
         self._premium += self._window_s * max(0.0, cores - wanted.efficient * base)
         urgent = need > URGENT_SHARE * live * self._most_rps
-        price = start_price(lacking, base, self.sizing.variant.cold_start_s)
+        price = start_price(lacking, base, self.sizing.variant.cold_start_s, self._knob.patience)
         if urgent or wanted.reserve > live + starting or self._premium >= price:
             self._premium = 0.0
             return lacking

@@ -28,7 +28,8 @@ from steelyard.core.types import Service
 from steelyard.policies.base import PolicyContext
 from steelyard.policies.options import nearest_first, number, refuse_unknown
 from steelyard.policies.steelyard.aim import Aim
-from steelyard.policies.steelyard.demand import VIOLATION_TARGET, ArrivalRate, slack_share
+from steelyard.policies.steelyard.demand import ArrivalRate
+from steelyard.policies.steelyard.knob import VIOLATION_TARGET, knob_at
 from steelyard.policies.steelyard.layout import Leaves, StageLayout, first_plan
 from steelyard.policies.steelyard.pace import StagePace, replicas_at_most
 from steelyard.policies.steelyard.reaction import ServicePace, react
@@ -55,7 +56,7 @@ class SteelyardPolicy:
         target = number(
             self.name, context.options, "violation_target", VIOLATION_TARGET, least=1e-6, most=0.5
         )
-        self._share = slack_share(target)
+        self._knob = knob_at(target)
         self._without = _ingredients(self.name, context.options.get("without", ()))
         self._services = {name: _capped(service) for name, service in context.services.items()}
         times = {
@@ -63,10 +64,12 @@ class SteelyardPolicy:
             for name, service in self._services.items()
         }
         self._standings = {
-            name: Standing(service, times[name], self._without) for name, service in self._services.items()
+            name: Standing(service, times[name], self._without, self._knob)
+            for name, service in self._services.items()
         }
         self._followed = {
-            name: Standing(service, times[name], self._without) for name, service in self._services.items()
+            name: Standing(service, times[name], self._without, self._knob)
+            for name, service in self._services.items()
         }
         self._aims = {name: Aim(service) for name, service in self._services.items()}
         self._paces: dict[str, ServicePace] = {}
@@ -185,7 +188,7 @@ class SteelyardPolicy:
         layouts = self._followed[name].layouts
         if name not in self._paces:
             stages = [
-                StagePace(layout.sizing, share=self._share, window_s=snapshot.window_s, without=self._without)
+                StagePace(layout.sizing, knob=self._knob, window_s=snapshot.window_s, without=self._without)
                 for layout in layouts
             ]
             self._paces[name] = ServicePace(self._services[name], stages)

@@ -11,6 +11,7 @@ from steelyard.core.accuracy import Accuracies
 from steelyard.core.plan import ServicePlan
 from steelyard.core.snapshot import NodeView, ServiceView
 from steelyard.core.types import Service, ServiceTimes
+from steelyard.policies.steelyard.knob import AS_IT_COMES, Knob
 from steelyard.policies.steelyard.layout import StageLayout
 from steelyard.policies.steelyard.levels import Level, Menu, front_of, menus_of
 from steelyard.policies.steelyard.residents import replicas_at_most, resident
@@ -43,6 +44,7 @@ class Standing:
         service: which.
         times: service times by stage.
         without: ingredients left out.
+        knob: of the policy.
 
     Attributes:
         service: which.
@@ -51,9 +53,16 @@ class Standing:
         front: the levels that count, the most accurate first.
     """
 
-    def __init__(self, service: Service, times: Mapping[str, ServiceTimes], without: Collection[str]) -> None:
+    def __init__(
+        self,
+        service: Service,
+        times: Mapping[str, ServiceTimes],
+        without: Collection[str],
+        knob: Knob = AS_IT_COMES,
+    ) -> None:
         self.service = service
         self._without = without
+        self._knob = knob
         menus = {
             stage.name: {v.name: StageSizing(stage, times[stage.name], v.name) for v in stage.variants}
             for stage in service.stages
@@ -151,12 +160,19 @@ class Standing:
         """Layouts at the level, of the planned variants alone."""
         sizings = tuple(menu[name] for menu, name in zip(self._menus, self._variants, strict=True))
         room = min(ground.cores, self.service.cores_max or ground.cores)
-        targets = share_latency(self.service, sizings, self._cores(ground), self.ratios, room=room)
+        targets = share_latency(
+            self.service,
+            sizings,
+            self._cores(ground),
+            self.ratios,
+            room=room,
+            service_share=self._knob.service_share,
+        )
         if "queue" in self._without:
             targets = tuple(target._replace(wait_s=target.wait_s / 4) for target in targets)
         for sizing, target, ratio in zip(sizings, targets, self.ratios, strict=True):
             sizing.reckon_by(target.rows, target.cores, target.service_s / ratio)
-        return tuple(StageLayout(s, t) for s, t in zip(sizings, targets, strict=True))
+        return tuple(StageLayout(s, t, knob=self._knob) for s, t in zip(sizings, targets, strict=True))
 
     def _cores(self, ground: Ground) -> float:
         """Cores that one replica may have at most."""

@@ -2,7 +2,7 @@
 
 Each stage chooses the largest batch and the cores of a replica in calm times; together they are the cheapest
 ones (core-seconds a request, `c l(b, c) / b`) of which the longest path through the pipeline takes at most
-`SERVICE_SHARE` of the latency. What is left is for waiting: half of it in equal parts, half in proportion
+`service_share` of the latency. What is left is for waiting: half of it in equal parts, half in proportion
 to the service times, since a stage that serves for longer changes its mind more slowly.
 
 Calm times are reckoned in whole cores, the cheapest there are. Where a node enforces parts of one, an active
@@ -21,9 +21,9 @@ import numpy as np
 
 from steelyard.core.types import Service
 from steelyard.plan.graph import StageOptions, longest_path_s, solve
+from steelyard.policies.steelyard.knob import SERVICE_SHARE
 from steelyard.policies.steelyard.sizing import EXACT, StageSizing
 
-SERVICE_SHARE = 0.65
 WAIT_S_MIN = 0.002
 LIMIT_WAITS = 1.0
 GRAIN = 0.1
@@ -60,6 +60,7 @@ def share_latency(
     ratios: Sequence[float],
     *,
     room: float = inf,
+    service_share: float = SERVICE_SHARE,
 ) -> tuple[StageTarget, ...]:
     """A target for each stage, in the service's order.
 
@@ -72,6 +73,7 @@ def share_latency(
         cores: that one replica may have at most.
         ratios: observed over profiled service times, by stage.
         room: cores for one active replica of every stage, all together.
+        service_share: of the latency that may be spent on serving.
     """
     names = {stage.name: index for index, stage in enumerate(service.stages)}
     after = tuple(tuple(names[source] for source in stage.after) for stage in service.stages)
@@ -84,7 +86,7 @@ def share_latency(
         for of_stage, s in zip(choices, sizings, strict=True)
     ]
     available_s = service.slo_s - service.reply_s
-    solution = solve(after, options, SERVICE_SHARE * available_s)
+    solution = solve(after, options, service_share * available_s)
     if solution is not None:
         chosen = [of_stage[i] for of_stage, i in zip(choices, solution.choices, strict=True)]
     else:
