@@ -196,7 +196,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _go_on(self) -> None:
         """Take what waited; it waits again if it still has to."""
-        if self._held and not self._is_taking:
+        if self._held and not (self._is_taking or self._transport.is_closing()):
             held, self._held = self._held, b""
             self._transport.resume_reading()
             self._take(held, 0, len(held))
