@@ -4,7 +4,7 @@ Runs `steelyard` as it comes and with `without: [ingredient]`, on the surges, pi
 bench/headlines.py, in the same file of runs, so that what both need is run once. An ingredient that changes
 neither violations nor cost buys nothing.
 
-    python bench/ablation.py INGREDIENT ... [--surges 4] [--seeds 2]
+    python bench/ablation.py INGREDIENT ... [--quick] [--surges 4] [--seeds 2]
 """
 
 import argparse
@@ -37,6 +37,7 @@ def main() -> None:
         list(DIVISORS),
         [whole, *variants],
         options.trace,
+        options.quick,
     )
     store = Store(options.runs)
     run_missing(store, matrix.jobs(), options.processes)
@@ -50,6 +51,7 @@ def main() -> None:
             )
     payload = {
         "surges": options.surges,
+        "quick": options.quick,
         "cold_starts_s": list(matrix.cold_starts_s),
         "ingredients": options.ingredients,
         "pipelines": pipelines,
@@ -62,6 +64,7 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("ingredients", nargs="+")
+    parser.add_argument("--quick", action="store_true", help="300 s of each surge, as headlines.py --quick")
     parser.add_argument("--trace", type=Path, default=TRACE)
     parser.add_argument("--runs", type=Path, default=RUNS)
     parser.add_argument("--surges", type=int, default=4)
