@@ -71,7 +71,7 @@ def test_a_surge_beyond_the_cores_costs_accuracy_instead_of_requests() -> None:
     assert both.accuracy_mean == pytest.approx(0.958, abs=0.008)
     assert both.failed == 0
     assert both.switches is not None
-    assert both.switches > 50
+    assert both.switches > 5  # some of the replicas, for a part of the time each
 
 
 def test_while_cores_suffice_accuracy_stays_whole() -> None:
