@@ -72,8 +72,8 @@ class Shooter(Protocol):
     def open(self, at_s: Seconds, late_s: float | None) -> Outcomes:
         """Offer requests at these times."""
 
-    def closed(self, connections: int, seconds: float) -> int:
-        """How many requests so many callers got answered, each asking again at once."""
+    def closed(self, connections: int, seconds: float) -> tuple[int, int]:
+        """How many requests so many callers got answered, and how many not; each asks again."""
 
     def ask(self) -> tuple[int, bytes, int | None, float]:
         """One request: status, content, length of its JSON, seconds."""
@@ -200,12 +200,12 @@ class HttpShooter:
         self._forget()
         return closed_off(outcomes)
 
-    def closed(self, connections: int, seconds: float) -> int:
+    def closed(self, connections: int, seconds: float) -> tuple[int, int]:
         self._connect(connections)
         self._forget(keep=connections)
         for index in range(connections):
             self._begin(index)
-        answered, end_s = 0, time.perf_counter() + seconds
+        answered, refused, end_s = 0, 0, time.perf_counter() + seconds
         pausing: deque[tuple[float, int]] = deque()
         while (left_s := end_s - time.perf_counter()) > 0:
             for number, status, ended_s in self._poll(min(left_s, PAUSE_S) if pausing else left_s):
@@ -213,11 +213,12 @@ class HttpShooter:
                     answered += 1
                     self._begin(number)
                 else:
+                    refused += 1
                     pausing.append((ended_s + PAUSE_S, number))
             while pausing and pausing[0][0] < time.perf_counter():
                 self._begin(pausing.popleft()[1])
         self._forget()
-        return answered
+        return answered, refused
 
     def ask(self) -> tuple[int, bytes, int | None, float]:
         self._connect(1)
@@ -327,19 +328,20 @@ class GrpcShooter:
             task.cancel()
         return closed_off(outcomes)
 
-    async def closed(self, connections: int, seconds: float) -> int:
-        answered, end_s = 0, time.perf_counter() + seconds
+    async def closed(self, connections: int, seconds: float) -> tuple[int, int]:
+        answered, refused, end_s = 0, 0, time.perf_counter() + seconds
 
         async def caller(index: int) -> None:
-            nonlocal answered
+            nonlocal answered, refused
             while time.perf_counter() < end_s:
                 status, _ = await self._one(index)
                 answered += status == OK and time.perf_counter() < end_s
                 if status != OK:
+                    refused += 1
                     await asyncio.sleep(PAUSE_S)
 
         await asyncio.gather(*map(caller, range(connections)))
-        return answered
+        return answered, refused
 
     async def ask(self) -> tuple[int, bytes, int | None, float]:
         start_s = time.perf_counter()
@@ -386,7 +388,8 @@ async def obey(shooter: Any, asked: dict[str, Any]) -> dict[str, Any]:
             outcomes = await _whatever(shooter.open(poisson(rate_rps, seconds, seed), late_s))
             return {"rate_rps": rate_rps, **measured(outcomes, seconds)}
         case {"do": "closed", "connections": connections, "seconds": seconds}:
-            return {"answered": await _whatever(shooter.closed(connections, seconds))}
+            answered, refused = await _whatever(shooter.closed(connections, seconds))
+            return {"answered": answered, "refused": refused}
         case {"do": "ask"}:
             status, content, json_length, seconds = await _whatever(shooter.ask())
             text = base64.b64encode(content).decode()

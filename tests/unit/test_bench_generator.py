@@ -98,8 +98,19 @@ def test_nobody_there_is_an_error_of_the_connection() -> None:
 def test_a_closed_loop_counts_answers() -> None:
     with server(ANSWER) as address:
         shooter = HttpShooter(address, [REQUEST])
-        assert shooter.closed(4, 0.2) > 4
+        answered, refused = shooter.closed(4, 0.2)
         closed(shooter)
+    assert answered > 4
+    assert refused == 0
+
+
+def test_a_closed_loop_waits_before_it_asks_again_whoever_refused() -> None:
+    with server(REFUSAL) as address:
+        shooter = HttpShooter(address, [REQUEST])
+        answered, refused = shooter.closed(2, 0.2)
+        closed(shooter)
+    assert answered == 0
+    assert 2 <= refused <= 22  # two callers, a pause of 20 ms after each refusal
 
 
 @pytest.mark.parametrize(("offered", "bad"), [(100, 2), (50, 1), (1000, 11)])
