@@ -13,7 +13,7 @@ from soak import LIMITS, soak
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 SECONDS, RATE_RPS, SLO_S = 20.0, 60.0, 2.0
 ALLOWED = {**LIMITS, "memory MB": 60.0}
-"""A minute. Of memory, 20 MB in these seconds: allocators still fill their pools; the bench waits for that."""
+"""A minute. Of memory, 20 MB in these seconds: allocators still fill pools; the bench waits for that."""
 
 
 def test_a_server_under_steady_load_does_not_grow(mlp: Path) -> None:
