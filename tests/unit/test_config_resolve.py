@@ -1,5 +1,6 @@
 """From a spec to a deployment; models are stood in for by their signatures, except in the slow tests."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -325,6 +326,22 @@ def test_a_policys_options_are_judged_before_anything_is_measured(folder: Path) 
     text = two_services().replace("policy: static", "policy: {name: static, replica: 2}")
     message = refusal(read_spec(text, "spec.yaml", folder))
     assert message.startswith("spec.yaml:2: policy: static: unknown option 'replica'; it has: replicas")
+
+
+def test_an_error_of_a_configuration_names_its_place(folder: Path) -> None:
+    mine = "policies: {mine: {name: static, replica: 2}}\npolicy: mine"
+    configured = two_services().replace("policy: static", mine)
+    loaded = read_spec(configured, "spec.yaml", folder)
+    line = "spec.yaml:2: policies.mine: static: unknown option 'replica'; it has: replicas"
+    assert refusal(loaded).startswith(line)
+    with pytest.raises(SpecError, match=f"^{re.escape(line)}"):
+        resolve(loaded, cores_available=2, policy="mine+ours", ask=answering(PLAIN))
+
+
+def test_a_configuration_of_no_policy_is_refused_even_where_it_is_not_asked_for(folder: Path) -> None:
+    configured = two_services().replace("policy: static", "policies: {mine: {name: statik}}\npolicy: static")
+    message = refusal(read_spec(configured, "spec.yaml", folder))
+    assert message == "spec.yaml:2: policies.mine.name: unknown policy statik; did you mean static?"
 
 
 def test_an_unknown_policy_names_the_nearest(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Which policy a spec asks for, and whether it can be had: known before anything is measured or started."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from steelyard.config.load import LoadedSpec
 from steelyard.config.schema import PolicySpec, Spec
@@ -38,12 +38,20 @@ def asked_policy(
         clairvoyant: whether what is to come is known: in a simulation.
 
     Raises:
-        SpecError: there is no such policy, or it refuses its options or these services.
+        SpecError: there is no such policy, or it refuses its options or these services; or a configuration,
+            asked for or not, is of a policy that does not exist.
     """
+    for key, configured in loaded.spec.policies.items():
+        if unknown := _unknown(configured.name, known_policies()):
+            raise loaded.source.error(("policies", key, "name"), unknown)
     chosen = chosen_policy(loaded.spec, name)
     problem = policy_problem(chosen, loaded.spec, services, clairvoyant=clairvoyant)
     if problem:
         problem = problem.removeprefix("policy ")  # the option or key says so already
+        own = {} if name else loaded.spec.policy.options
+        key = (name or loaded.spec.policy.name).partition("+")[0]
+        if key in loaded.spec.policies and not own:  # so what is wrong stands there
+            raise loaded.source.error(("policies", key), problem)
         raise SpecError(f"--policy: {problem}") if name else loaded.source.error(("policy",), problem)
     return chosen
 
@@ -56,9 +64,8 @@ def policy_problem(
     Policies look at service times when they decide, not when they are made, so any times will do here; and so
     will any future.
     """
-    known = tuple(known_policies())
-    if chosen.name.removesuffix(OURS) not in known:
-        return f"unknown policy {chosen.name}{nearest(chosen.name, (*known, *spec.policies))}"
+    if unknown := _unknown(chosen.name, (*known_policies(), *spec.policies)):
+        return unknown
     any_times = DeclaredTimes(DeclaredLatency(coefficients_ms=(1.0, 0.0, 0.0, 0.0)))
     times = {(name, stage.name): any_times for name, service in services.items() for stage in service.stages}
     future = dict.fromkeys(services, (0,)) if clairvoyant else None
@@ -67,3 +74,10 @@ def policy_problem(
     except SpecError as error:
         return str(error)
     return ""
+
+
+def _unknown(name: str, choices: Iterable[str]) -> str:
+    """What to say if there is no such policy, with the nearest of the choices; else empty."""
+    if name.removesuffix(OURS) in known_policies():
+        return ""
+    return f"unknown policy {name}{nearest(name, tuple(choices))}"
