@@ -147,6 +147,10 @@ BAD_JSON = [
         "parameter 'max_core_ms' must be a number > 0, not 0",
     ),
     (
+        {"inputs": [x()], "parameters": {"timeout": 10**400}},
+        "parameter 'timeout' must be a number > 0, not " + "1" + "0" * 39,
+    ),
+    (
         {"inputs": [x()], "parameters": {"slo_class": "lead"}},
         "service 'mlp' has no slo_class 'lead': its classes are 'gold', 'silver'",
     ),
@@ -155,6 +159,10 @@ BAD_JSON = [
     (
         {"inputs": [{"name": "x", "shape": [1, 4]}]},
         "the body is not an inference request: Object missing required field `datatype` - at `$.inputs[0]`",
+    ),
+    (
+        b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [NaN]}], "id": "\\ud800"}',
+        "the body's JSON cannot be read: JSON is malformed: invalid character (byte 72)",
     ),
     (b"", "the body's JSON cannot be read: Input data was truncated"),
     (b"hello", "the body's JSON cannot be read: JSON is malformed: invalid character (byte 0)"),

@@ -7,13 +7,24 @@ import logging
 import threading
 import zlib
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.core.errors import InputError
 from steelyard.serve.edge import keep_large_blocks
-from steelyard.serve.edge.compression import Coding, TooLargeError, answer_coding, compress, inflate
+from steelyard.serve.edge.bounds import header_bounds, parameter_bounds
+from steelyard.serve.edge.codec import header_length
+from steelyard.serve.edge.compression import (
+    ACCEPT_BYTES_MAX,
+    Coding,
+    TooLargeError,
+    answer_coding,
+    compress,
+    inflate,
+)
+from steelyard.serve.edge.head import parse_head
 from steelyard.serve.edge.logs import PENDING_LINES_MAX, EventLog, ServerLogHandler
 
 
@@ -37,6 +48,8 @@ from steelyard.serve.edge.logs import PENDING_LINES_MAX, EventLog, ServerLogHand
         (b"gzip, identity;q=0.5", "gzip"),
         (b"gzip;q=0.2, identity;q=0.5", None),
         (b"gzip;q=0.3, deflate;q=0.8, identity;q=0", "deflate"),
+        # nobody says so much, and reading it would keep others waiting
+        (b"gzip" + b" " * ACCEPT_BYTES_MAX, None),
     ],
 )
 def test_an_answer_is_compressed_for_those_who_ask(accept: bytes | None, coding: str | None) -> None:
@@ -176,3 +189,22 @@ def test_the_http_server_s_warnings_become_events() -> None:
             "error": "ValueError('why')",
         },
     ]
+
+
+def test_a_bound_of_any_length_can_be_handed_on() -> None:
+    """JSON's integers have no end; a message to the one that decides has 64 bits for one."""
+    head = parse_head(b'{"inputs":[],"parameters":{"max_core_ms":1%b}}' % (b"0" * 30))
+    assert head.parameters is not None
+    bounds = parameter_bounds(head.parameters)
+    assert bounds.max_core_ms == 1e30
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(bounds))[-1] == 1e30
+
+
+def test_whitespace_after_the_value_of_a_header_is_no_part_of_it() -> None:
+    """RFC 9110, 5.5; the HTTP parser leaves it there."""
+    assert header_length(b"12 \t") == 12
+    assert header_bounds({b"steelyard-slo-class": b"gold ", b"steelyard-max-core-ms": b"3 "})[-3:] == (
+        "gold",
+        None,
+        3.0,
+    )

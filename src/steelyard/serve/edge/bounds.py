@@ -70,7 +70,7 @@ def header_bounds(headers: Mapping[bytes, bytes]) -> Bounds:
     return Bounds(
         latency_s=_seconds(_of_header(headers, MAX_LATENCY_MS, _POSITIVE), math.inf),
         elapsed_s=_seconds(_of_header(headers, ELAPSED_MS, _NOT_NEGATIVE), 0.0),
-        slo_class=headers.get(SLO_CLASS, b"").decode("latin-1"),
+        slo_class=headers.get(SLO_CLASS, b"").strip().decode("latin-1"),
         min_accuracy=_of_header(headers, MIN_ACCURACY, _RATIO),
         max_core_ms=_of_header(headers, MAX_CORE_MS, _POSITIVE),
     )
@@ -139,9 +139,15 @@ def _of_header(headers: Mapping[bytes, bytes], name: bytes, values: _Range) -> f
 
 
 def _of_parameter(name: str, value: float | None, values: _Range) -> float | None:
-    if value is not None and not values.holds(value):
-        raise InputError(f"parameter '{name}' must {values.words}, not {value}")
-    return value
+    if value is None:
+        return None
+    try:
+        number = float(value)  # JSON has integers of any length, which nothing after this could carry
+    except OverflowError:
+        number = math.inf
+    if not values.holds(number):
+        raise InputError(f"parameter '{name}' must {values.words}, not {shown(str(value))[1:-1]}")
+    return number
 
 
 def _seconds(value_ms: float | None, otherwise_s: float) -> float:

@@ -261,6 +261,7 @@ def header_length(value: bytes | None) -> int | None:
     """
     if value is None:
         return None
+    value = value.strip()  # the HTTP parser leaves what follows a value
     if not value.isdigit() or len(value) > 15:
         raise InputError(
             f"Inference-Header-Content-Length must be a whole number of bytes, not {shown(value)}"

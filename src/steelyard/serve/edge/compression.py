@@ -19,6 +19,8 @@ _WINDOW_BITS: dict[str, int] = {"gzip": 31, "deflate": 15}
 INLINE_BYTES = 1 << 16
 """Bodies up to this size are (de)compressed on the serving loop (under 1 ms); larger ones on a thread."""
 _LEVEL = 1
+ACCEPT_BYTES_MAX = 512
+"""Of an `Accept-Encoding` that is looked into: far above any real one."""
 
 
 class TooLargeError(Exception):
@@ -66,11 +68,13 @@ def inflate(chunks: Sequence[bytes], coding: Coding, bytes_max: int) -> bytes:
     return b"".join(parts)
 
 
-@lru_cache(maxsize=64)  # clients of one kind send one value
 def answer_coding(accept: bytes | None) -> Coding | None:
     """The coding that `Accept-Encoding` asks for; None to send the answer as it is."""
-    if not accept:
-        return None
+    return _asked_coding(accept) if accept and len(accept) <= ACCEPT_BYTES_MAX else None
+
+
+@lru_cache(maxsize=64)  # clients of one kind send one value
+def _asked_coding(accept: bytes) -> Coding | None:
     weights: dict[str, float] = {}
     for entry in accept.decode("latin-1").lower().split(","):
         name, _, parameters = entry.partition(";")

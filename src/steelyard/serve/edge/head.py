@@ -100,7 +100,9 @@ def _parse_with_non_finite(head: bytes) -> Head | None:
         for given in tree["inputs"]:
             if "data" in given:
                 given["data"] = msgspec.Raw(json.dumps(given["data"]).encode())
-        return msgspec.convert(tree, Head)
+        found = msgspec.convert(tree, Head)
+        found.id.encode()  # goes back to the client; half of a surrogate pair, which is no text, cannot
+        return found
     except msgspec.ValidationError as error:
         raise InputError(f"the body is not an inference request: {error}") from None
     except (ValueError, TypeError, KeyError, RecursionError):
