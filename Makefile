@@ -21,11 +21,11 @@ demo: $(INSTALLED) ## serve a real OCR model through a surge and write a report;
 
 test: static ## everything that CI runs: format, lint, types, layers and all tests
 	@.ci/system-packages font browser
-	$(BIN)/pytest -q --hypothesis-profile=ci -n logical -m "not slow"
+	$(BIN)/pytest -q --hypothesis-profile=ci -n logical --dist worksteal -m "not slow"
 	$(BIN)/pytest -q --hypothesis-profile=ci -m slow  # they start processes on all cores: one after the other
 
 check: static ## the same with the fast tests only; under two minutes
-	$(BIN)/pytest -q -n logical -m "not slow"
+	$(BIN)/pytest -q -n logical -m "not slow and not long"
 
 explore: $(INSTALLED) ## the property tests with other random inputs each time; `make test` repeats its own
 	$(BIN)/pytest -q -n logical $(ARGS) tests/property
@@ -42,7 +42,7 @@ compiled: $(INSTALLED) ## compile core, control and simulator in an environment 
 	$(COMPILED)/bin/python -m pip install --quiet --require-hashes -r requirements.lock
 	STEELYARD_COMPILE=1 $(COMPILED)/bin/python -m pip install --quiet --no-deps .
 	@cd $(COMPILED) && bin/python -c 'import steelyard.core.service as m; assert m.__file__.endswith(".so"), m.__file__'
-	$(COMPILED)/bin/pytest -q -m "not slow"
+	$(COMPILED)/bin/pytest -q -m "not slow and not long"
 
 lock: $(INSTALLED) ## write requirements.lock anew from pyproject.toml
 	@uv=$$(command -v uv || echo $(BIN)/uv); [[ -x $$uv ]] || $(BIN)/pip install --quiet uv; \

@@ -23,7 +23,7 @@ class TestEveryPolicy(PolicyContract):
         type(self).name = _name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_another_hash_seed_decides_the_same(name: str) -> None:
     script = (

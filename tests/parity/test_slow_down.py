@@ -14,7 +14,7 @@ from steelyard.sim.run import simulate
 from steelyard.sim.scenario import Physics, Scenario, SimulatedNode, SlowDown
 from steelyard.workload.synth import constant, counts_of
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 FROM_S, TO_S, SECONDS = 30, 60, 90
 ABSORBED_S = 10

@@ -158,7 +158,7 @@ def ends_of(ends: Ends) -> list[tuple[float, float, str]]:
     return sorted((round(arrived_s, 6), round(ended_s, 6), NAMES[code]) for arrived_s, ended_s, code in rows)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("policy", sorted(known_policies()))
 def test_same_commands_and_ends(policy: str) -> None:
     lines = SERVICES["lines"]
@@ -168,7 +168,7 @@ def test_same_commands_and_ends(policy: str) -> None:
     assert heap_ends == live_ends
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("policy", ["static", "hpa", "themis"])
 def test_a_pipeline_with_items_too(policy: str) -> None:
     """Of policies that move no core from one stage to another: the loop's replicas let go of one at once."""

@@ -150,7 +150,7 @@ def keeps(value: float, limit: float) -> bool:
     return value <= limit + ROUNDING
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @given(fleet=fleets(), want=asked)
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_alone_it_is_admitted_and_kept_to_exactly_if_some_plan_does(
@@ -223,7 +223,7 @@ def finish(bench: ServiceBench) -> Complete:
     return answer
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @given(fleet=fleets(), wants=st.lists(asked, min_size=2, max_size=12))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_together_no_bound_is_overshot(

@@ -52,7 +52,7 @@ from steelyard.core.plan import (
 from steelyard.core.snapshot import ClusterSnapshot, CoreShare, ServiceWindow
 from steelyard.core.types import Service, Stage, Variant
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 SERVICES = ("a", "b")
 CORES = 3

@@ -170,7 +170,7 @@ class Desk:
         raise AssertionError(f"never ended: {self.laws.open}")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=150, deadline=None)
 @given(stages=item_pipelines(), steps=steps, rows_max=st.integers(1, 6), data=st.data())
 def test_the_laws_hold_whatever_is_lost_and_whatever_is_counted_then(
@@ -190,7 +190,7 @@ def test_the_laws_hold_whatever_is_lost_and_whatever_is_counted_then(
     assert not any(replica.outputs for replica in desk.laws.replicas.values())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=100, deadline=None)
 @given(stages=item_pipelines(), steps=steps, rows_max=st.integers(1, 6), data=st.data())
 def test_what_is_lost_costs_no_answer_while_the_same_items_are_found_again(
@@ -208,7 +208,7 @@ def test_what_is_lost_costs_no_answer_while_the_same_items_are_found_again(
     assert {type(end) for end in desk.laws.ends.values()} == {Complete}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=60, deadline=None)
 @given(stages=item_pipelines(), rows_max=st.integers(1, 6), luck=st.integers(0, 3))
 def test_without_losses_everybody_is_answered_with_all_items(

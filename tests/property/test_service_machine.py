@@ -379,7 +379,7 @@ class PipelineLife(ServiceLife):
     stages = pipelines()
 
 
-TestServiceLife = pytest.mark.slow(ServiceLife.TestCase)
+TestServiceLife = pytest.mark.long(ServiceLife.TestCase)
 TestServiceLife.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-TestPipelineLife = pytest.mark.slow(PipelineLife.TestCase)
+TestPipelineLife = pytest.mark.long(PipelineLife.TestCase)
 TestPipelineLife.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)

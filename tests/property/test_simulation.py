@@ -83,7 +83,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=25, deadline=None)
 @given(scenarios())
 def test_laws_of_a_run(scenario: Scenario) -> None:

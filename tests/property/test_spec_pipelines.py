@@ -77,7 +77,7 @@ def check(service: Service) -> None:
     assert all(stage.items is not None for stage in service.stages if stage.items_of)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=150, deadline=None)
 @given(
     pipeline=pipelines(),

@@ -50,7 +50,7 @@ def summary_of(run: SimulatedRun) -> RunSummary:
     return summary
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("graph", [CHAIN, FORK])
 def test_a_surge_through_a_pipeline_costs_no_slo_and_fewer_cores_than_its_peak(
     graph: tuple[tuple[str, tuple[str, ...]], ...],
@@ -68,7 +68,7 @@ def test_a_surge_through_a_pipeline_costs_no_slo_and_fewer_cores_than_its_peak(
     assert summary.resizes <= 2 * 30 * (summary.core_seconds / 60 + CORES / 6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("ingredient", ["parking", "reserve", "batching", "queue"])
 @pytest.mark.parametrize("graph", [CHAIN, FORK])
 def test_without_an_ingredient_a_surge_is_still_held(
@@ -80,7 +80,7 @@ def test_without_an_ingredient_a_surge_is_still_held(
     assert summary.core_seconds <= 45 * CORES * (0.75 if ingredient == "parking" else 0.5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_higher_violation_target_costs_fewer_cores() -> None:
     strict, loose = (
         summary_of(simulate(scenario(CHAIN, options={"violation_target": target})))
@@ -90,7 +90,7 @@ def test_a_higher_violation_target_costs_fewer_cores() -> None:
     assert loose.violations >= strict.violations
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=10, deadline=None)
 @given(
     graph=st.sampled_from([CHAIN, FORK]),

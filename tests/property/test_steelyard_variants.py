@@ -80,7 +80,7 @@ objectives = st.one_of(
 )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=12, deadline=None)
 @given(
     stages=st.lists(families, min_size=1, max_size=2),

@@ -25,7 +25,7 @@ from steelyard.testing.one_machine import GivenReplica, OneMachine
 
 TABLE = TableTimes({1: 0.010, 8: 0.020})
 CAPACITY_RPS = 8 / 0.020
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 SECONDS = 3.0
 
 

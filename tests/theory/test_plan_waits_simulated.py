@@ -44,7 +44,7 @@ def poisson(rate: float, rng: np.random.Generator, burst: int = 1) -> Floats:
     return np.cumsum(rng.exponential(burst / rate, ROWS // burst)).repeat(burst)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("replicas", [1, 2, 4, 8, 16, 32, 64])
 def test_the_tail_against_the_exact_distribution(replicas: int) -> None:
     # latency is wait plus a service of 1 s; Franx's distribution is exact for single rows
@@ -62,7 +62,7 @@ GAINS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("gain", GAINS)
 @pytest.mark.parametrize(
     ("replicas", "rows", "burst"), [(1, 4, 1), (4, 8, 1), (2, 2, 3), (4, 4, 6), (1, 8, 6)]
@@ -99,7 +99,7 @@ CHAINS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("chain", CHAINS)
 def test_stages_in_a_row_against_simulation(chain: str) -> None:
     rate = 32.0
@@ -117,7 +117,7 @@ def test_stages_in_a_row_against_simulation(chain: str) -> None:
         assert measured_s <= ours_s <= 1.6 * measured_s
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("slo_s", [0.2, 0.3, 0.5])
 def test_a_plan_that_counts_the_loss_once_keeps_the_objective(slo_s: float) -> None:
     tables = [

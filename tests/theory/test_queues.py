@@ -15,7 +15,7 @@ from steelyard.profile.queueing import (
 )
 from steelyard.testing.queue_theory import MEAN_S, Queue, mean_s, quantile_s, waits_s
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 REQUESTS = 15_000
 
 

@@ -77,7 +77,7 @@ def test_only_what_is_missing_is_run_again(tmp_path: Path, trace: Path) -> None:
     assert Store(path).missing(jobs) == jobs[1:]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_is_a_line_at_once_and_found_again(tmp_path: Path, trace: Path) -> None:
     path = tmp_path / "runs.jsonl"
     lines: list[Line] = []

@@ -168,7 +168,7 @@ def test_no_requests_are_no_violations() -> None:
     assert (run["requests"], run["violation_ratio"], run["core_seconds"]) == (0, 0.0, 2.0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_the_readme_says_of_planning_works() -> None:
     root = Path(__file__).parents[2]
     Path("examples").symlink_to(root / "examples")
@@ -182,7 +182,7 @@ def test_what_the_readme_says_of_planning_works() -> None:
     assert Path("video.html").stat().st_size > 1_000_000
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_pipeline_that_was_measured_is_planned_and_simulated() -> None:
     Path("measured.yaml").write_text(
         "models:\n"

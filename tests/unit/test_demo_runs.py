@@ -149,8 +149,8 @@ def test_a_run_from_server_and_client_to_its_record(tmp_path: Path) -> None:
     assert (run.summary.requests, run.summary.completed, run.summary.rejected) == (50, 45, 5)
     assert run.summary.failed == 0
     assert run.rate_rps == [20.0, 30.0]
-    # One core from the start of the trace to its end, two seconds; the samples are taken by the wall clock.
-    assert run.summary.core_seconds >= 1.9
+    # One core from the start of the trace to its end, two seconds; samples come by the clock, some late.
+    assert 1.5 <= run.summary.core_seconds <= 4.0
     # The tokens are blanks, and no line is empty.
     assert run.summary.accuracy_mean == 0.0
     assert "lines/s" in (tmp_path / "console.txt").read_text()

@@ -169,7 +169,7 @@ print(hashlib.sha256(b"".join(encode(record) for record in journal)).hexdigest()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_does_not_depend_on_the_order_of_hashes() -> None:
     program = PROGRAM.format(folder=str(Path(__file__).parent))
     digests = {

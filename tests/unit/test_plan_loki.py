@@ -163,7 +163,7 @@ def best_by_vertices(asked: LokiProblem, x: dict[tuple[str, str], int]) -> float
     return best
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=8, deadline=None)
 @given(st.integers(5, 200), st.integers(2, 3))
 def test_as_good_as_enumeration(demand_rps: int, servers: int) -> None:

@@ -38,7 +38,7 @@ def random_problem(rng: np.random.Generator) -> PlanProblem:
     return replace(problem, slo_s=least_s.nearest_slo_s * float(rng.uniform(1.0, 2.0)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(12))
 def test_as_cheap_as_the_mixed_integer_program(seed: int) -> None:
     rng = np.random.default_rng(seed)

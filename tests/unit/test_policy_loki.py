@@ -176,7 +176,7 @@ def simulated(policy: str, rate: int, **options: Any) -> RunSummary:
     return run.summaries[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_accuracy_scaling_carries_what_hardware_alone_cannot() -> None:
     """60 requests need 60 x 0.04 + 240 x 0.01 = 4.8 servers of six at best accuracy; 120 would need 9.6."""
     calm = simulated("loki", 45)

@@ -156,7 +156,7 @@ def test_without_a_trace_it_refuses_and_options_are_checked() -> None:
         policy(STEP, margin=1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_step_is_served_at_little_more_than_its_work() -> None:
     # 40 s of 39 rows/s and 40 s of 8: four replicas and one, and three starts of 3 core-seconds.
     declared = {"only": DeclaredLatency(coefficients_ms=(80.0, 0.0, 0.0, 20.0))}

@@ -252,7 +252,7 @@ def test_services_that_are_none_for_it_are_refused() -> None:
         make_policy("proteus", PolicyContext({"a": replace(SERVICES["a"], stages=(unknown,))}, times))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("policy", ["proteus", "proteus+ours", "infaas", "sommelier", "clipper"])
 def test_devices_change_hands_in_a_simulation(policy: str) -> None:
     """The demand of a and b changes places after 12 s; the ledger asserts that no device is held twice."""
@@ -275,7 +275,7 @@ def test_devices_change_hands_in_a_simulation(policy: str) -> None:
         assert sum(summary.cold_starts or 0 for summary in run.summaries) >= 1  # the gpu went to b
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_variants_at_hand_carry_a_surge_that_devices_are_moved_for() -> None:
     """On three cores b rises from 15 to 90 a second at 12 s: a core does 25 with good, 100 with quick.
 

@@ -84,7 +84,7 @@ def test_a_load_that_one_core_carries_is_left_alone(utilisation: float) -> None:
     assert run.violation_ratio("ocr", from_s=2.0) <= 0.005
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("utilisation", [0.8, 1.0, 1.3, 1.6])
 def test_no_constant_load_costs_its_slo_or_restless_replicas(utilisation: float) -> None:
     # At 1.3 a second core is wanted about half of the time. It is given up at most 2 x 30 times a minute.
@@ -131,7 +131,7 @@ def test_a_lost_replica_is_replaced_and_the_slo_held() -> None:
     assert run.violation_ratio("ocr", from_s=6.0) <= 0.005
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_large_node_is_scaled_out_under_the_cover_of_cores() -> None:
     # 6 s of cold start. What is parked in reserve and more cores carry the burst at once, and what lacks in
     # the end is started in parallel.

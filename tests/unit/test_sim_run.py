@@ -274,7 +274,7 @@ print(hashlib.sha256(timeless(eventful())).hexdigest())
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_does_not_depend_on_the_order_of_hashes() -> None:
     program = PROGRAM.format(folder=str(Path(__file__).parent))
     digests = {
