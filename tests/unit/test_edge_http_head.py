@@ -52,6 +52,9 @@ def test_a_plain_head_is_taken_and_kept(heads: InferHeads) -> None:
     assert (found.bounds.latency_s, found.is_forwarded) == (0.02, False)
     assert heads.find(bytes(bytearray(sent))) is found
     assert heads.find(http(first="POST /v2/models/a%20b/infer?q=1 HTTP/1.1")) is not None
+    upgrading = heads.find(http("Connection: Upgrade", "upgrade: h2c", "X-Request-Id: r2"))
+    assert upgrading is not None
+    assert (upgrading.length, upgrading.name) == (80, "r2")
     forwarded = heads.find(http("X-Forwarded-For: 10.0.0.1"))
     assert forwarded is not None
     assert forwarded.is_forwarded
@@ -70,7 +73,8 @@ def test_a_plain_head_is_taken_and_kept(heads: InferHeads) -> None:
         http("Accept-Encoding: gzip"),
         http("Expect: 100-continue"),
         http("Connection: close"),
-        http("Connection: upgrade", "Upgrade: websocket"),
+        http("Upgrade: websocket"),
+        b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
         http("Inference-Header-Content-Length: x"),
         http("Steelyard-Max-Latency-Ms: -1"),
         http(length="0"),

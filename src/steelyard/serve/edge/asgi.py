@@ -1,7 +1,10 @@
 """uvicorn's side of a connection, with the limits that uvicorn does not have.
 
-The rule of this file: heads of requests and idle new connections are bounded, in bytes and in time, as bodies
-are (`receive.py`), and a client has a limited time to read its answer.
+The rules of this file:
+- Heads of requests and idle new connections are bounded, in bytes and in time, as bodies are (`receive.py`),
+  and a client has a limited time to read its answer.
+- uvicorn's parser leaves out the body of a request that asks for an upgrade, and would take it for the next
+  request. So such a connection ends with its answer, and nothing that follows is looked at.
 """
 
 import asyncio
@@ -14,6 +17,7 @@ HEAD_S_MAX = 30.0
 """For a request's head, from its first byte on."""
 ANSWER_S_MAX = 120.0
 """For a client to read an answer that does not fit the sockets' buffers; then the connection is cut."""
+_BODY = frozenset((b"content-length", b"transfer-encoding"))
 
 
 class AsgiConnection(HttpToolsProtocol):
@@ -52,6 +56,8 @@ class AsgiConnection(HttpToolsProtocol):
         self._in_head = False
         self._stop_head_timer()
         super().on_headers_complete()
+        if self.parser.should_upgrade() and not _BODY.isdisjoint([name for name, _ in self.headers]):
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         """A request is here."""

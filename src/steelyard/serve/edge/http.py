@@ -111,9 +111,9 @@ class EdgeApp:
                 del chunks
         except (RefusedError, InputError) as error:
             exchange.refuse(refused(error))
-            return
-        self._intake.submit(request, exchange.on_end)
-        try:
+        else:
+            self._intake.submit(request, exchange.on_end)
+        try:  # whatever the answer is, it may have to wait for a client that does not read
             while (await receive())["type"] != "http.disconnect":
                 pass
         finally:

@@ -5,11 +5,14 @@ The rules of this file:
   say is kept under those bytes: a request like an earlier one costs two looks into a dictionary. Both
   dictionaries are bounded, and start anew when they are full.
 - Only a plain `POST` of a body with a `Content-Length` is taken here. Whatever else HTTP knows (chunks,
-  codings, `Expect`, upgrades, connections that are to end) is for the HTTP server, as is everything that is
-  not well-formed: None stands for all of it. A head is parsed by the parser which the server uses, and must
+  codings, `Expect`, connections that are to end) is for the HTTP server, as is everything that is not
+  well-formed: None stands for all of it. A head is parsed by the parser which the server uses, and must
   end where it was cut off, so both agree on where a body begins.
+- An `Upgrade`, which Java's client asks for first, is left out: a server may ignore it (RFC 9110, 7.8), and
+  the parser would leave out the body.
 """
 
+import re
 from typing import Final
 from urllib.parse import unquote
 
@@ -31,6 +34,7 @@ LENGTH_DIGITS_MAX: Final = 15
 JSON_BYTES_MAX: Final = 2048
 """Of a JSON head that is kept; longer ones are parsed each time."""
 
+_UPGRADE: Final = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 _NOT_TAKEN: Final = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
 
 
@@ -128,7 +132,10 @@ class InferHeads:
         try:
             parser.feed_data(head)
             path = unquote(httptools.parse_url(parts.url).path.decode("ascii"))
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade, UnicodeDecodeError, AttributeError):
+        except httptools.HttpParserUpgrade:
+            plain = _UPGRADE.sub(b"", head)
+            return None if plain == head else self._parse(plain)
+        except (httptools.HttpParserError, UnicodeDecodeError, AttributeError):
             return None
         is_whole = parts.begun == 1 and parts.is_ended and not parts.has_body
         headers = dict(parts.headers)

@@ -1,0 +1,119 @@
+"""Requests that two readers could understand differently, and clients that do not read: over real sockets."""
+
+import contextlib
+import json
+import logging
+import socket
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from steelyard.serve.edge import make_app
+from steelyard.testing.http import RunningServer, running_server
+from steelyard.testing.intake import ComputingIntake, served
+from steelyard.testing.live import wait_until
+
+pytestmark = pytest.mark.slow
+WIDE = 3_000_000
+"""12 MB of FP32: more than the sockets of a client that does not read can hold."""
+SERVICES = {
+    "one": served("one", {"x": ("FP32", (-1, 2))}, {"y": ("FP32", (-1, 2))}),
+    "wide": served("wide", {"x": ("FP32", (-1, 2))}, {"y": ("FP32", (-1, WIDE))}),
+}
+JSON = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [7, 8]}]}).encode()
+LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n"
+H2C = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+"""What Java's HTTP client says in its first request."""
+THROUGH_ASGI = "Content-Encoding: identity\r\n"
+
+
+class Edge(NamedTuple):
+    """A running edge, and the statuses of the inferences that it answered."""
+
+    server: RunningServer
+    statuses: list[int]
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.server.port), timeout=20)
+
+
+def answered(arrays: Any) -> Any:
+    (x,) = arrays.values()
+    return {"y": x if x[0, 0] else np.zeros((1, WIDE), np.float32)}
+
+
+@pytest.fixture(name="edge")
+def _edge() -> Iterator[Edge]:
+    intake = ComputingIntake(SERVICES, answered, arena_bytes=1 << 26)
+    statuses: list[int] = []
+    with running_server(make_app(intake, on_status=lambda _, status: statuses.append(status))) as server:
+        yield Edge(server, statuses)
+    assert intake.arena.bytes_used == 0
+    intake.close()
+
+
+def post(path: str, body: bytes, *heads: str) -> tuple[bytes, bytes]:
+    """A request's HTTP head, and its body."""
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n" + "".join(heads)
+    return f"{head}\r\n".encode(), body
+
+
+def infer(body: bytes, *heads: str, service: str = "one") -> tuple[bytes, bytes]:
+    return post(f"/v2/models/{service}/infer", body, *heads)
+
+
+def read_answer(stream: Any) -> tuple[int, dict[str, str], bytes]:
+    """The next answer of a connection: status, headers, body."""
+    status = int(stream.readline().split()[1])
+    headers: dict[str, str] = {}
+    while (line := stream.readline()) != b"\r\n":
+        assert line, "the connection ended within an answer"
+        name, _, value = line.decode().strip().partition(": ")
+        headers[name] = value
+    return status, headers, stream.read(int(headers["content-length"]))
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_an_upgrade_that_is_not_served_does_not_cost_the_body(edge: Edge, is_cut: bool) -> None:
+    head, body = infer(JSON, H2C)
+    with edge.connect() as client, client.makefile("rb") as stream:
+        for _ in range(2):
+            for piece in (head, body) if is_cut else (head + body,):
+                client.sendall(piece)
+                edge.server.on_loop(lambda: None)
+            status, _, found = read_answer(stream)
+            assert (status, json.loads(found)["outputs"][0]["data"]) == (200, [7, 8])
+        client.sendall(LIVE)
+        assert read_answer(stream)[0] == 200
+
+
+@pytest.mark.parametrize("head_cut", [0, 20])
+@pytest.mark.parametrize("path", ["/v2/repository/index", "/v2/models/one/infer"])
+def test_the_body_of_an_upgrade_is_never_taken_for_a_request(edge: Edge, path: str, head_cut: int) -> None:
+    """Where the HTTP parser leaves a body out, what follows on the connection is not looked at."""
+    head, body = post(path, LIVE, H2C, THROUGH_ASGI)
+    with edge.connect() as client, client.makefile("rb") as stream:
+        for piece in (head[:head_cut], head[head_cut:], body):
+            client.sendall(piece)
+            edge.server.on_loop(lambda: None)
+        _, headers, found = read_answer(stream)
+        assert headers["connection"] == "close"
+        assert b"live" not in found
+        with contextlib.suppress(ConnectionResetError):  # the body came when nobody read any more
+            assert stream.read() == b""
+
+
+def test_a_refusal_behind_an_answer_that_is_not_read_yet(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: list[object] = []
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "error", lambda *said, **_: errors.append(said))
+    asked = json.loads(JSON.replace(b"7", b"0")) | {"parameters": {"binary_data_output": True}}
+    wide = infer(json.dumps(asked).encode(), THROUGH_ASGI, service="wide")
+    wrong = infer(b"{", THROUGH_ASGI)
+    with edge.connect() as client, client.makefile("rb") as stream:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+        client.sendall(b"".join((*wide, *wrong, *wrong, LIVE)))
+        wait_until(lambda: edge.statuses[:2] == [200, 400], "the refusal, which cannot be sent yet")
+        assert [read_answer(stream)[0] for _ in range(4)] == [200, 400, 400, 200]
+    assert not errors
