@@ -87,8 +87,13 @@ class Rig:
             start_process=self._start,
         )
         self._greets = greets
+        self.fails = 0
+        """How many starts from now on find no process."""
 
     def _start(self, its: socket.socket) -> "subprocess.Popen[bytes]":
+        if self.fails:
+            self.fails -= 1
+            raise BlockingIOError("no process can be made now")
         self.puppets.append(Puppet(socket.socket(fileno=os.dup(its.fileno())), self._greets))
         return self.puppets[-1].process
 
@@ -312,3 +317,37 @@ def test_a_region_is_known_everywhere_before_its_client_is_told() -> None:
         assert {one.name for one in rig.puppets[2].of(m.Welcome)[0].regions} == {"mine", "third"}
 
     run(main)
+
+
+def test_a_region_that_one_cannot_use_is_known_nowhere() -> None:
+    """Else the client's next try would meet its own first one."""
+
+    async def main(rig: Rig) -> None:
+        await rig.front_ends.start(WELCOME, 3)
+        first, second, third = rig.puppets
+        first.say(m.RegionAsked(1, m.Region("mine", ("/key", 0, 8))))
+        await until(lambda: second.of(m.RegionChanged) and third.of(m.RegionChanged))
+        call = third.of(m.RegionChanged)[0].call
+        third.say(m.RegionTaken(call, "no such object"))
+        second.say(m.RegionTaken(call))
+        await until(lambda: first.of(m.Told))
+        assert first.of(m.Told) == [m.Told(1, "no such object")]
+        await until(lambda: len(second.of(m.RegionChanged)) == 2)
+        assert second.of(m.RegionChanged)[1].region == m.Region("mine", None)
+        assert len(third.of(m.RegionChanged)) == 1  # it has nothing to forget
+
+    run(main)
+
+
+def test_a_front_end_for_which_there_is_no_process_is_an_error_at_first_and_tried_again_later() -> None:
+    async def main(rig: Rig) -> None:
+        rig.fails = 1
+        with pytest.raises(SteelyardError, match="no process can be made now"):
+            await rig.front_ends.start(WELCOME, 1)
+        await rig.front_ends.start(WELCOME, 1)
+        rig.fails = 2
+        rig.puppets[0].link.close()
+        await until(lambda: len(rig.puppets) == 2 and rig.puppets[1].of(m.Welcome))
+        await rig.arrive(rig.puppets[1])
+
+    run(main, restarts_s=0.05)

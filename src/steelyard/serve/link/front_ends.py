@@ -3,8 +3,8 @@
 The rules of this file:
 - Each incarnation has a number of its own, so no request of a dead front end is ever taken for another's.
 - A front end that dies is started again at once, so often and no more (`FrontEndLimits`); then its place
-  stays empty, and the others serve on. One that leaves answers unread is killed: it would keep workers'
-  memory.
+  stays empty, and the others serve on. If the machine has no process to give, it is asked again at that rate.
+  One that leaves answers unread is killed: it would keep workers' memory.
 - What a client is told by one front end holds at all of them: changes of services are sent before the client
   that caused them is answered, and shared memory is known to all of a kind (`regions`).
 """
@@ -140,7 +140,10 @@ class FrontEnds:
             ModuleNotFoundError: what it takes to speak so is not installed.
         """
         self.show()
-        started = [self._start(_Place(welcome, [])) for _ in range(count)]
+        try:
+            started = [self._start(_Place(welcome, [])) for _ in range(count)]
+        except OSError as error:
+            raise SteelyardError(f"a front end cannot be started: {error.strerror or error}") from None
         waits = asyncio.gather(*(one.listening for one in started))
         try:
             await asyncio.wait_for(waits, self._limits.listen_s_max)
@@ -215,8 +218,12 @@ class FrontEnds:
         regions = self._regions.of(place.welcome.kind)
         welcome = replace(place.welcome, front_end=number, seen=self._seen, regions=regions)
         ours, its = pair()
-        with its:
-            process = self._start_process(its)
+        try:
+            with its:
+                process = self._start_process(its)
+        except OSError:
+            ours.close()
+            raise
         link: Link[Any] = Link(
             ours,
             m.FromFrontEnd,
@@ -283,7 +290,19 @@ class FrontEnds:
         if front_end.is_refused or len(place.starts_s) > self._limits.restarts_max:
             self._log.event("front_end_given_up", level="error", kind=place.welcome.kind)
             return
-        self._start(place)
+        self._start_again(place)
+
+    def _start_again(self, place: _Place) -> None:
+        """Fill a place, as soon as there is a process for it."""
+        if self._is_stopping:
+            return
+        try:
+            self._start(place)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self._log.event("front_end_not_started", level="error", kind=place.welcome.kind, reason=reason)
+            limits = self._limits
+            self._loop.call_later(limits.restarts_s / limits.restarts_max, self._start_again, place)
 
     def _look(self) -> None:
         """Kill those that read nothing, and tell all what may have changed unseen."""

@@ -1,12 +1,12 @@
 """Shared memory that clients have registered with one front end and may use at every other of its kind.
 
 A registration is answered when every front end has opened the object, so the client's next request finds it
-wherever it arrives; if one cannot, the client is told so. Front ends that start later are given what there
-is. The objects themselves are the clients': nothing of them is opened here.
+wherever it arrives; if one cannot, the client is told so, and the others forget it. Front ends that start
+later are given what there is. The objects themselves are the clients': nothing of them is opened here.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import count
 
 from steelyard.serve.link import messages as m
@@ -14,6 +14,7 @@ from steelyard.serve.link.front_end import FrontEnd
 
 TAKE_S_MAX = 10.0
 """For the others to answer."""
+LATE = f"a front end did not answer within {TAKE_S_MAX:g} s"
 
 
 class SharedRegions:
@@ -38,24 +39,31 @@ class SharedRegions:
             known.pop(region.name, None)
         else:
             known.clear()
-        call = next(self._calls)
-        answers = []
-        for other in front_ends:
-            if other is not by:
-                future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-                self._waiting[other.number, call] = future
-                answers.append(future)
-                other.say(m.RegionChanged(call, region))
-        try:
-            errors = await asyncio.wait_for(asyncio.gather(*answers), TAKE_S_MAX)
-        except TimeoutError:
-            errors = [f"a front end did not answer within {TAKE_S_MAX:g} s"]
-        finally:
-            self._waiting = {key: one for key, one in self._waiting.items() if key[1] != call}
+        others = [one for one in front_ends if one is not by]
+        errors = await self._ask(others, region)
         error = next(filter(None, errors), "")
         if error and region.place is not None:
-            known.pop(region.name, None)
+            if known.get(region.name) is region:  # not what another client has registered meanwhile
+                del known[region.name]
+            for other, refused in zip(others, errors, strict=True):
+                if refused in ("", LATE):  # a client that tries again must not meet its first try
+                    other.say(m.RegionChanged(next(self._calls), m.Region(region.name, None)))
         by.say(m.Told(asked.call, error))
+
+    async def _ask(self, front_ends: Sequence[FrontEnd], region: m.Region) -> list[str]:
+        """Let some know a region; what is wrong with it for each of them, empty if nothing is."""
+        call = next(self._calls)
+        answers: list[asyncio.Future[str]] = []
+        for front_end in front_ends:
+            answers.append(asyncio.get_running_loop().create_future())
+            self._waiting[front_end.number, call] = answers[-1]
+            front_end.say(m.RegionChanged(call, region))
+        try:
+            if answers:
+                await asyncio.wait(answers, timeout=TAKE_S_MAX)
+            return [answer.result() if answer.done() else LATE for answer in answers]
+        finally:
+            self._waiting = {key: one for key, one in self._waiting.items() if key[1] != call}
 
     def taken(self, front_end: FrontEnd, message: m.RegionTaken) -> None:
         """A front end knows."""
