@@ -3,7 +3,7 @@
 from typing import Any
 
 from _markdown import table
-from headlines_page import share
+from headlines_page import NONE, share
 
 ARRANGEMENTS = {
     "all": "all variants",
@@ -91,3 +91,29 @@ def bounds(record: dict[str, Any]) -> str:
     ]
     head = ("load", "spread", "feasible", "kept", "shed", "overshot", "not now", "impossible")
     return f"{record['seeds']} seeds, {record['seconds']:g} s a run.\n\n{table(head, rows)}"
+
+
+def label_bounds(record: dict[str, Any]) -> str:
+    """One row a bound: how its pages ended, and how accurate its answers were said to be and were."""
+    rows = [
+        (
+            "none" if row["bound"] is None else f"{row['bound']:g}",
+            *(row[key] for key in ("pages", "refused", "dropped", "answered", "below")),
+            *(NONE if row[key] is None else f"{row[key]:.3f}" for key in ("said", "right")),
+            NONE if row["interval"] is None else " – ".join(f"{end:.3f}" for end in row["interval"]),
+        )
+        for row in record["rows"]
+    ]
+    head = (
+        "least accuracy",
+        "pages",
+        "refused",
+        "dropped",
+        "answered",
+        "of them said to be below",
+        "accuracy said",
+        "by labels",
+        "95 % interval",
+    )
+    setting = f"{record['pages']} pages by {record['callers']} callers at once, SLO {record['slo_ms']:g} ms."
+    return f"{setting}\n\n{table(head, rows)}"

@@ -17,7 +17,7 @@ from accuracy_page import infadapter, ipa
 from client_page import client
 from front_ends_page import front_ends
 from headlines_page import headlines, papers, sponge_case
-from pages_page import bounds, pages, switches
+from pages_page import bounds, label_bounds, pages, switches
 from peers_page import peers, soak
 from shared_page import loki, proteus
 from sim_page import sim_day, sim_speed, theory
@@ -240,6 +240,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "pages": ("pages", pages),
     "pages_switches": ("pages_switches", switches),
     "bounds": ("bounds", bounds),
+    "label_bounds": ("label_bounds", label_bounds),
     "headlines": ("headlines", headlines),
     "papers": ("headlines", papers),
     "sponge_case": ("sponge_case", sponge_case),
