@@ -6,7 +6,7 @@ quota of 10 ms periods; who has spent it sleeps until the period ends, and with 
 that would be a request's whole budget. Whole cores carry neither: affinity confines them without any stall.
 
 All replicas together weigh on each core as much as one process of nice 5: groups compete as wholes, and
-without that the niceness of workers would not let the front end go first (DESIGN.md, decision 2).
+without that the niceness of workers would not let the front end go first.
 
 One group a backend, `steelyard-<pid>-<start time>-<n>` so that it is never mistaken for another's, and one
 below it a replica. The server sets quotas; the zygote makes and removes groups, since it knows when a worker

@@ -249,9 +249,14 @@ def _wanted(view: ServiceView) -> Iterable[ReplicaPlan]:
 def _words(plan: ServicePlan) -> str:
     return ", ".join(
         f"{name}: {sum(r.cores > 0 for r in stage.replicas)} of {len(stage.replicas)} replicas active on "
-        f"{sum(r.cores for r in stage.replicas):g} cores, batches up to {stage.batch_rows_max}{_level(stage)}"
+        f"{_cores(stage)}, batches up to {stage.batch_rows_max}{_level(stage)}"
         for name, stage in plan.stages.items()
     )
+
+
+def _cores(stage: StagePlan) -> str:
+    cores = sum((r.cores for r in stage.replicas), 0.0)
+    return f"{cores:g} core{'' if cores == 1 else 's'}"
 
 
 def _level(stage: StagePlan) -> str:
