@@ -249,12 +249,13 @@ def _show(result: Planned, service: Service) -> None:
                 f"{group.share:.0%}",
             )
     console = Console()
-    verdict = "hold" if result.feasible else "do not hold"
+    one = result.cores == 1
+    verdict = ("holds" if one else "hold") if result.feasible else f"{'does' if one else 'do'} not hold"
     bound = "no bound" if result.latency_bound_ms is None else f"{result.latency_bound_ms:.0f} ms"
     peak = f", at most {result.cores_peak:g}," if result.cores_peak > result.cores else ""
     console.print(
-        f"{result.service} by {result.policy}: {result.cores:g} cores{peak} {verdict} the SLO of "
-        f"{service.slo_s * 1e3:.0f} ms (bound at the {service.quantile:g} quantile: {bound})",
+        f"{result.service} by {result.policy}: {result.cores:g} core{'' if one else 's'}{peak} {verdict} the "
+        f"SLO of {service.slo_s * 1e3:.0f} ms (bound at the {service.quantile:g} quantile: {bound})",
         highlight=False,
         soft_wrap=True,
     )

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from steelyard.cli.output import JsonOption, say, write_json
+from steelyard.core.errors import SpecError
 from steelyard.profile.types import Profile
 from steelyard.profiler.accuracies import Accuracy
 from steelyard.profiler.subject import Subject
@@ -26,8 +27,9 @@ def profile(
         Path | None, typer.Option(metavar="FILE", help="Measure accuracies instead, on these examples.")
     ] = None,
     metric: Annotated[
-        str, typer.Option(metavar="NAME", help="exact, top1 or module:function; with --labels.")
-    ] = "exact",
+        str | None,
+        typer.Option(metavar="NAME", help="exact (the default), top1 or module:function; with --labels."),
+    ] = None,
     output: Annotated[
         str | None, typer.Option(metavar="NAME", help="Which output exact and top1 look at.")
     ] = None,
@@ -43,11 +45,16 @@ def profile(
     from steelyard.config.resolve import resolve
     from steelyard.profiler.words import table_rows
 
+    for option, given in (("--metric", metric), ("--output", output), ("--service", service)):
+        if labels is None and given is not None:
+            raise SpecError(f"{option} goes with --labels")
+    if labels is not None and quick:
+        raise SpecError("--quick does not go with --labels: accuracies are measured on all examples")
     loaded = open_spec(spec, "1s" if is_onnx(spec) else None)
     find_modules_beside(loaded.folder)
     core_ids = usable_core_ids()
     if labels is not None:
-        accuracies = _accuracies(loaded, labels, service, metric, output, profiles, core_ids)
+        accuracies = _accuracies(loaded, labels, service, metric or "exact", output, profiles, core_ids)
         write_json(json, {"profiles": [], "accuracies": accuracies})
         if json != "-":
             _show_accuracies(accuracies)

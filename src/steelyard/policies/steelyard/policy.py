@@ -273,7 +273,7 @@ def _runner_up(service: str, layouts: tuple[StageLayout, ...]) -> str:
         if larger <= sizing.variant.cores_max:
             now, then = sizing.core_s(target.rows, target.cores), sizing.core_s(target.rows, larger)
             words.append(
-                f"{service}.{sizing.stage.name} on replicas of {larger:g} cores: {then * 1000:.1f} core-ms a "
-                f"row, not {now * 1000:.1f}"
+                f"{service}.{sizing.stage.name} on replicas of {larger:g} cores: {then * 1000:.4g} core-ms a "
+                f"row, not {now * 1000:.4g}"
             )
     return "; ".join(words)
