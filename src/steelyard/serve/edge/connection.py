@@ -8,7 +8,8 @@ The rules of this file:
 - Reads end in one buffer that all connections share, as nothing is kept in it beyond a read; large bodies are
   read into their slots of the arena (`incoming.py`).
 - A connection has one request under way. What a client sends meanwhile, at most one read of it, waits with
-  reading paused; so do requests of a client that does not read its answers.
+  reading paused; so do requests of a client that does not read its answers. What waits on all connections is
+  bounded, in either direction: the client beyond is cut off.
 - No task and no future a request: it is answered from the server's `on_end` by one write.
 Why not ASGI for all, with figures: docs/adr/0014.
 """
@@ -52,6 +53,8 @@ class DirectWay:
         self.placing = Placing(inferences)
         self.buffer = bytearray(READ_BYTES_MAX)
         self.view = memoryview(self.buffer)
+        self.unread_bytes = 0
+        """Of all answers that wait for their clients."""
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -93,6 +96,7 @@ class Connection(asyncio.BufferedProtocol):
         """The ASGI server may have something under way, or wait for it."""
         self._is_unread = False
         """The client has to read before more is written."""
+        self._unread_bytes = 0
         self._is_taking = False
         self._is_ending = False
 
@@ -108,7 +112,8 @@ class Connection(asyncio.BufferedProtocol):
         """The client is gone."""
         self._connections.discard(self)
         exchange, self._exchange = self._exchange, None
-        self._held = b""
+        self._let_go()
+        self._is_read()
         self._end_body()
         if self._rest_timer is not None:
             self._rest_timer.cancel()
@@ -127,12 +132,23 @@ class Connection(asyncio.BufferedProtocol):
         """The client does not read what is written."""
         self._is_unread = True
         self._asgi.pause_writing()
+        way = self._way
+        self._unread_bytes = self._transport.get_write_buffer_size()
+        way.unread_bytes += self._unread_bytes
+        bytes_max = way.inferences.settings.buffered_bytes_max
+        if bytes_max < way.unread_bytes > self._unread_bytes:  # one may wait, however large it is
+            self._transport.abort()
 
     def resume_writing(self) -> None:
         """The client has read."""
-        self._is_unread = False
+        self._is_read()
         self._asgi.resume_writing()
         self._go_on()
+
+    def _is_read(self) -> None:
+        self._is_unread = False
+        self._way.unread_bytes -= self._unread_bytes
+        self._unread_bytes = 0
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next read goes; `buffer_updated` follows at once."""
@@ -178,8 +194,7 @@ class Connection(asyncio.BufferedProtocol):
                     self._hand_over(data, start, end)
                     return
                 elif self._exchange is not None or self._is_unread:
-                    self._held = bytes(memoryview(data)[start:end])
-                    self._transport.pause_reading()
+                    self._hold(memoryview(data)[start:end])
                     return
                 else:
                     begun = self._begin(data, start, end)
@@ -194,10 +209,26 @@ class Connection(asyncio.BufferedProtocol):
         self._is_with_asgi = True
         self._asgi.data_received(bytes(memoryview(data)[start:end]))
 
+    def _hold(self, data: memoryview) -> None:
+        """Keep what came before its turn."""
+        try:
+            self._way.inferences.bodies.hold(len(data))
+        except RefusedError:  # an answer to it would have to wait for its turn, too
+            self._transport.abort()
+            return
+        self._held = bytes(data)
+        self._transport.pause_reading()
+
+    def _let_go(self) -> bytes:
+        """What was kept."""
+        held, self._held = self._held, b""
+        self._way.inferences.bodies.buffered_bytes -= len(held)
+        return held
+
     def _go_on(self) -> None:
         """Take what waited; it waits again if it still has to."""
         if self._held and not (self._is_taking or self._transport.is_closing()):
-            held, self._held = self._held, b""
+            held = self._let_go()
             self._transport.resume_reading()
             self._take(held, 0, len(held))
 
