@@ -15,7 +15,7 @@ from typing import Any
 from _markdown import table
 from accuracy_page import infadapter, ipa
 from client_page import client
-from front_ends_page import front_ends
+from front_ends_page import front_ends, grpc_edge
 from headlines_page import headlines, papers, sponge_case
 from pages_page import bounds, label_bounds, pages, switches
 from peers_page import peers, soak
@@ -227,6 +227,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "overhead": ("overhead", overhead),
     "edge": ("edge", edge),
     "front_ends": ("front_ends", front_ends),
+    "grpc_edge": ("grpc_edge", grpc_edge),
     "client": ("client", client),
     "peers": ("peers", peers),
     "soak": ("soak", soak),
