@@ -112,8 +112,12 @@ def _gains(record: dict[str, Any]) -> str:
         hardware, own = capacity[f"hardware{plane}"], capacity[f"loki{plane}"]
         over = f"{own / hardware:.1f} times" if hardware else "more than"
         words.append(f"`loki{plane}` carries {over} what the best variants alone carry")
-    apart, own_day = days["tasks apart"]["violations"], days["loki"]["violations"]
-    words.append(f"stages planned apart have {apart / own_day:.1f} times the violations" if own_day else "")
+    for plane, where in (("", ""), (OURS, " on our data plane")):
+        apart, own_day = (
+            days.get(f"{name}{plane}", {}).get("violations") for name in ("tasks apart", "loki")
+        )
+        if apart and own_day:
+            words.append(f"stages planned apart have {apart / own_day:.1f} times the violations{where}")
     off_peak = days["loki"]["servers_off_peak"]
     words.append(f"off-peak it uses {record['servers'] / off_peak:.2f} times fewer servers than there are")
     words.append(
