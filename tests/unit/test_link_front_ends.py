@@ -351,3 +351,20 @@ def test_a_front_end_for_which_there_is_no_process_is_an_error_at_first_and_trie
         await rig.arrive(rig.puppets[1])
 
     run(main, restarts_s=0.05)
+
+
+def test_a_region_is_known_to_a_front_end_that_starts_while_it_is_asked_for() -> None:
+    async def main(rig: Rig) -> None:
+        await rig.front_ends.start(WELCOME, 2)
+        known = rig.front_ends._front_ends
+        region = m.Region("mine", ("/key", 0, 8))
+        rig.front_ends._receive(known[1], m.RegionAsked(1, region), [])
+        rig.front_ends._lose(known[2], "in the same turn of the loop")
+        first, _, third = rig.puppets
+        await until(lambda: third.of(m.RegionChanged))
+        assert third.of(m.RegionChanged)[0].region == region
+        third.say(m.RegionTaken(third.of(m.RegionChanged)[0].call))
+        await until(lambda: first.of(m.Told))
+        assert first.of(m.Told) == [m.Told(1)]
+
+    run(main)

@@ -249,8 +249,9 @@ class FrontEnds:
             case m.Asked():
                 self._do(self._answer(front_end, message))
             case m.RegionAsked():
-                others = [one for one in self._front_ends.values() if one.kind == front_end.kind]
-                self._do(self._regions.spread(message, front_end, others))
+                # Those that there are when the region gets known to others that start: one turn later.
+                alike = (one for one in self._front_ends.values() if one.kind == front_end.kind)
+                self._do(self._regions.spread(message, front_end, alike))
             case m.RegionTaken():
                 self._regions.taken(front_end, message)
             case _:
