@@ -91,7 +91,7 @@ def test_an_infeasible_plan_says_why_and_what_would_do(made: Blueprint) -> None:
     # Stage a carries 100 rows/s on its core.
     found = planned(made, Question("static", {"batch": 1}, "s", 150.0))
     assert (found.feasible, found.latency_bound_ms) == (False, None)
-    assert found.reason.startswith("stage a is given 150 rows/s, its 1 cores carry 100 ")
+    assert found.reason.startswith("stage a is given 150 rows/s, its 1 core carries 100 ")
     assert "cores would hold it: " in found.reason
     assert found.reason.endswith("; decided: fixed allocation of 3 cores")
 

@@ -103,7 +103,9 @@ def test_a_queue_that_grows_has_no_bound() -> None:
     assert verdict(made(), 94.0, a=stage(1.0)).latency_bound_s < inf
     found = verdict(made(), 96.0, a=stage(1.0))
     assert found.latency_bound_s == inf
-    assert found.objection == ("stage a is given 96 rows/s, its 1 cores carry 100 (planned up to 95% of it)")
+    assert found.objection == ("stage a is given 96 rows/s, its 1 core carries 100 (planned up to 95% of it)")
+    # Written out, not 1.235e+05.
+    assert "is given 123456 rows/s" in verdict(made(), 123_456.0, a=stage(1.0)).objection
 
 
 def test_more_load_waits_longer_and_more_replicas_shorter() -> None:

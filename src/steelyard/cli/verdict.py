@@ -63,8 +63,8 @@ def assess(made: Blueprint, plan: ServicePlan, rate_rps: float) -> Verdict:
         return Verdict(bound_s, "")
     return Verdict(
         bound_s,
-        f"holds {bound_s * 1e3:.4g} ms at the {service.quantile:g} quantile, "
-        f"the SLO is {service.slo_s * 1e3:.4g} ms",
+        f"holds {_figure(bound_s * 1e3)} ms at the {service.quantile:g} quantile, "
+        f"the SLO is {_figure(service.slo_s * 1e3)} ms",
     )
 
 
@@ -97,7 +97,7 @@ def alternative(made: Blueprint, plan: ServicePlan, rate_rps: float) -> str:
         return f"{best.cores} cores would hold it: {sizes_text(best)}"
     if best.nearest_slo_s is not None:
         nearest_s = best.nearest_slo_s + service.reply_s
-        return f"no plan is faster than {nearest_s * 1e3:.4g} ms, the nearest feasible SLO"
+        return f"no plan is faster than {_figure(nearest_s * 1e3)} ms, the nearest feasible SLO"
     if best.nearest_cores is not None:
         return f"{best.binding}, the nearest feasible cluster has {best.nearest_cores:g} cores"
     return best.binding
@@ -234,7 +234,13 @@ def _overload(name: str, stage: StagePlan, times: ServiceTimes, rate_rps: float)
         crew.replicas * crew.batch / crew.service_time_s(times, crew.batch) for crew in crews if crew.cores
     )
     cores = sum(crew.replicas * crew.cores for crew in crews)
+    carry = "core carries" if cores == 1 else "cores carry"
     return (
-        f"stage {name} is given {rate_rps:.4g} rows/s, its {cores:g} cores carry {carried_rps:.4g} "
+        f"stage {name} is given {_figure(rate_rps)} rows/s, its {cores:g} {carry} {_figure(carried_rps)} "
         f"(planned up to {RHO_MAX:.0%} of it)"
     )
+
+
+def _figure(value: float) -> str:
+    """At least four figures of it, never with an exponent: a bound may be minutes long."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
