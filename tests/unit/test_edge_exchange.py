@@ -88,6 +88,8 @@ def test_a_slow_body_is_408_and_gives_its_memory_back(intake: ComputingIntake) -
         first = [{"type": "http.request", "body": b"{", "more_body": True}]
 
         async def receive() -> Any:
+            if sent:  # ASGI: so after the answer
+                return {"type": "http.disconnect"}
             return first.pop() if first else await asyncio.Event().wait()
 
         async def send(message: Any) -> None:
