@@ -2,30 +2,34 @@
 
 The objective is 2 s and the only replica has a core: the batch that hangs is found out after half a second, a
 new worker takes some tenths, and if the one to blame comes first again, the same once more.
+
+The batch before it is held by two pipes: one says that it runs, the other lets it end.
 """
 
 import asyncio
+import os
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from steelyard.backend.patience import KNOWN_BATCHES
-from steelyard.testing.live import LiveServer, serve
+from steelyard.testing.live import LiveServer, serve, wait_until
 
 pytestmark = pytest.mark.slow
 
 MODEL = """
-import threading, time
-import numpy as np
+import threading
+from pathlib import Path
 
 def double(batch):
     x = batch["x"]
     if (x == -1).any():
         threading.Event().wait()
     if (x == -2).any():
-        time.sleep(0.1)
-    return {"y": 2 * x}
+        Path({begun!r}).write_bytes(b"")
+        Path({end!r}).read_bytes()
+    return {{"y": 2 * x}}
 """
 SPEC = """\
 version: 1
@@ -55,25 +59,35 @@ async def ask(session: aiohttp.ClientSession, url: str, x: float) -> tuple[int, 
         return answer.status, await answer.text()
 
 
-async def hang(server: LiveServer) -> list[tuple[int, str]]:
+async def hang(server: LiveServer, begun: Path, end: Path) -> list[tuple[int, str]]:
     """Answers of eight requests that share a batch; the first hangs."""
+
+    def queue_rows() -> int:
+        return int(server.status()["services"]["double"]["queue_rows"])
+
     async with aiohttp.ClientSession() as session:
         for _ in range(KNOWN_BATCHES):  # what batches take is known
             await ask(session, server.url, 1)
         before = asyncio.create_task(ask(session, server.url, -2))
-        await asyncio.sleep(0.03)  # it runs, and whatever comes now is the next batch
-        answers = await asyncio.gather(*(ask(session, server.url, x) for x in (-1, 3, 4, 5, 6, 7, 8, 9)))
+        await asyncio.to_thread(begun.read_bytes)  # it runs: whatever comes now is the next batch
+        rest = [asyncio.create_task(ask(session, server.url, x)) for x in (-1, 3, 4, 5, 6, 7, 8, 9)]
+        await asyncio.to_thread(wait_until, lambda: queue_rows() == len(rest), "all eight in the queue")
+        await asyncio.to_thread(end.write_bytes, b"")
+        answers = await asyncio.gather(*rest)
         assert (await before)[0] == 200
         assert (await ask(session, server.url, 10))[0] == 200
         return answers
 
 
 def test_one_request_that_hangs_takes_no_other_with_it(tmp_path: Path) -> None:
-    (tmp_path / "model.py").write_text(MODEL)
+    begun, end = tmp_path / "begun", tmp_path / "end"
+    os.mkfifo(begun)
+    os.mkfifo(end)
+    (tmp_path / "model.py").write_text(MODEL.format(begun=str(begun), end=str(end)))
     spec = tmp_path / "spec.yaml"
     spec.write_text(SPEC)
     with serve(spec, tmp_path) as server:
-        (status, body), *others = asyncio.run(hang(server))
+        (status, body), *others = asyncio.run(hang(server, begun, end))
         assert status == 503, body
         assert "its batch did not end twice" in body
         assert [answer[0] for answer in others] == [200] * 7, others
