@@ -33,7 +33,8 @@ class LiveIntake:
         self.arena = arena
         self.services = services
         self.repository = repository
-        self.stopping = False
+        self.is_open = False
+        """Whether the server listens wherever it was asked to, and is not stopping."""
         self._machines = machines
         self._drivers = drivers
         self._backend = backend
@@ -50,8 +51,8 @@ class LiveIntake:
         return RequestId(self.front_end, next(self._sequence))
 
     def is_ready(self, service: str) -> bool:
-        """Whether each stage has a ready replica, and the server is not stopping."""
-        return not self.stopping and self._machines[service].is_ready
+        """Whether each stage has a ready replica and the server is open: who hears so may use every port."""
+        return self.is_open and self._machines[service].is_ready
 
     def statistics(self, service: str) -> ServiceStatistics:
         """What became of the service's requests so far."""

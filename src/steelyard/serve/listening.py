@@ -4,6 +4,7 @@ The rules of this file:
 - Where several processes listen on one port, the server binds it first and keeps it, without listening: the
   port stays the server's while front ends come and go, and one that is taken is an error at the start.
 - A listener is a listener wherever it is: what stops accepting, lingers and ends is one list.
+- Nothing is ready before all of it listens: a client that sees "ready" on one port may use the others.
 """
 
 import asyncio
@@ -11,11 +12,11 @@ import socket
 from collections.abc import Callable
 
 from steelyard.serve.account import Account
-from steelyard.serve.base import Intake
 from steelyard.serve.edge.http import make_app
 from steelyard.serve.edge.listen import Listener, reserve, serve_http
 from steelyard.serve.edge.logs import EventLog
 from steelyard.serve.edge.settings import EdgeSettings
+from steelyard.serve.intake import LiveIntake
 from steelyard.serve.link.front_ends import FrontEnds
 from steelyard.serve.link.messages import Kind, Welcome
 from steelyard.serve.settings import ServeSettings
@@ -29,7 +30,7 @@ class Listening:
 
     Args:
         settings: ports, and which of them are served by processes of their own.
-        intake: the server behind the edges.
+        intake: the server behind the edges; open once all of them listen.
         front_ends: starts front ends.
         account: hears of statuses, and has the pages of the metrics port.
         log: of the edges.
@@ -39,7 +40,7 @@ class Listening:
     def __init__(
         self,
         settings: ServeSettings,
-        intake: Intake,
+        intake: LiveIntake,
         front_ends: FrontEnds,
         account: Account,
         log: EventLog,
@@ -65,6 +66,7 @@ class Listening:
         Raises:
             SteelyardError: a port cannot be had, or a front end does not start.
         """
+        await self._start_metrics()  # first: whoever watches sees the rest start
         http = asyncio.ensure_future(self._start_http())
         grpc = asyncio.ensure_future(self._start_grpc())  # front ends of both kinds start at a time
         try:
@@ -73,13 +75,8 @@ class Listening:
         finally:
             http.cancel()
             grpc.cancel()
-        settings = self._settings
-        if settings.metrics_port != 0:
-            listener = await serve_http(
-                self._account.app, settings.host, settings.metrics_port or 0, log=self._log
-            )
-            self._listeners.append(listener)
-            self._tell("http", listener.port, "metrics, status", 0)
+        self._intake.is_open = True
+        self._front_ends.show()
 
     def stop_accepting(self) -> None:
         """Begin nothing new; what is under way goes on."""
@@ -94,6 +91,16 @@ class Listening:
             await listener.stop(linger_s=LINGER_S)
         for reserved in self._reserved:
             reserved.close()
+
+    async def _start_metrics(self) -> None:
+        settings = self._settings
+        if settings.metrics_port == 0:
+            return
+        listener = await serve_http(
+            self._account.app, settings.host, settings.metrics_port or 0, log=self._log
+        )
+        self._listeners.append(listener)
+        self._tell("http", listener.port, "metrics, status", 0)
 
     async def _start_http(self) -> None:
         asked, processes = self._settings.http_port, self._settings.front_ends

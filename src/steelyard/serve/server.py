@@ -205,7 +205,7 @@ class Server:
             await listening.start()
             await self._announce(intake, backend)
             await self._stop.wait()
-            intake.stopping = True
+            intake.is_open = False
             listening.stop_accepting()
             return await self._drain(drivers)
         finally:
