@@ -5,8 +5,8 @@ Where requests may be lost, cores are not owed to all of them, and those that ar
 - *slack*: more of what those who wait have left is reckoned with;
 - *queue*: more rows stand waiting, which fills batches, and what differs is corrected sooner;
 - *lag*: rows that will be served before more cores could take effect ask for none, over longer spans;
-- *batches*: serving may take more of the latency, so that they may be larger where that is cheaper, and they
-  are held until they are full for as long as rows may wait (ADR 4);
+- *batches*: serving may take more of the latency, so that they may be larger where that is cheaper, and where
+  that can save cores (`layout`) they are held until they are full, for as long as rows may wait (ADR 4);
 - *cores* that are not needed are given up sooner, replicas that are needed are started sooner, and fewer are
   kept for growth that has not come.
 
@@ -40,7 +40,7 @@ class Knob(NamedTuple):
         correct_waits: times the wait within which a queue that differs is corrected.
         lags: times the lag of a resize for which what waits asks for no cores; 0 at the default.
         service_share: of the latency that may be spent on serving.
-        hold_share: of the time to wait for which a batch is held until it is full; 0 holds nothing.
+        hold_share: of the time to wait for which a batch may be held until it is full; 0 holds nothing.
         patience: with cores that are not needed and replicas that are, over the default's; at most 1.
         growth: of what arrives, that replicas are kept for (`reserve`).
     """

@@ -20,6 +20,10 @@ from steelyard.policies.steelyard.sizing import EXACT, StageSizing
 from steelyard.policies.steelyard.targets import StageTarget
 
 FIT = StageRules(choice="fit")
+HOLD_SAVES_MIN = 0.2
+"""Share of a request's core-time that full batches must save over single rows to be waited for: rows that are
+held come all at once, here and at the next stage, which costs cores. On published pipelines 0.22 pays, 0.13
+does not (docs/results.md)."""
 
 
 class StageLayout(NamedTuple):
@@ -31,6 +35,7 @@ class StageLayout(NamedTuple):
         resident: variants of its replicas; empty: the planned one.
         limits: of the less accurate variants that may answer as well, in this order: their largest batches.
         limit: replicas that fit the cluster's memory; None: as many as it likes.
+        saves: share of a request's core-time, at all stages, that its batches save over single rows.
         knob: of the policy.
     """
 
@@ -39,6 +44,7 @@ class StageLayout(NamedTuple):
     resident: tuple[str, ...] = ()
     limits: tuple[tuple[str, int], ...] = ()
     limit: int | None = None
+    saves: float = 0.0
     knob: Knob = AS_IT_COMES
 
     @property
@@ -46,10 +52,14 @@ class StageLayout(NamedTuple):
         """Variants of a replica."""
         return self.resident or (self.sizing.variant.name,)
 
-    @property
-    def hold_s(self) -> float:
-        """For how long a batch that is not full is held: only where a larger one costs less a row."""
-        return self.knob.hold_share * self.target.wait_s if self.target.rows > 1 else 0.0
+    def hold_s(self, cores: float) -> float:
+        """For how long a batch that is not full is held, on so many cores: only where that can save some.
+
+        On the least cores that a stage may have, there is nothing to save.
+        """
+        if self.saves < HOLD_SAVES_MIN or cores <= self.target.least + EXACT:
+            return 0.0
+        return self.knob.hold_share * self.target.wait_s
 
     def plan(self, replicas: tuple[ReplicaPlan, ...]) -> StagePlan:
         """The stage's plan with these replicas; their variants become those of the layout."""
@@ -61,12 +71,25 @@ class StageLayout(NamedTuple):
             replicas,
             (VariantShare(name, 1.0), *[VariantShare(lower, 0.0) for lower, _ in self.limits]),
             target.limit,
-            self.hold_s,
+            self.hold_s(sum([replica.cores for replica in replicas])),
             budget_s=target.service_s + target.wait_s,
             rules=FIT if self.limits else StageRules(),
             covers_starts=False,
             rows_max=dict(self.limits),
         )
+
+
+def layouts_of(
+    sizings: Sequence[StageSizing], targets: Sequence[StageTarget], knob: Knob
+) -> tuple[StageLayout, ...]:
+    """One for each stage of a service, in its order."""
+    pairs = list(zip(sizings, targets, strict=True))
+    whole = sum([s.fan_out * s.core_s(t.rows, t.cores) for s, t in pairs], 0.0)
+    layouts = []
+    for sizing, target in pairs:
+        saved = sizing.core_s(1, target.cores) - sizing.core_s(target.rows, target.cores)
+        layouts.append(StageLayout(sizing, target, saves=sizing.fan_out * saved / whole, knob=knob))
+    return tuple(layouts)
 
 
 def first_plan(

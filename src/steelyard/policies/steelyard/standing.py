@@ -12,7 +12,7 @@ from steelyard.core.plan import ServicePlan
 from steelyard.core.snapshot import NodeView, ServiceView
 from steelyard.core.types import Service, ServiceTimes
 from steelyard.policies.steelyard.knob import AS_IT_COMES, Knob
-from steelyard.policies.steelyard.layout import StageLayout
+from steelyard.policies.steelyard.layout import StageLayout, layouts_of
 from steelyard.policies.steelyard.levels import Level, Menu, front_of, menus_of
 from steelyard.policies.steelyard.residents import replicas_at_most, resident
 from steelyard.policies.steelyard.sizing import StageSizing
@@ -172,7 +172,7 @@ class Standing:
             targets = tuple(target._replace(wait_s=target.wait_s / 4) for target in targets)
         for sizing, target, ratio in zip(sizings, targets, self.ratios, strict=True):
             sizing.reckon_by(target.rows, target.cores, target.service_s / ratio)
-        return tuple(StageLayout(s, t, knob=self._knob) for s, t in zip(sizings, targets, strict=True))
+        return layouts_of(sizings, targets, self._knob)
 
     def _cores(self, ground: Ground) -> float:
         """Cores that one replica may have at most."""
