@@ -21,9 +21,9 @@ from steelyard.policies.steelyard.targets import StageTarget
 
 FIT = StageRules(choice="fit")
 HOLD_SAVES_MIN = 0.2
-"""Share of a request's core-time that full batches must save over single rows to be waited for: rows that are
-held come all at once, here and at the next stage, which costs cores. On published pipelines 0.22 pays, 0.13
-does not (docs/results.md)."""
+"""What full batches must save over single rows, as a share of what a request costs, to be waited for: rows
+that are held come all at once, here and at the next stage, which costs cores. On the published pipelines
+0.22 pays, 0.13 does not (docs/results.md)."""
 
 
 class StageLayout(NamedTuple):
@@ -35,7 +35,7 @@ class StageLayout(NamedTuple):
         resident: variants of its replicas; empty: the planned one.
         limits: of the less accurate variants that may answer as well, in this order: their largest batches.
         limit: replicas that fit the cluster's memory; None: as many as it likes.
-        saves: share of a request's core-time, at all stages, that its batches save over single rows.
+        saves: core-time that its batches save over single rows, over that of a request at all stages.
         knob: of the policy.
     """
 
