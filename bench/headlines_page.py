@@ -54,6 +54,26 @@ def sponge_case(record: dict[str, Any]) -> str:
     )
 
 
+def ablation(record: dict[str, Any]) -> str:
+    """The default policy with one ingredient left out, against the whole of it."""
+    rows = []
+    for name, found in record["pipelines"].items():
+        for row in found:
+            options = row["policy"].partition("without=")[2].strip("[]'")
+            rows.append(
+                (
+                    f"{name}, {f'without {options}' if options else 'whole'}",
+                    share(row["violations"]),
+                    f"{row['core_seconds']:,.0f}",
+                    _ratio(row["cost_ratio"], 3),
+                )
+            )
+    seconds = "300 s" if record["quick"] else "660 s"
+    starts = ", ".join(f"{start:g}" for start in record["cold_starts_s"])
+    setting = f"{record['surges']} surges of {seconds}, cold starts of {starts} s, {record['seed']} seeds."
+    return f"{setting}\n\n{table(('pipeline, policy', 'violations', 'core-seconds', '/ whole'), rows)}"
+
+
 VERDICT_HEAD = (
     "pipeline, policy",
     "its violations",

@@ -16,7 +16,7 @@ from _markdown import table
 from accuracy_page import infadapter, ipa
 from client_page import client
 from front_ends_page import front_ends, grpc_edge
-from headlines_page import headlines, papers, sponge_case
+from headlines_page import ablation, headlines, papers, sponge_case
 from pages_page import bounds, label_bounds, pages, switches
 from peers_page import peers, soak
 from shared_page import loki, proteus
@@ -244,6 +244,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "label_bounds": ("label_bounds", label_bounds),
     "headlines": ("headlines", headlines),
     "papers": ("headlines", papers),
+    "ablation": ("ablation", ablation),
     "sponge_case": ("sponge_case", sponge_case),
     "infadapter": ("infadapter", infadapter),
     "ipa": ("ipa", ipa),
