@@ -11,6 +11,7 @@ import uvloop
 
 from steelyard.worker import messages as m
 from steelyard.worker.doorbell import (
+    HELD_MAX,
     PACKET_BYTES_MAX,
     WAITING_PACKETS_MAX,
     Doorbell,
@@ -68,8 +69,8 @@ def play(scenario: Callable[[Ear], Coroutine[Any, Any, None]], loop_factory: Any
 @pytest.mark.parametrize("loop_factory", LOOPS)
 def test_several_messages_travel_in_one_packet_and_in_order(loop_factory: Any) -> None:
     async def scenario(ear: Ear) -> None:
-        ear.bell.send_later(m.Free(1))
-        ear.bell.send_later(m.Free(2))
+        ear.bell.hold(m.Free(1))
+        ear.bell.hold(m.Free(2))
         ear.bell.send(m.SetCores(2.0))  # takes along what waits
         assert ear.other.receive() == ([m.Free(1), m.Free(2), m.SetCores(2.0)], [])
         ear.other.send(m.Loaded("a"), m.Unloaded("b", "gone"))
@@ -79,12 +80,13 @@ def test_several_messages_travel_in_one_packet_and_in_order(loop_factory: Any) -
     play(scenario, loop_factory)
 
 
-def test_what_is_sent_later_goes_in_the_next_turn_of_the_loop() -> None:
+def test_what_is_in_no_hurry_waits_for_company_up_to_a_limit() -> None:
     async def scenario(ear: Ear) -> None:
-        ear.bell.send_later(m.Free(1))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert ear.other.receive() == ([m.Free(1)], [])
+        for batch_id in range(HELD_MAX + 1):  # one more than makes a packet of their own
+            ear.bell.hold(m.Free(batch_id))
+        assert ear.other.receive() == ([m.Free(batch_id) for batch_id in range(HELD_MAX)], [])
+        ear.bell.send(m.Stop())
+        assert ear.other.receive() == ([m.Free(HELD_MAX), m.Stop()], [])
 
     play(scenario, None)
 

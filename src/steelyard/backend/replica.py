@@ -126,7 +126,7 @@ class LocalReplica:
         """The owner of an arena has ended: no further batch reads it."""
         if arena in self.borrowed:
             self.borrowed.remove(arena)
-            self._doorbell.send_later(m.Forget(arena))
+            self._doorbell.send(m.Forget(arena))
 
     def run(self, command: RunBatch, feeds: tuple[m.Feed, ...], seconds_max: float) -> None:
         """Send a batch, and with it whatever else waits; a worker that takes longer than given is killed."""
@@ -140,8 +140,8 @@ class LocalReplica:
         self._doorbell.send(m.Run(command.batch_id, command.variant, command.rows, feeds))
 
     def release(self, batch_id: int) -> None:
-        """No hurry: it goes with the next batch."""
-        self._doorbell.send_later(m.Free(batch_id))
+        """No hurry: a worker takes one order after the other, and wants the place for its next batch only."""
+        self._doorbell.hold(m.Free(batch_id))
 
     def load(self, variant: str) -> None:
         """Ask for a variant."""

@@ -26,6 +26,8 @@ from steelyard.core.events import (
 from steelyard.core.snapshot import CoreShare
 from steelyard.serve.service_driver import MachinePump, ServiceDriver
 
+_ENDS_OF_BATCHES = (BatchCompleted, BatchFailed)
+
 
 class Planner(Protocol):
     """Where a policy's `decide` runs, away from the serving loop."""
@@ -109,15 +111,18 @@ class ControlDriver:
             if service is None:
                 return  # a replica that has gone already: its last words concern nobody
             driver = self._services[service]
+            if isinstance(event, _ENDS_OF_BATCHES):  # nearly all that the backend tells: the service's alone
+                driver.handle(event)
+                if self._letting_go and (parked := self._letting_go.pop(event.replica_id, None)) is not None:
+                    self.on_backend(parked)
+                return
             if isinstance(event, ReplicaResized) and not event.cores and driver.is_running(event.replica_id):
                 self._letting_go[event.replica_id] = event
                 driver.handle(event)
                 return
             self._note(service, event)
             driver.handle(event)
-            parked = self._letting_go.pop(event.replica_id, None)
-            if parked is not None and isinstance(event, BatchCompleted | BatchFailed):
-                self.on_backend(parked)
+            self._letting_go.pop(event.replica_id, None)
         if isinstance(event, TO_CONTROL):
             self.handle(event)
 

@@ -17,7 +17,7 @@ from steelyard.core.commands import Command, RecordDecision
 from steelyard.core.errors import JournalError
 from steelyard.core.events import Event
 from steelyard.journal.codec import encode
-from steelyard.journal.records import Header, Record
+from steelyard.journal.records import CONTROL, Header, Record
 
 RECORDS_MAX = 50_000
 BYTES_MAX = 4 << 30
@@ -116,8 +116,8 @@ class Recorder:
         self._calls[machine] += 1
         if self._journal is not None:
             self._journal.put(Record(machine, sequence, now_s, event, tuple(commands)))
-        if self._decisions is not None:
-            decisions = tuple(command for command in commands if type(command) is RecordDecision)
+        if self._decisions is not None and machine == CONTROL:  # nobody else decides on replicas
+            decisions = tuple([command for command in commands if type(command) is RecordDecision])
             if decisions:
                 self._decisions.put(Record(machine, sequence, now_s, event, decisions))
 

@@ -89,13 +89,20 @@ class MachinePump:
 
     def handle(self, event: Event) -> None:
         """Take one event; returns when it and everything that followed from it at once is done."""
-        self._pending.append(event)
+        pending = self._pending
+        pending.append(event)
         if self._busy:
             return
         self._busy = True
+        actions = self.actions
         try:
-            while self._pending:
-                self._step(self._pending.popleft())
+            while pending:
+                event = pending.popleft()
+                now_s = self._clock()
+                commands = self._machine.handle(event, now_s=now_s)
+                self._record(self.name, now_s, event, commands)
+                for command in commands:
+                    actions[type(command)](command)
         finally:
             self._busy = False
 
@@ -104,14 +111,6 @@ class MachinePump:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _step(self, event: Event) -> None:
-        now_s = self._clock()
-        commands = self._machine.handle(event, now_s=now_s)
-        self._record(self.name, now_s, event, commands)
-        actions = self.actions
-        for command in commands:
-            actions[type(command)](command)
 
     def _wake_at(self, command: WakeAt) -> None:
         self.stop_timer()

@@ -4,6 +4,8 @@ A packet is one byte (0: last, 1: more follows) and a piece of a msgpack list of
 rule; only a list that a socket buffer cannot take (a batch of a thousand requests) is cut. Two ends exist:
 `Doorbell` blocks and serves workers; `LoopDoorbell` never blocks and serves the loop: what the socket does
 not take at once waits, up to `WAITING_PACKETS_MAX`, and beyond that the other end counts as lost.
+
+A packet costs a system call at both ends and may wake a process: what is in no hurry waits for company.
 """
 
 import array
@@ -22,6 +24,8 @@ PACKET_BYTES_MAX = 60_000  # well below the usual send buffer of 212,992 B, whic
 MESSAGE_BYTES_MAX = 64 << 20
 FDS_MAX = 8
 WAITING_PACKETS_MAX = 1024
+HELD_MAX = 32
+"""Messages in no hurry that wait for one that is."""
 
 _FD_BYTES = array.array("i").itemsize
 _ANCILLARY_BYTES = socket.CMSG_SPACE(FDS_MAX * _FD_BYTES)
@@ -157,7 +161,7 @@ class LoopDoorbell(Generic[M]):
         self._on_message = on_message
         self._on_lost = on_lost
         self._loop = loop
-        self._later: list[Any] = []
+        self._held: list[Any] = []
         self._waiting: deque[tuple[bytes, memoryview, Sequence[int]]] = deque()
         self._is_writing = False
         self._is_open = True
@@ -169,12 +173,13 @@ class LoopDoorbell(Generic[M]):
         return bool(self._waiting)
 
     def send(self, *messages: Any, fds: Sequence[int] = ()) -> None:
-        """Send now, together with what `send_later` held back. Takes `fds` over and closes them once sent."""
+        """Send now, behind what `hold` held back. Takes `fds` over and closes them once sent."""
         if not self._is_open:
             _close_all(fds)
             return
-        messages = (*self._later, *messages)
-        self._later.clear()
+        if self._held:
+            messages = (*self._held, *messages)
+            self._held.clear()
         if not messages:
             return
         if not (self._waiting or fds):
@@ -187,11 +192,11 @@ class LoopDoorbell(Generic[M]):
         if len(self._waiting) > WAITING_PACKETS_MAX:
             self._lose(f"{len(self._waiting)} packets wait: the other end does not read")
 
-    def send_later(self, message: Any) -> None:
-        """Send with the next message, at the latest in the next turn of the loop: saves a packet."""
-        if not self._later:
-            self._loop.call_soon(self.send)
-        self._later.append(message)
+    def hold(self, message: Any) -> None:
+        """Let the next message that is sent take this one along, before it; or the `HELD_MAX`-th of these."""
+        self._held.append(message)
+        if len(self._held) >= HELD_MAX:
+            self.send()
 
     def drain(self) -> None:
         """Deliver everything that has arrived, however much: the sender has ended."""
@@ -209,6 +214,7 @@ class LoopDoorbell(Generic[M]):
         for _, _, fds in self._waiting:
             _close_all(fds)
         self._waiting.clear()
+        self._held.clear()
         self._receiver.close()
         self._socket.close()
 
