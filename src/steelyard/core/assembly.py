@@ -29,7 +29,7 @@ from steelyard.core.plan import Drop
 from steelyard.core.queue import Entry
 from steelyard.core.routes import ROUNDING
 from steelyard.core.stage import StageState
-from steelyard.core.work import Piece
+from steelyard.core.work import Batch, Piece
 
 PASSED_MAX = 8
 """Pieces that are passed over when their own bounds forbid this replica; the rest is left to the others."""
@@ -48,29 +48,7 @@ class Shedding:
         self.reason: ShedReason = reason
 
 
-class Assembly:
-    """A batch that could run: `is_full` if no further piece fits by its rows."""
-
-    __slots__ = ("is_full", "pieces", "replica", "rows", "service_s", "variant")
-
-    def __init__(
-        self,
-        replica: Replica,
-        variant: str,
-        pieces: list[Piece],
-        rows: int,
-        service_s: float,
-        is_full: bool,
-    ) -> None:
-        self.replica = replica
-        self.variant = variant
-        self.pieces = pieces
-        self.rows = rows
-        self.service_s = service_s
-        self.is_full = is_full
-
-
-Choice = Shedding | Assembly | None
+Choice = Shedding | Batch | None
 DropRule = Callable[[StageState, list[Entry], Replica, float], Choice]
 
 
@@ -79,10 +57,10 @@ def _take_any(stage: StageState, bucket: list[Entry], replica: Replica, now_s: f
     for variant in stage.variants_for(bucket, replica, now_s):
         rows_max = stage.estimator.batch_rows_max(variant)
         if bucket[0][2].rows <= rows_max:
-            assembly = assemble(stage, bucket, replica, variant, rows_max)
+            batch = assemble(stage, bucket, replica, variant, rows_max)
             if not _is_bounded(bucket):
-                return assembly
-            if (kept := _within_bounds(stage, assembly, now_s)) is not None:
+                return batch
+            if (kept := _within_bounds(stage, batch, now_s)) is not None:
                 return kept
     return _take_any(stage, bucket, replica, now_s) if _reconsider(bucket, now_s) else None
 
@@ -91,7 +69,7 @@ def _take_young(stage: StageState, bucket: list[Entry], replica: Replica, now_s:
     """`age`: shed what has reached the limit among the pieces that would be taken."""
     choice = _take_any(stage, bucket, replica, now_s)
     age_s_max = stage.plan.rules.age_s_max
-    if isinstance(choice, Assembly) and age_s_max is not None:
+    if isinstance(choice, Batch) and age_s_max is not None:
         old = [piece for piece in choice.pieces if now_s - piece.open.request.arrived_s >= age_s_max]
         if old:
             return Shedding(old, "age")
@@ -100,15 +78,15 @@ def _take_young(stage: StageState, bucket: list[Entry], replica: Replica, now_s:
 
 def _take_feasible(stage: StageState, bucket: list[Entry], replica: Replica, now_s: float) -> Choice:
     """`infeasible`: the variant most in arrears that can finish the most urgent piece, or any of them."""
-    fallback: Assembly | None = None
+    fallback: Batch | None = None
     head = bucket[0][2]
     for variant in stage.variants_for(bucket, replica, now_s):
-        assembly = _fill(stage, bucket, replica, variant, now_s)
-        if assembly is not None and head.terms is not None and head.terms.is_bounded:
-            assembly = _fill_within_bounds(stage, bucket, assembly, now_s)
-        if assembly is not None and assembly.pieces[0] is head:
-            return assembly
-        fallback = fallback or assembly
+        batch = _fill(stage, bucket, replica, variant, now_s)
+        if batch is not None and head.terms is not None and head.terms.is_bounded:
+            batch = _fill_within_bounds(stage, bucket, batch, now_s)
+        if batch is not None and batch.pieces[0] is head:
+            return batch
+        fallback = fallback or batch
     if fallback is None and _reconsider(bucket, now_s):
         return _take_feasible(stage, bucket, replica, now_s)
     lost = _lost(stage, bucket, fallback, now_s)
@@ -118,7 +96,7 @@ def _take_feasible(stage: StageState, bucket: list[Entry], replica: Replica, now
 def _take_best(stage: StageState, bucket: list[Entry], replica: Replica, now_s: float) -> Choice:
     """`early`: as `infeasible`, unless the stage is overloaded and a later window finishes more."""
     choice = _take_feasible(stage, bucket, replica, now_s)
-    if not isinstance(choice, Assembly) or len(stage.pool.idle) > 1:
+    if not isinstance(choice, Batch) or len(stage.pool.idle) > 1:
         return choice
     if stage.weighs and (lightest := _outweighed(stage, choice, now_s)) is not None:
         return Shedding([lightest], "early")
@@ -138,7 +116,7 @@ def _take_best(stage: StageState, bucket: list[Entry], replica: Replica, now_s: 
     return Shedding(skipped, "early") if is_overloaded else choice
 
 
-def _outweighed(stage: StageState, choice: Assembly, now_s: float) -> Piece | None:
+def _outweighed(stage: StageState, choice: Batch, now_s: float) -> Piece | None:
     """Who goes, so that somebody heavier who would be late may not be; None if there is no such pair."""
     entries = stage.queue.entries
     late = stage.capacity.late(
@@ -167,7 +145,7 @@ def _outweighed(stage: StageState, choice: Assembly, now_s: float) -> Piece | No
 def _take_within(stage: StageState, bucket: list[Entry], replica: Replica, now_s: float) -> Choice:
     """`budget`: the first pieces, after shedding heads that would overrun the stage's part of the time."""
     choice = _take_any(stage, bucket, replica, now_s)
-    if not isinstance(choice, Assembly):
+    if not isinstance(choice, Batch):
         return choice
     head, variant = choice.pieces[0], choice.variant
     budget_s = stage.plan.budget_s
@@ -191,9 +169,7 @@ DROP_RULES: dict[Drop, DropRule] = {
 }
 
 
-def assemble(
-    stage: StageState, bucket: list[Entry], replica: Replica, variant: str, rows_max: int
-) -> Assembly:
+def assemble(stage: StageState, bucket: list[Entry], replica: Replica, variant: str, rows_max: int) -> Batch:
     """The first pieces of a bucket, at least one, as many as fit into `rows_max` rows."""
     pieces: list[Piece] = []
     rows = 0
@@ -205,12 +181,12 @@ def assemble(
         pieces.append(piece)
         rows += piece.rows
     service_s = stage.estimator.service_s(variant, pieces[0].bucket, rows, replica.cores)
-    return Assembly(replica, variant, pieces, rows, service_s, is_full or rows >= rows_max)
+    return Batch(replica, variant, pieces, rows, service_s, is_full or rows >= rows_max)
 
 
 def _fill(
     stage: StageState, bucket: list[Entry], replica: Replica, variant: str, now_s: float
-) -> Assembly | None:
+) -> Batch | None:
     """The longest run of pieces from the first one that can be finished in time, all of it in time."""
     floor = stage.rows_floor
     line = stage.estimator.line(variant, bucket[0][2].open.request.bucket, replica.cores)
@@ -248,7 +224,7 @@ def _fill(
             break
     if not pieces:
         return None
-    return Assembly(replica, variant, pieces, rows, service_s, is_full or rows >= rows_best)
+    return Batch(replica, variant, pieces, rows, service_s, is_full or rows >= rows_best)
 
 
 def _is_bounded(bucket: list[Entry]) -> bool:
@@ -257,10 +233,10 @@ def _is_bounded(bucket: list[Entry]) -> bool:
     return terms is not None and terms.is_bounded
 
 
-def _within_bounds(stage: StageState, assembly: Assembly, now_s: float) -> Assembly | None:
-    """As many of an assembly's first pieces as keep to the bounds of each of them; None if there are none."""
-    replica, variant, pieces = assembly.replica, assembly.variant, assembly.pieces
-    cores, shape, finish_s = replica.cores, pieces[0].bucket, now_s + assembly.service_s
+def _within_bounds(stage: StageState, batch: Batch, now_s: float) -> Batch | None:
+    """As many of a batch's first pieces as keep to the bounds of each of them; None if there are none."""
+    replica, variant, pieces = batch.replica, batch.variant, batch.pieces
+    cores, shape, finish_s = replica.cores, pieces[0].bucket, now_s + batch.service_s
     rows = 0
     rows_to: list[int] = []
     row_ms_to: list[float] = []  # core-milliseconds a row that all pieces up to one allow
@@ -278,23 +254,21 @@ def _within_bounds(stage: StageState, assembly: Assembly, now_s: float) -> Assem
         service_s = stage.estimator.service_s(variant, shape, rows, cores)
         if 1000.0 * cores * service_s / rows <= row_ms_to[count - 1] + ROUNDING:
             if count == len(pieces):
-                return assembly
-            return Assembly(replica, variant, pieces[:count], rows, service_s, is_full=True)
+                return batch
+            return Batch(replica, variant, pieces[:count], rows, service_s, is_full=True)
     return None
 
 
-def _fill_within_bounds(
-    stage: StageState, bucket: list[Entry], assembly: Assembly, now_s: float
-) -> Assembly | None:
+def _fill_within_bounds(stage: StageState, bucket: list[Entry], batch: Batch, now_s: float) -> Batch | None:
     """The same, passing over pieces that could not run even alone, up to `PASSED_MAX` of them."""
-    left, wanted = bucket, assembly
+    left, wanted = bucket, batch
     for _ in range(PASSED_MAX):
         kept = _within_bounds(stage, wanted, now_s)
         if kept is not None:
             return kept
         head = wanted.pieces[0]
         left = left[bisect_left(left, (head.order_s, head.sequence)) + 1 :]
-        filled = _fill(stage, left, assembly.replica, assembly.variant, now_s) if left else None
+        filled = _fill(stage, left, batch.replica, batch.variant, now_s) if left else None
         if filled is None:
             return None
         wanted = filled
@@ -316,9 +290,9 @@ def _is_hopeless(
     return stage.queue.order == "edf" and now_s + least_s > last.due_s
 
 
-def _lost(stage: StageState, bucket: list[Entry], assembly: Assembly | None, now_s: float) -> list[Piece]:
-    """The first pieces that no replica can finish in time, up to the assembly or the first that one could."""
-    stop = assembly.pieces[0] if assembly is not None else None
+def _lost(stage: StageState, bucket: list[Entry], batch: Batch | None, now_s: float) -> list[Piece]:
+    """The first pieces that no replica can finish in time, up to the batch or the first that one could."""
+    stop = batch.pieces[0] if batch is not None else None
     lost = []
     for _, _, piece in bucket:
         if piece is stop or now_s <= stage.latest_start_s(piece):
@@ -327,7 +301,7 @@ def _lost(stage: StageState, bucket: list[Entry], assembly: Assembly | None, now
     return lost
 
 
-def _skipped_for_window(stage: StageState, bucket: list[Entry], head: Assembly, now_s: float) -> list[Piece]:
+def _skipped_for_window(stage: StageState, bucket: list[Entry], head: Batch, now_s: float) -> list[Piece]:
     """Pieces before the window with most rows in time a second, from the head's batch on; [] if that is best.
 
     For each size b worth choosing, the window starts at the first piece whose deadline allows a batch of b;

@@ -5,7 +5,7 @@ asked again until it says neither.
 """
 
 from steelyard.core.admission import ADMISSION_RULES, Refusal
-from steelyard.core.assembly import DROP_RULES, Assembly, Shedding
+from steelyard.core.assembly import DROP_RULES, Shedding
 from steelyard.core.bounds import Bounds, Ledger
 from steelyard.core.forming import FORMING_RULES, NEVER, NOW, SHED_LAG_S
 from steelyard.core.lanes import Lanes
@@ -79,7 +79,7 @@ class Dispatcher:
             return shedding.pieces
         return [piece for piece in shedding.pieces if not self._reroute(piece, now_s)]
 
-    def step(self, *, now_s: float) -> Assembly | Shedding | None:
+    def step(self, *, now_s: float) -> Batch | Shedding | None:
         """What to do next; None if there is nothing to do before `wake_s`."""
         self.wake_s = NEVER
         stage = self.stage
@@ -98,7 +98,7 @@ class Dispatcher:
             for replica in replicas:
                 for bucket in queue.buckets():
                     choice = self._drop(stage, bucket, replica, now_s)
-                    if not isinstance(choice, Assembly):
+                    if not isinstance(choice, Batch):
                         if choice is not None:
                             return choice
                         continue
@@ -113,31 +113,30 @@ class Dispatcher:
             return self._watch_head(now_s)
         return self._watch_bounded(now_s) if stage.assignment.is_used else None
 
-    def launch(self, assembly: Assembly, batch_id: int, *, now_s: float) -> Batch:
-        """Move the pieces of an assembly from the queue into a batch in flight."""
-        stage, replica = self.stage, assembly.replica
-        pieces = assembly.pieces
-        expected_s = now_s + assembly.service_s
-        batch = Batch(batch_id, replica, assembly.variant, pieces, assembly.rows, expected_s)
+    def launch(self, batch: Batch, batch_id: int, *, now_s: float) -> None:
+        """Move the pieces of a batch from the queue onto its replica."""
+        stage, replica, pieces = self.stage, batch.replica, batch.pieces
+        batch.batch_id = batch_id
+        batch.expected_s = now_s + batch.service_s
         stage.queue.take(pieces)
         for piece in pieces:
-            piece.open.readers += 1
-            if piece.open.bounds is not None:
-                self._take_down(piece.open.bounds, piece, assembly, expected_s)
+            opened = piece.open
+            opened.readers += 1
+            if opened.bounds is not None:
+                self._take_down(opened.bounds, piece, batch)
         stage.pool.assign(replica, batch)
         stage.batches[batch_id] = batch
         if self._has_choice:
-            stage.mix.serve(assembly.variant, assembly.rows)
-            stage.choice.took(replica, assembly.variant)
+            stage.mix.serve(batch.variant, batch.rows)
+            stage.choice.took(replica, batch.variant)
             self._router.took(replica)
             if self._lanes is not None:
-                self._lanes.launched(assembly)
-        return batch
+                self._lanes.launched(batch)
 
-    def _take_down(self, ledger: Ledger, piece: Piece, assembly: Assembly, expected_s: float) -> None:
+    def _take_down(self, ledger: Ledger, piece: Piece, batch: Batch) -> None:
         """What a batch leaves open to a request with bounds; its other pieces wait by that from now on."""
-        core_ms = 1000.0 * assembly.service_s * assembly.replica.cores * piece.rows / assembly.rows
-        ledger.took(piece, assembly.variant, expected_s, core_ms)
+        core_ms = 1000.0 * batch.service_s * batch.replica.cores * piece.rows / batch.rows
+        ledger.took(piece, batch.variant, batch.expected_s, core_ms)
         if ledger.is_accurate:
             for visit in list(piece.open.visits.values()):
                 for other in [other for other in visit.pieces if other.is_queued]:
@@ -164,11 +163,11 @@ class Dispatcher:
         self._holds = rules.forming != "hold" or self.stage.plan.hold_s_max > 0
         self._watched = None
 
-    def _departure_s(self, assembly: Assembly) -> float:
+    def _departure_s(self, batch: Batch) -> float:
         """When a batch that is not full leaves; those that have nobody to wait for leave at once."""
-        if self.stage.is_draining or assembly.pieces[0].alone:
+        if self.stage.is_draining or batch.pieces[0].alone:
             return NOW
-        return self._leaves_s(self.stage, assembly)
+        return self._leaves_s(self.stage, batch)
 
     def _reroute(self, piece: Piece, now_s: float) -> bool:
         """Give a request that would be dropped faster variants from here on, if that saves it."""

@@ -15,9 +15,9 @@ waits for nobody either.
 
 from collections.abc import Callable
 
-from steelyard.core.assembly import Assembly
 from steelyard.core.plan import Forming
 from steelyard.core.stage import StageState
+from steelyard.core.work import Batch
 
 NOW = float("-inf")
 NEVER = float("inf")
@@ -25,28 +25,28 @@ NEVER = float("inf")
 SHED_LAG_S = 0.001
 """How long after its latest start a request is shed if nothing else happens: one wake-up serves several."""
 
-FormingRule = Callable[[StageState, Assembly], float]
-"""When an assembly that is not full leaves, absolute seconds."""
+FormingRule = Callable[[StageState, Batch], float]
+"""When a batch that is not full leaves, absolute seconds."""
 
 
-def _held(stage: StageState, assembly: Assembly) -> float:
+def _held(stage: StageState, batch: Batch) -> float:
     hold_s_max = stage.plan.hold_s_max
     if hold_s_max <= 0:
         return NOW
-    head, estimator = assembly.pieces[0], stage.estimator
-    point = (assembly.variant, head.bucket, assembly.rows + 1, assembly.replica.cores)
-    due_s = min(piece.due_s for piece in assembly.pieces)
+    head, estimator = batch.pieces[0], stage.estimator
+    point = (batch.variant, head.bucket, batch.rows + 1, batch.replica.cores)
+    due_s = min(piece.due_s for piece in batch.pieces)
     latest_s = due_s - estimator.service_s(*point) - estimator.margin_s(*point)
     return min(head.visit.arrived_s + hold_s_max, latest_s)
 
 
-def _full(stage: StageState, assembly: Assembly) -> float:
-    del stage, assembly
+def _full(stage: StageState, batch: Batch) -> float:
+    del stage, batch
     return NEVER
 
 
-def _timed(stage: StageState, assembly: Assembly) -> float:
-    return assembly.pieces[0].visit.arrived_s + stage.plan.rules.timeout_s
+def _timed(stage: StageState, batch: Batch) -> float:
+    return batch.pieces[0].visit.arrived_s + stage.plan.rules.timeout_s
 
 
 FORMING_RULES: dict[Forming, FormingRule] = {"hold": _held, "full": _full, "timeout": _timed}

@@ -26,12 +26,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from steelyard.core.assembly import DROP_RULES, Assembly, Shedding, assemble
+from steelyard.core.assembly import DROP_RULES, Shedding, assemble
 from steelyard.core.forming import FORMING_RULES, NEVER, SHED_LAG_S
 from steelyard.core.lifecycle import Replica
 from steelyard.core.queue import Entry
 from steelyard.core.stage import StageState
-from steelyard.core.work import Piece
+from steelyard.core.work import Batch, Piece
 
 AGE_MAX_SLOS = 2.0
 """Proteus drops what has waited this many times its latency objective."""
@@ -56,7 +56,7 @@ class Lane:
         self.is_freed = False
 
 
-Step = Assembly | Shedding | None
+Step = Batch | Shedding | None
 LaneRule = Callable[["Lanes", Lane, list[Entry], Replica, float], Step]
 """(lanes, lane, what waits in it, its idle replica, now) -> what to do; else it sets `lane.wake_s`."""
 
@@ -103,9 +103,9 @@ class Lanes:
                 self.wake_s = lane.wake_s
         return None
 
-    def launched(self, assembly: Assembly) -> None:
+    def launched(self, batch: Batch) -> None:
         """A batch has left."""
-        self._running[assembly.replica.id] = assembly.pieces
+        self._running[batch.replica.id] = batch.pieces
 
     def _look(self, now_s: float) -> None:
         """Which lanes have news, and whose replica has become idle."""
@@ -162,7 +162,7 @@ class Lanes:
         lane.wake_s = NEVER
         if replica.is_idle:
             step = DROP_RULES[stage.plan.rules.drop](stage, bucket, replica, now_s)
-            if not isinstance(step, Assembly):
+            if not isinstance(step, Batch):
                 if step is not None:
                     return step
             elif step.is_full or stage.is_draining or step.pieces[0].alone:
@@ -185,7 +185,7 @@ class Lanes:
 
 def take(
     stage: StageState, bucket: list[Entry], replica: Replica, now_s: float, rows_max: int | None = None
-) -> Assembly:
+) -> Batch:
     """A batch of the first pieces, at least one, of at most `rows_max` rows and the plan's."""
     variant = stage.variants_for(bucket, replica, now_s)[0]
     limit = stage.estimator.batch_rows_max(variant)

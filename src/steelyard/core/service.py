@@ -25,7 +25,6 @@ from typing import Any
 
 from steelyard.core import invariants
 from steelyard.core.admission import IMPOSSIBLE, Refusal
-from steelyard.core.assembly import Assembly
 from steelyard.core.bounds import Bounds, is_bounded
 from steelyard.core.commands import (
     Command,
@@ -63,7 +62,7 @@ from steelyard.core.requests import OpenRequests
 from steelyard.core.stage import StageState
 from steelyard.core.tally import Counts, Tally
 from steelyard.core.types import Request, RequestId, Service, ServiceTimes
-from steelyard.core.work import OpenRequest
+from steelyard.core.work import Batch, OpenRequest
 
 NEVER = float("inf")
 
@@ -228,7 +227,7 @@ class ServiceMachine:
                         if dispatcher.wake_s < self._due_s:
                             self._due_s = dispatcher.wake_s
                         break
-                    if isinstance(step, Assembly):
+                    if isinstance(step, Batch):
                         self._run(dispatcher, step)
                         continue
                     for piece in (lost := dispatcher.lost(step, now_s=self._now_s)):
@@ -236,9 +235,9 @@ class ServiceMachine:
                     if lost:
                         is_over = len(self._dispatchers) == 1
 
-    def _run(self, dispatcher: Dispatcher, assembly: Assembly) -> None:
+    def _run(self, dispatcher: Dispatcher, batch: Batch) -> None:
         self._batch_count += 1
-        batch = dispatcher.launch(assembly, self._batch_count, now_s=self._now_s)
+        dispatcher.launch(batch, self._batch_count, now_s=self._now_s)
         self._commands.append(
             RunBatch(
                 batch.batch_id,
@@ -247,7 +246,7 @@ class ServiceMachine:
                 batch.variant,
                 batch.rows,
                 slices_of(batch.pieces),
-                assembly.service_s,
+                batch.service_s,
             )
         )
 

@@ -202,17 +202,19 @@ class Piece:
 
 
 class Batch:
-    """A batch in flight, or one whose outputs somebody still needs.
+    """A batch that could run, one in flight, or one whose outputs somebody still needs.
 
     Attributes:
-        batch_id: unique in the machine.
-        replica: where it runs.
+        replica: where it runs, or would.
         variant: which answers.
         bucket: shape bucket of all its pieces.
         rows: of all pieces together.
         cores: of its replica when it started.
         pieces: in the order of their rows in the batch.
-        expected_s: expected finish, absolute.
+        service_s: seconds it is expected to take.
+        is_full: no further piece fits by its rows.
+        batch_id: unique in the machine; 0 before it starts.
+        expected_s: expected finish, absolute; set when it starts.
         is_resized: the replica's cores changed while it ran, so its time tells nothing of either number.
         outputs: what the worker answered.
         items: of each of its rows, by the stage that takes them, or by whatever else is counted.
@@ -221,21 +223,29 @@ class Batch:
     """
 
     __slots__ = (
-        "batch_id", "bucket", "cores", "expected_s", "holders", "is_resized", "items", "keys", "outputs",
-        "pieces", "replica", "rows", "variant",
+        "batch_id", "bucket", "cores", "expected_s", "holders", "is_full", "is_resized", "items", "keys",
+        "outputs", "pieces", "replica", "rows", "service_s", "variant",
     )  # fmt: skip
 
     def __init__(
-        self, batch_id: int, replica: Replica, variant: str, pieces: list[Piece], rows: int, expected_s: float
+        self,
+        replica: Replica,
+        variant: str,
+        pieces: list[Piece],
+        rows: int,
+        service_s: float,
+        is_full: bool,
     ) -> None:
-        self.batch_id = batch_id
         self.replica = replica
         self.variant = variant
         self.bucket = pieces[0].open.request.bucket
         self.rows = rows
         self.cores = replica.cores
         self.pieces = pieces
-        self.expected_s = expected_s
+        self.service_s = service_s
+        self.is_full = is_full
+        self.batch_id = 0
+        self.expected_s = 0.0
         self.is_resized = False
         self.outputs: tuple[Tensor, ...] = ()
         self.items: dict[str, tuple[int, ...]] = NO_ITEMS
