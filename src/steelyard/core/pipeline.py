@@ -106,7 +106,7 @@ def enter(opened: OpenRequest, stages: list[StageState]) -> None:
     for stage in stages:
         visit = Visit(opened, stage, request.rows * stage.rows_each, request.arrived_s)
         opened.visits[stage.name] = visit
-        _wait_whole(visit)
+        stage.begin(visit)
 
 
 def advance(visit: Visit, finished_s: float, *, queue_s: float, service_s: float) -> list[Visit]:
@@ -179,15 +179,8 @@ def _begin(visit: Visit) -> list[Visit]:
         visit.made_from = made_from(visit.stage, visit.open)
         if not visit.rows:
             return _pass_by(visit)
-    _wait_whole(visit)
+    visit.stage.begin(visit)
     return []
-
-
-def _wait_whole(visit: Visit) -> None:
-    """Let all of a visit wait."""
-    piece = visit.stage.whole(visit)
-    visit.pieces.append(piece)
-    visit.stage.enqueue(piece)
 
 
 def _begin_anew(visit: Visit) -> list[Visit]:

@@ -69,6 +69,7 @@ class OpenRequests:
         self._bounds = bounds
         self._stages = tuple(stages)
         self._names = tuple([stage.name for stage in self._stages])
+        self._has_several = len(self._stages) > 1
         self._answerers: dict[tuple[str, ...], Answerers] = {}
         self._answers = tuple([stage.name for stage in self._stages if stage.is_answer])
         self._entries = [stage for stage in self._stages if not stage.sources]
@@ -168,8 +169,7 @@ class OpenRequests:
         if opened.stages_left and not opened.is_ended:
             self._go_on(visit, event.finished_s, queue_s, service_s)
         if not opened.stages_left and not opened.is_ended:
-            answers = self._answers_of(opened, visit, batch, offset)
-            self._complete(opened, answers, queue_s, service_s, is_late=now_s > opened.due_s)
+            self._complete(visit, batch, offset, queue_s, service_s, now_s)
 
     def _judge_items(self, visit: Visit) -> None:
         """End a request whose items do not fit what was done before, or into the queues behind."""
@@ -191,34 +191,24 @@ class OpenRequests:
             if not ended.stage.followers and not ended.stage.is_answer:
                 self._let_go(ended)
 
-    def _answers_of(
-        self, opened: OpenRequest, last: Visit, batch: Batch, offset: int
-    ) -> dict[str, tuple[OutputPart, ...]]:
-        """A request's outputs by stage; those of its `last` visit, if one piece, are in `batch` alone."""
-        answers: dict[str, tuple[OutputPart, ...]] = {}
-        for name in self._answers:
-            visit = opened.visits[name]
-            if visit is last and not visit.done:
-                answers[name] = (batch.output(offset, visit.rows),)
-            else:
-                answers[name] = visit.outputs()
-        return answers
-
     def _complete(
-        self,
-        opened: OpenRequest,
-        answers: dict[str, tuple[OutputPart, ...]],
-        queue_s: float,
-        service_s: float,
-        *,
-        is_late: bool,
+        self, last: Visit, batch: Batch, offset: int, queue_s: float, service_s: float, now_s: float
     ) -> None:
-        """Answer a request."""
+        """Answer a request; the outputs of its `last` visit, if one piece, are in `batch` alone."""
+        opened = last.open
+        is_late = now_s > opened.due_s
         tally = self._tally
         tally.completed += 1
         missed: tuple[str, ...] = ()
         visits = opened.visits
-        variants = tuple([visits[name].variant for name in self._names])
+        answers: dict[str, tuple[OutputPart, ...]] = {}
+        for name in self._answers:
+            visit = visits[name]
+            is_whole = visit is last and not visit.done
+            answers[name] = (batch.output(offset, visit.rows),) if is_whole else visit.outputs()
+        variants: tuple[str, ...] = (last.variant,)
+        if self._has_several:
+            variants = tuple([visits[name].variant for name in self._names])
         by = self._answerers.get(variants)
         if by is None:
             by = self._answered_by(variants)

@@ -160,14 +160,22 @@ class StageState:
         self._sequence += 1
         return Piece(visit, 0, visit.rows, sequence=self._sequence)
 
+    def begin(self, visit: Visit) -> None:
+        """Let all of a visit wait."""
+        piece = self.whole(visit)
+        visit.pieces.append(piece)
+        self.enqueue(piece)
+
     def enqueue(self, piece: Piece) -> None:
         """Let a piece wait, cut into several if its rows are not alike, or too many for one batch."""
         opened = piece.open
         if self.followers:
             piece.due_s = self.due_s(opened.due_s, piece.bucket)
-        is_plain = not self.read and opened.bounds is None
-        has_terms = self.assignment.is_asked or piece.terms is not None or opened.bounds is not None
-        while piece.rows > (rows := self.piece_rows_max if is_plain else self._rows_together(piece)):
+        has_terms = opened.bounds is not None or piece.terms is not None or self.assignment.is_asked
+        if piece.rows <= self.piece_rows_max and not (has_terms or self.read):
+            self.queue.add(piece)
+            return
+        while piece.rows > (rows := self._rows_together(piece)):
             rest = self._cut(piece, rows)
             if has_terms:
                 self.assignment.settle(piece)

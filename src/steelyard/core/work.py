@@ -165,18 +165,16 @@ class Piece:
     )  # fmt: skip
 
     def __init__(self, visit: Visit, row_start: int, rows: int, *, sequence: int) -> None:
+        opened = visit.open
         self.visit = visit
-        self.open = visit.open
+        self.open = opened
         self.row_start = row_start
         self.rows = rows
-        self.alike = self.key = self.open.request.batch_key
-        self.due_s = self.open.due_s
-        self.order_s = 0.0
+        self.alike = self.key = opened.request.batch_key
+        self.due_s = self.order_s = opened.due_s
         self.sequence = sequence
-        self.alone = self.is_suspect = False
         self.terms: Terms | None = None
-        self.is_queued = False
-        self.is_held_up = False
+        self.alone = self.is_suspect = self.is_queued = self.is_held_up = False
 
     @property
     def bucket(self) -> int:
