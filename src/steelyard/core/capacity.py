@@ -10,6 +10,7 @@ from heapq import heapify, heapreplace
 from typing import NamedTuple
 
 from steelyard.core.estimate import Estimator
+from steelyard.core.kinds import Kind, Kinds
 from steelyard.core.lifecycle import Replica, ReplicaPool
 from steelyard.core.mix import VariantMix
 from steelyard.core.queue import Entry
@@ -21,19 +22,8 @@ ROUNDS_MAX = 64
 """Rounds of batches that the overload check looks through one by one; longer queues in larger steps."""
 
 
-class Kind(NamedTuple):
-    """What replicas can do the same: the variants that count, and the cores they could have.
-
-    Alone with all that is grantable, or beside the others.
-    """
-
-    variants: tuple[str, ...]
-    cores_alone: float
-    cores_shared: float
-
-
 class Possible(NamedTuple):
-    """A replica that could answer something, and its kind: an index into `Capacity.kinds`."""
+    """A replica that could answer something, and its kind: an index into `Kinds.all`."""
 
     replica: Replica
     kind: int
@@ -45,20 +35,6 @@ class Possible(NamedTuple):
             return max(now_s, replica.expected_ready_s)
         batch = replica.batch
         return now_s if batch is None or batch.expected_s < now_s else batch.expected_s
-
-
-class Figures(NamedTuple):
-    """What the replicas of each kind can do for a request.
-
-    Attributes:
-        kinds: rows a second; seconds for a best batch, and for one of the request.
-        rate_live_rps: rows a second of all replicas that are not starting.
-        own_s_live: least seconds for a batch of the request on one of those; inf if there is none.
-    """
-
-    kinds: list[tuple[float, float, float]]
-    rate_live_rps: float
-    own_s_live: float
 
 
 class Outlook(NamedTuple):
@@ -86,14 +62,11 @@ class Capacity:
         self._pool = pool
         self._estimator = estimator
         self._residuals = estimator.residuals
-        self._kinds: list[Kind] = []
+        self._kinds = Kinds(estimator)
         self._possible: list[Possible] = []
-        self._live: list[int] = []  # kinds of the replicas that are not starting, each replica's
-        self._live_kinds: list[Kind] = []  # each once
         self._starting: list[Possible] = []
         self._pool_version = -1
         self._times_version = -1
-        self._figures_of: dict[tuple[int, int], Figures] = {}
         self._least_s_of: dict[tuple[int, int], float] = {}
         self._fastest_of: dict[tuple[int, int, float], str] = {}
         self._mix = VariantMix(())
@@ -122,7 +95,7 @@ class Capacity:
         elif self._times_version == self._residuals.version:
             return
         self._times_version = self._residuals.version
-        self._figures_of.clear()
+        self._kinds.forget()
         self._least_s_of.clear()
         self._fastest_of.clear()
 
@@ -146,14 +119,14 @@ class Capacity:
             if shared > 0:
                 index = kinds.setdefault(Kind(variants, alone, shared), len(kinds))
                 self._possible.append(Possible(replica, index))
-        self._kinds = list(kinds)
         self._starting = [entry for entry in self._possible if entry.replica.state == "starting"]
-        self._live = [entry.kind for entry in self._possible if entry.replica.state != "starting"]
-        self._live_kinds = [self._kinds[index] for index in dict.fromkeys(self._live)]
+        self._kinds.adopt(
+            list(kinds), [entry.kind for entry in self._possible if entry.replica.state != "starting"]
+        )
 
     def cores_alone(self, entry: Possible) -> float:
         """Cores that a possible replica could have if all that is grantable went to it."""
-        return self._kinds[entry.kind].cores_alone
+        return self._kinds.all[entry.kind].cores_alone
 
     def latest_start_s(self, rows: int, bucket: int, *, due_s: float) -> float:
         """When a batch of `rows` can start at the latest: on the best replica, which may be busy.
@@ -168,8 +141,8 @@ class Capacity:
             least_s = self._least_s_of[rows, bucket] = self._least_s(rows, bucket)
         latest_s = due_s - least_s
         for replica, index in self._starting:
-            for variant in self._kinds[index].variants:
-                cores = self._kinds[index].cores_alone
+            for variant in self._kinds.all[index].variants:
+                cores = self._kinds.all[index].cores_alone
                 start_s = due_s - self._estimator.service_s(variant, bucket, rows, cores)
                 if replica.expected_ready_s <= start_s:
                     latest_s = max(latest_s, start_s)
@@ -180,15 +153,17 @@ class Capacity:
         self._refresh()
         least_s = float("inf")
         for entry in self._possible:
-            cores = self._kinds[entry.kind].cores_alone
+            cores = self._kinds.all[entry.kind].cores_alone
             for variant in entry.replica.variants:
                 least_s = min(least_s, self._estimator.service_s(variant, bucket, rows, cores))
         return due_s - least_s if self._possible else due_s
 
     def _least_s(self, rows: int, bucket: int) -> float:
         """Seconds for a batch of `rows` on the best replica that is not starting; inf if there is none."""
+        if rows <= self._kinds.rows_everywhere:
+            return self._kinds.soonest(rows, bucket).live_s
         least_s = float("inf")
-        for kind in self._live_kinds:
+        for kind in self._kinds.live:
             for variant in kind.variants:
                 service_s = self._estimator.service_s(variant, bucket, rows, kind.cores_alone)
                 if service_s < least_s:
@@ -200,22 +175,23 @@ class Capacity:
 
         A bound on `outlook` that looks at no single replica: if this says yes, that does too.
         """
-        figures = self._figures(rows, bucket)
+        self._refresh()
         free_s = self._pool.busy_until_s
         if free_s < now_s:
             free_s = now_s
         return (
-            free_s + figures.own_s_live <= due_s
-            and figures.rate_live_rps * (due_s - free_s) >= rows_before + rows
+            free_s + self._kinds.soonest(rows, bucket).live_s <= due_s
+            and self._kinds.rates(bucket).live_rps * (due_s - free_s) >= rows_before + rows
         )
 
     def outlook(self, rows: int, bucket: int, *, due_s: float, now_s: float) -> Outlook:
         """What can be done for a new request of `rows` rows by `due_s`; there must be a possible replica."""
-        kinds = self._figures(rows, bucket).kinds
+        self._refresh()
+        rates, soonest = self._kinds.rates(bucket).kinds, self._kinds.soonest(rows, bucket).kinds
         earliest_s = full_s = service_s_least = float("inf")
         rows_possible = rate_total = 0.0
         for entry in self._possible:
-            rate, best_s, own_s = kinds[entry.kind]
+            (rate, best_s), own_s = rates[entry.kind], soonest[entry.kind]
             free_s = entry.free_s(now_s)
             if free_s + best_s < full_s:
                 full_s = free_s + best_s
@@ -228,40 +204,11 @@ class Capacity:
             rate_total += rate
         return Outlook(earliest_s, full_s, service_s_least, rows_possible, rate_total)
 
-    def _figures(self, rows: int, bucket: int) -> Figures:
-        """What each possible replica can do.
-
-        Under overload many requests arrive for each batch that ends, so this is asked again and again.
-        """
-        self._refresh()
-        figures = self._figures_of.get((rows, bucket))
-        if figures is None:
-            kinds = [self._figure(kind, rows, bucket) for kind in self._kinds]
-            rate_live_rps, own_s_live = 0.0, float("inf")
-            for index in self._live:
-                rate, _, own_s = kinds[index]
-                rate_live_rps += rate
-                if own_s < own_s_live:
-                    own_s_live = own_s
-            figures = self._figures_of[rows, bucket] = Figures(kinds, rate_live_rps, own_s_live)
-        return figures
-
-    def _figure(self, kind: Kind, rows: int, bucket: int) -> tuple[float, float, float]:
-        rate = 0.0
-        best_s_least = own_s_least = float("inf")
-        for variant in kind.variants:
-            best, best_s = self.best(variant, bucket, kind.cores_shared)
-            rate = max(rate, best / best_s)
-            best_s_least = min(best_s_least, best_s)
-            own = min(rows, self._estimator.batch_rows_max(variant))
-            own_s_least = min(own_s_least, self._estimator.service_s(variant, bucket, own, kind.cores_alone))
-        return rate, best_s_least, own_s_least
-
     def rate_rps(self, bucket: int) -> float:
         """Rows a second of all possible replicas at their best batch sizes; 0 without any."""
         total = 0.0
         for entry in self.possible():
-            kind = self._kinds[entry.kind]
+            kind = self._kinds.all[entry.kind]
             variant = self._variant(entry.kind, bucket, kind.cores_shared, self._place)
             total += self.rate_of(variant, bucket, kind.cores_shared)
         return total
@@ -371,7 +318,7 @@ class Capacity:
 
     def _variant(self, kind: int, bucket: int, cores: float, place: int) -> str:
         """The variant that a replica is counted with: its first at `place` or behind, else its fastest."""
-        variants = self._kinds[kind].variants
+        variants = self._kinds.all[kind].variants
         if place == 0 or len(variants) == 1:
             return variants[0]
         if place < FASTEST:

@@ -1,0 +1,120 @@
+"""What replicas can do, by their kinds: in best batches, and how soon.
+
+Asked for each request, and other with each batch. Replicas of one kind can do the same, so times are looked
+up once a kind; sums run over the replicas.
+"""
+
+from typing import NamedTuple
+
+from steelyard.core.estimate import Estimator, Line
+
+
+class Kind(NamedTuple):
+    """What replicas can do the same: the variants that count, and the cores they could have.
+
+    Alone with all that is grantable, or beside the others.
+    """
+
+    variants: tuple[str, ...]
+    cores_alone: float
+    cores_shared: float
+
+
+class Rates(NamedTuple):
+    """What replicas can do in best batches.
+
+    Attributes:
+        kinds: rows a second, and seconds for a best batch, of a replica of each kind.
+        live_rps: rows a second of all replicas that are not starting.
+    """
+
+    kinds: list[tuple[float, float]]
+    live_rps: float
+
+
+class Soonest(NamedTuple):
+    """Least seconds for a batch of so many rows, or as many of them as a batch may have.
+
+    Attributes:
+        kinds: on a replica of each kind.
+        live_s: on one that is not starting; inf if there is none.
+    """
+
+    kinds: list[float]
+    live_s: float
+
+
+class Kinds:
+    """The kinds of one stage's possible replicas.
+
+    Attributes:
+        all: each once, in order of appearance.
+        live: those with replicas that are not starting, each once.
+        rows_everywhere: rows that every variant which counts may have in a batch.
+    """
+
+    def __init__(self, estimator: Estimator) -> None:
+        self._estimator = estimator
+        self._of_live: list[int] = []
+        self._lines_of: dict[int, list[list[tuple[Line, Line]]]] = {}
+        self._rates: dict[int, Rates] = {}
+        self._soonest: dict[tuple[int, int], Soonest] = {}
+        self.all: list[Kind] = []
+        self.live: list[Kind] = []
+        self.rows_everywhere = 0
+
+    def adopt(self, kinds: list[Kind], of_live: list[int]) -> None:
+        """Replicas or limits have changed; `of_live`: which of `kinds` each is that is not starting."""
+        self.all = kinds
+        self.live = [kinds[index] for index in dict.fromkeys(of_live)]
+        self._of_live = of_live
+        limit = self._estimator.batch_rows_max
+        self.rows_everywhere = min([limit(name) for kind in kinds for name in kind.variants], default=0)
+        self._lines_of.clear()
+        self.forget()
+
+    def forget(self) -> None:
+        """Corrections have changed."""
+        self._rates.clear()
+        self._soonest.clear()
+
+    def rates(self, bucket: int) -> Rates:
+        """What each possible replica can do."""
+        rates = self._rates.get(bucket)
+        if rates is None:
+            kinds: list[tuple[float, float]] = []
+            for lines in self._lines(bucket):
+                rate, best_s_least = 0.0, float("inf")
+                for line, _ in lines:
+                    best_s = line.service_s(line.rows_best)
+                    rate = max(rate, line.rows_best / best_s)
+                    best_s_least = min(best_s_least, best_s)
+                kinds.append((rate, best_s_least))
+            rates = self._rates[bucket] = Rates(kinds, sum([kinds[index][0] for index in self._of_live], 0.0))
+        return rates
+
+    def soonest(self, rows: int, bucket: int) -> Soonest:
+        """How soon each possible replica can do so many rows."""
+        soonest = self._soonest.get((rows, bucket))
+        if soonest is None:
+            kinds = [
+                min([line.service_s(min(rows, line.rows_max)) for _, line in lines])
+                for lines in self._lines(bucket)
+            ]
+            live_s = min([kinds[index] for index in self._of_live], default=float("inf"))
+            soonest = self._soonest[rows, bucket] = Soonest(kinds, live_s)
+        return soonest
+
+    def _lines(self, bucket: int) -> list[list[tuple[Line, Line]]]:
+        """Times of each kind's variants, on the cores that it could have beside others and alone."""
+        lines = self._lines_of.get(bucket)
+        if lines is None:
+            line = self._estimator.line
+            lines = self._lines_of[bucket] = [
+                [
+                    (line(name, bucket, kind.cores_shared), line(name, bucket, kind.cores_alone))
+                    for name in kind.variants
+                ]
+                for kind in self.all
+            ]
+        return lines
