@@ -55,7 +55,8 @@ class Kinds:
 
     def __init__(self, estimator: Estimator) -> None:
         self._estimator = estimator
-        self._of_live: list[int] = []
+        self._of_live: list[int] = []  # each live replica's
+        self._places_live: list[int] = []  # each once
         self._lines_of: dict[int, list[list[tuple[Line, Line]]]] = {}
         self._rates: dict[int, Rates] = {}
         self._soonest: dict[tuple[int, int], Soonest] = {}
@@ -66,8 +67,9 @@ class Kinds:
     def adopt(self, kinds: list[Kind], of_live: list[int]) -> None:
         """Replicas or limits have changed; `of_live`: which of `kinds` each is that is not starting."""
         self.all = kinds
-        self.live = [kinds[index] for index in dict.fromkeys(of_live)]
         self._of_live = of_live
+        self._places_live = list(dict.fromkeys(of_live))
+        self.live = [kinds[place] for place in self._places_live]
         limit = self._estimator.batch_rows_max
         self.rows_everywhere = min([limit(name) for kind in kinds for name in kind.variants], default=0)
         self._lines_of.clear()
@@ -84,24 +86,29 @@ class Kinds:
         if rates is None:
             kinds: list[tuple[float, float]] = []
             for lines in self._lines(bucket):
-                rate, best_s_least = 0.0, float("inf")
+                rate, best_s = 0.0, float("inf")
                 for line, _ in lines:
-                    best_s = line.service_s(line.rows_best)
-                    rate = max(rate, line.rows_best / best_s)
-                    best_s_least = min(best_s_least, best_s)
-                kinds.append((rate, best_s_least))
-            rates = self._rates[bucket] = Rates(kinds, sum([kinds[index][0] for index in self._of_live], 0.0))
+                    rows = line.rows_best
+                    service_s = line.service_s(rows)
+                    rate = max(rate, rows / service_s)
+                    best_s = min(best_s, service_s)
+                kinds.append((rate, best_s))
+            rates = self._rates[bucket] = Rates(kinds, sum([kinds[place][0] for place in self._of_live], 0.0))
         return rates
 
     def soonest(self, rows: int, bucket: int) -> Soonest:
         """How soon each possible replica can do so many rows."""
         soonest = self._soonest.get((rows, bucket))
         if soonest is None:
-            kinds = [
-                min([line.service_s(min(rows, line.rows_max)) for _, line in lines])
-                for lines in self._lines(bucket)
-            ]
-            live_s = min([kinds[index] for index in self._of_live], default=float("inf"))
+            kinds: list[float] = []
+            for lines in self._lines(bucket):
+                least_s = float("inf")
+                for _, line in lines:
+                    service_s = line.service_s(min(line.rows_max, rows))
+                    if service_s < least_s:
+                        least_s = service_s
+                kinds.append(least_s)
+            live_s = min([kinds[place] for place in self._places_live], default=float("inf"))
             soonest = self._soonest[rows, bucket] = Soonest(kinds, live_s)
         return soonest
 
