@@ -1,10 +1,11 @@
 from collections.abc import Iterable
 
 from steelyard.control.desired import Desired, quantised
-from steelyard.control.fleet import Fleet, Replica
+from steelyard.control.fleet import Fleet
 from steelyard.control.grants import Granting
 from steelyard.control.ledger import Ledger
 from steelyard.control.memory import Memory
+from steelyard.control.replica import Replica
 from steelyard.core.plan import (
     Grant,
     GrantCancel,

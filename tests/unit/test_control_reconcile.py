@@ -1,8 +1,9 @@
 from typing import NamedTuple
 
-from steelyard.control.fleet import Fleet, Replica, StageKey, match
+from steelyard.control.fleet import Fleet, match
 from steelyard.control.ledger import Ledger
 from steelyard.control.reconcile import Outcome, reconcile
+from steelyard.control.replica import Replica, StageKey
 from steelyard.control.variants import StageVariants
 from steelyard.core.commands import ControlCommand, DrainReplica, ResizeReplica, StartReplica, StopReplica
 from steelyard.core.plan import ReplicaPlan, ServicePlan, StagePlan, VariantShare

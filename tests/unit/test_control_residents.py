@@ -1,10 +1,11 @@
 """Resident variants of kept replicas: loads and unloads in place, make before break, within memory."""
 
-from steelyard.control.fleet import Fleet, Replica, StageKey, match
+from steelyard.control.fleet import Fleet, match
 from steelyard.control.ledger import Ledger
 from steelyard.control.machine import ControlMachine
 from steelyard.control.memory import Memory
 from steelyard.control.reconcile import Outcome, reconcile
+from steelyard.control.replica import Replica, StageKey
 from steelyard.control.variants import StageVariants
 from steelyard.core.commands import (
     ControlCommand,

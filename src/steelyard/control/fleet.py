@@ -1,7 +1,6 @@
-"""What the control plane knows of each replica, and which wanted replica each of them stands for.
+"""The replicas that there are, and which wanted replica each of them stands for.
 
-Three amounts of cores are kept apart: `cores_desired` (the plan's), `cores_requested` (asked of the
-backend) and `cores` (observed). A replica stands for a wanted one if it is of the same stage and node: its
+A replica stands for a wanted one if it is of the same stage and node: its
 cores do not matter, because they change in place. Those with the very variants that are wanted come first;
 then those that can be given them in place (`variants`), most variants in common first.
 
@@ -16,55 +15,17 @@ from typing import NamedTuple
 
 import msgspec
 
+from steelyard.control.replica import Replica, StageKey
 from steelyard.control.variants import StageVariants
 from steelyard.core.plan import ReplicaPlan
-from steelyard.core.snapshot import CoreShare, ReplicaState
-from steelyard.core.types import Frozen
 
-StageKey = tuple[str, str]
-"""(service, stage)."""
 Kind = tuple[str, tuple[str, ...]]
 """What one replica can stand for: node and resident variants, sorted."""
 
 
 _REQUESTED = attrgetter("cores_requested")
-
-
-class Replica(Frozen, frozen=True):
-    """One replica, from `StartReplica` to `ReplicaGone`.
-
-    Attributes:
-        pending: shares asked for by a resize that the backend has not confirmed; None when there is none.
-        refusals: resizes refused in a row.
-        retry_at_s: no resize is asked for before this time.
-        loading: variants asked for that are not resident yet.
-        unloading: resident variants that were asked to go.
-    """
-
-    replica_id: int
-    service: str
-    stage: str
-    node: str
-    variants: tuple[str, ...]
-    state: ReplicaState
-    cores: float
-    cores_desired: float
-    cores_requested: float
-    started_s: float
-    expected_ready_s: float | None = None
-    throttled_ratio: float = 0.0
-    pending: tuple[CoreShare, ...] | None = None
-    refusals: int = 0
-    retry_at_s: float = 0.0
-    loading: tuple[str, ...] = ()
-    unloading: tuple[str, ...] = ()
-
-    @property
-    def coming(self) -> tuple[str, ...]:
-        """Variants that are resident when everything asked for is done."""
-        if not self.loading and not self.unloading:
-            return self.variants
-        return tuple(v for v in (*self.variants, *self.loading) if v not in self.unloading)
+_ID = attrgetter("replica_id")
+_UNKNOWN = StageVariants(())
 
 
 class Matching(NamedTuple):
@@ -90,6 +51,7 @@ class Fleet:
 
     Attributes:
         version: changes with every replica's change.
+        touched: ids of replicas that came, changed or went; emptied by whoever looks at them.
         wanting: ids of replicas that are to have more cores than have been asked for.
     """
 
@@ -102,6 +64,7 @@ class Fleet:
         self._matchings: dict[StageKey, tuple[tuple[ReplicaPlan, ...], Matching]] = {}
         self._newest = 0
         self.version = 0
+        self.touched: set[int] = set()
         self.wanting: set[int] = set()
         for replica in replicas:
             self.put(replica)
@@ -136,6 +99,7 @@ class Fleet:
         elif self.wanting:
             self.wanting.discard(replica.replica_id)
         self._by_id[replica.replica_id] = replica
+        self.touched.add(replica.replica_id)
         self.version += 1
 
     def change(self, replica_id: int, **fields: object) -> None:
@@ -151,6 +115,7 @@ class Fleet:
             self.wanting.discard(replica_id)
             if replica.state != "draining":
                 self._matchings.pop(key, None)
+            self.touched.add(replica_id)
             self.version += 1
         return replica
 
@@ -159,11 +124,9 @@ class Fleet:
         known = self._matchings.get(key)
         if known is not None and known[0] is wanted:
             return known[1]
-        live = [self._by_id[replica_id] for replica_id in self._ids.get(key, ())]
-        stage = self._stages.get(key, StageVariants(()))
-        matching = match(
-            wanted, [replica for replica in live if replica.state != "draining"], stage.changes_in_place
-        )
+        ids = self._ids.get(key, ())
+        live = [replica for replica in map(self._by_id.__getitem__, ids) if replica.state != "draining"]
+        matching = match(wanted, live, self._stages.get(key, _UNKNOWN).changes_in_place)
         self._matchings[key] = (wanted, matching)
         return matching
 
@@ -188,15 +151,16 @@ def match(
         may_become: whether variants can be changed in place; None: they cannot.
     """
     cores = [plan.cores for plan in wanted]
-    places_by = _by_kind(wanted)
-    live_by = {kind: [live[index] for index in indices] for kind, indices in _by_kind(live).items()}
+    places_by = _by_kind([(plan.node, plan.variants) for plan in wanted])
+    by_kind = _by_kind([(replica.node, replica.coming) for replica in live])
+    live_by = {kind: [live[index] for index in indices] for kind, indices in by_kind.items()}
     kept: dict[int, int] = {}
     for places in places_by.values():
         places.sort(key=cores.__getitem__, reverse=True)  # equals stay in order
     for kind, places in places_by.items():
         if kind in live_by:
             places_by[kind], live_by[kind] = _cover(kept, cores, places, live_by[kind])
-    if may_become is not None:
+    if may_become is not None and any(places_by.values()) and any(live_by.values()):
         for one, other in _alike(places_by, live_by, may_become):
             there = live_by[other]
             if not set(one[1]).intersection(other[1]):
@@ -231,26 +195,29 @@ def _alike(
     return sorted(pairs, key=unlike)
 
 
-def _by_kind(ones: Sequence[Replica | ReplicaPlan]) -> dict[Kind, list[int]]:
-    """Indices by node and resident variants; most stages have one kind."""
+def _by_kind(ones: list[Kind]) -> dict[Kind, list[int]]:
+    """Indices by node and resident variants, which need not be sorted; most stages have one kind."""
+    if ones and ones.count(ones[0]) == len(ones):
+        return {_sorted(ones[0]): list(range(len(ones)))}
     indices: dict[Kind, list[int]] = {}
     for index, one in enumerate(ones):
-        variants = one.coming if isinstance(one, Replica) else one.variants
-        kind = (one.node, variants if len(variants) == 1 else tuple(sorted(variants)))
-        known = indices.get(kind)
-        if known is None:
-            indices[kind] = [index]
-        else:
-            known.append(index)
+        indices.setdefault(_sorted(one), []).append(index)
     return indices
+
+
+def _sorted(kind: Kind) -> Kind:
+    node, variants = kind
+    return kind if len(variants) == 1 else (node, tuple(sorted(variants)))
 
 
 def _cover(
     kept: dict[int, int], cores: Sequence[float], places: list[int], there: Sequence[Replica]
 ) -> tuple[list[int], list[Replica]]:
     """Let replicas stand for places, which come largest first; what is left of both."""
-    ready = sorted((r for r in there if r.state != "starting"), key=_REQUESTED, reverse=True)
-    starting = sorted((r for r in there if r.state == "starting"), key=_REQUESTED, reverse=True)
+    ready = [replica for replica in there if replica.state != "starting"]
+    starting = [r for r in there if r.state == "starting"] if len(ready) < len(there) else []
+    ready.sort(key=_REQUESTED, reverse=True)
+    starting.sort(key=_REQUESTED, reverse=True)
     first, last = min(len(ready), len(places)), min(len(there), len(places))
     _pair(kept, cores, places[:first], ready[:first])
     _pair(kept, cores, places[first:last], starting[: last - first])
@@ -261,8 +228,8 @@ def _pair(
     kept: dict[int, int], cores: Sequence[float], places: Sequence[int], replicas: Sequence[Replica]
 ) -> None:
     """As many places as replicas, both largest first: equal cores first, the rest in this order."""
-    if [cores[place] for place in places] == [replica.cores_requested for replica in replicas]:
-        kept.update(zip([replica.replica_id for replica in replicas], places, strict=True))
+    if list(map(cores.__getitem__, places)) == list(map(_REQUESTED, replicas)):
+        kept.update(zip(map(_ID, replicas), places, strict=True))
         return
     open_by_cores: dict[float, list[int]] = {}
     for place in reversed(places):

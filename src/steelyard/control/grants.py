@@ -10,9 +10,10 @@ from collections.abc import Mapping
 import msgspec
 
 from steelyard.control.desired import Desired, devices_wanted
-from steelyard.control.fleet import Fleet, StageKey
+from steelyard.control.fleet import Fleet
 from steelyard.control.ledger import CPU, Ledger, quantise, units_of
 from steelyard.control.memory import Memory
+from steelyard.control.replica import StageKey
 from steelyard.control.validate import (
     device_objection,
     node_objection,

@@ -352,28 +352,30 @@ def _take(ledger: _Node, need: int, own: dict[int, int]) -> tuple[dict[int, int]
     First what completes a core held in part, then whole free cores, then the smallest remainder that
     suffices, then, if nothing suffices in one piece, the largest pieces.
     """
-    free = {c: max(0, UNITS - charged) for c, charged in ledger.charge.items()}
+    charge = ledger.charge
     taken: dict[int, int] = {}
+
+    def free(core_id: int) -> int:
+        return max(0, UNITS - charge.get(core_id, UNITS)) - taken.get(core_id, 0)
 
     def take(core_id: int, units: int) -> int:
         if units:
             taken[core_id] = taken.get(core_id, 0) + units
-            free[core_id] -= units
         return units
 
     for core_id in sorted(own):
-        need -= take(core_id, min(need, free.get(core_id, 0)))
+        need -= take(core_id, min(need, free(core_id)))
     for core_id in ledger.core_ids:
         if need < UNITS:
             break
-        if free[core_id] == UNITS:
+        if not charge[core_id] and core_id not in taken:
             need -= take(core_id, UNITS)
     if need and ledger.fractional:
-        fitting = [c for c in ledger.core_ids if free[c] >= need]
+        fitting = [c for c in ledger.core_ids if free(c) >= need]
         if fitting:
-            need -= take(min(fitting, key=lambda c: (free[c], c)), need)
-        for core_id in sorted(ledger.core_ids, key=lambda c: (-free[c], c)):
-            need -= take(core_id, min(need, free[core_id]))
+            need -= take(min(fitting, key=lambda c: (free(c), c)), need)
+        for core_id in sorted(ledger.core_ids, key=lambda c: (-free(c), c)):
+            need -= take(core_id, min(need, free(core_id)))
     return taken, need
 
 

@@ -17,12 +17,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from steelyard.control.desired import Desired, quantised, rules_of, units_by_node
-from steelyard.control.fleet import Fleet, Replica
+from steelyard.control.fleet import Fleet
 from steelyard.control.grants import Granting
 from steelyard.control.ledger import Ledger, units_of
 from steelyard.control.memory import Memory
 from steelyard.control.news import News, ReplicaNews
 from steelyard.control.reconcile import reconcile
+from steelyard.control.replica import Replica
 from steelyard.control.starts import Starts
 from steelyard.control.validate import plan_objection
 from steelyard.control.variants import StageVariants
@@ -45,6 +46,7 @@ from steelyard.policies.base import Policy
 
 SOLVE_S_MAX = 10.0
 """Seconds after which an open `Solve` is given up."""
+NEVER = float("inf")
 
 
 class ControlMachine:
@@ -92,15 +94,16 @@ class ControlMachine:
         self._published: dict[str, ServicePlan] = {}
         self._offered: dict[str, float] = {}
         self._offered_of: tuple[NodeView, ...] = ()
+        self._offered_at = 0  # version of what is desired
         self._granted: set[str] = set()  # services, since the latest `Solve` was asked for
         self._solve_id = 0
         self._solve_asked_s: float | None = None
-        self._next_solve_s = float("inf")
+        self._next_solve_s = NEVER
         self._wake_s: float | None = None
         self._last_record: tuple[str, str, bool] | None = None
         self._dirty = False
         self._at_rest = False
-        self._retry_s = float("inf")  # of the next refused resize, failed start or failed load
+        self._retry_s = NEVER  # of the next refused resize, failed start or failed load
         self._cause = ""
         self._handlers: dict[type, Callable[[Any], list[Command]]] = {
             NodeJoined: self._on_node_joined,
@@ -138,10 +141,17 @@ class ControlMachine:
         """
         self._now_s = max(self._now_s, now_s)
         commands = self._handlers[type(event)](event)
-        commands += self._reconcile()
-        commands += self._give_up_solve()
-        commands += self._solve_if_due()
-        commands += self._offers()
+        if self._dirty or self._now_s >= self._retry_s:
+            commands += self._reconcile()
+        if self._solve_asked_s is not None:
+            commands += self._give_up_solve(self._solve_asked_s)
+        if self._solve_asked_s is None and self._now_s >= self._next_solve_s:
+            commands += self._solve()
+        nodes = self._picture.nodes  # looked at in any case: it settles whom each replica stands for now
+        if (
+            nodes is not self._offered_of or self._desired.version != self._offered_at
+        ) and self._policy.reacts:
+            commands += self._offers(nodes)
         commands += self._wake()
         return commands
 
@@ -297,8 +307,6 @@ class ControlMachine:
     # What follows from the state
 
     def _reconcile(self) -> list[Command]:
-        if not self._dirty and self._now_s < self._retry_s:
-            return []
         self._dirty = False
         outcome = reconcile(
             self._desired.plans,
@@ -328,34 +336,30 @@ class ControlMachine:
                 commands.append(Publish(plan))
         return commands
 
-    def _give_up_solve(self) -> list[Command]:
-        if self._solve_asked_s is None or self._now_s < self._solve_asked_s + self._solve_s_max:
+    def _give_up_solve(self, asked_s: float) -> list[Command]:
+        if self._now_s < asked_s + self._solve_s_max:
             return []
         self._solve_asked_s = None
         self._next_solve_s = self._now_s
         return self._record("discarded", None, f"no answer within {self._solve_s_max:g} s")
 
-    def _solve_if_due(self) -> list[Command]:
-        if self._solve_asked_s is not None or self._now_s < self._next_solve_s or not self._ledger.nodes:
-            return []
-        if len(self._picture.hidden) == len(self._services):
+    def _solve(self) -> list[Command]:
+        if not self._ledger.nodes or len(self._picture.hidden) == len(self._services):
             return []
         self._solve_id += 1
         self._solve_asked_s = self._now_s
         self._granted.clear()  # the snapshot shows what was granted so far
         return [Solve(self._solve_id, self.snapshot())]
 
-    def _offers(self) -> list[Command]:
-        """Tell each service the cores it could be granted within a window: none, unless the policy reacts.
+    def _offers(self, nodes: tuple[NodeView, ...]) -> list[Command]:
+        """Tell each service the cores it could be granted within a window, by a policy that reacts.
 
         They are the free cores of the nodes where it has replicas that could grow.
         """
-        if not self._policy.reacts or self._offered_of is self._picture.nodes:
-            return []
-        self._offered_of = self._picture.nodes
+        self._offered_of, self._offered_at = nodes, self._desired.version
         commands: list[Command] = []
         for name, service in self._services.items():
-            offer = sum(n.cores_free for n in self._offered_of if self._desired.may_grow_on(name, n.name))
+            offer = sum(n.cores_free for n in nodes if self._desired.may_grow_on(name, n.name))
             if service.cores_max is not None and name in self._desired.plans:
                 offer = min(offer, max(0.0, service.cores_max - self._desired.cores(name)))
             if self._offered.get(name, 0.0) != offer:
@@ -369,7 +373,7 @@ class ControlMachine:
             wake_s = min(wake_s, self._solve_asked_s + self._solve_s_max)
         elif self._next_solve_s > self._now_s:
             wake_s = min(wake_s, self._next_solve_s)
-        if wake_s in (float("inf"), self._wake_s):
+        if wake_s == self._wake_s or wake_s == NEVER:
             return []
         self._wake_s = wake_s
         return [WakeAt(wake_s)]

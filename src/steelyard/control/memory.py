@@ -7,7 +7,8 @@ what it takes.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from steelyard.control.fleet import Fleet, StageKey
+from steelyard.control.fleet import Fleet
+from steelyard.control.replica import StageKey
 from steelyard.control.variants import StageVariants
 from steelyard.core.plan import ServicePlan
 

@@ -118,7 +118,7 @@ class News:
             state = "parked" if event.cores == 0 else "ready"
         self._fleet.change(event.replica_id, state=state, cores=event.cores, pending=None, refusals=0)
         self._refused.discard(event.replica_id)
-        return Came(state != replica.state or replica.pending is None or not self._is_at_rest)
+        return Came(replica.pending is None or not self._is_at_rest)
 
     def _not_resized(self, event: ResizeRefused) -> Came:
         replica = self._fleet.get(event.replica_id)

@@ -22,9 +22,10 @@ Four rules are not obvious:
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from steelyard.control.fleet import Fleet, Replica, StageKey
+from steelyard.control.fleet import Fleet
 from steelyard.control.ledger import CPU, Ledger
 from steelyard.control.memory import Memory
+from steelyard.control.replica import Replica, StageKey
 from steelyard.core.commands import (
     ControlCommand,
     DrainReplica,

@@ -9,7 +9,7 @@ variant that does not load into live replicas of a stage.
 from collections.abc import Mapping
 from typing import Generic, TypeVar
 
-from steelyard.control.fleet import Replica, StageKey
+from steelyard.control.replica import Replica, StageKey
 from steelyard.core.types import Service
 
 RETRY_S = 0.5

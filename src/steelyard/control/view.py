@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from math import floor
 
 from steelyard.control.desired import Desired
-from steelyard.control.fleet import Fleet, Replica
+from steelyard.control.fleet import Fleet
 from steelyard.control.ledger import UNITS, Ledger, units_of
 from steelyard.control.memory import Memory
+from steelyard.control.replica import Replica
 from steelyard.core.snapshot import (
     ClusterSnapshot,
     NodeView,
@@ -92,11 +93,12 @@ class Picture:
         self._ledger = ledger
         self._memory = memory
         self._window_s = window_s
-        self._version = -1
-        self._by_id: dict[int, tuple[Replica, ReplicaView]] = {}
-        self._by_service: dict[str, tuple[ReplicaView, ...]] = {}
+        self._views: dict[str, dict[int, ReplicaView]] = {name: {} for name in self.sensed}
+        self._replicas: dict[str, tuple[ReplicaView, ...]] = dict.fromkeys(self.sensed, ())
         self._nodes: tuple[NodeView, ...] = ()
         self._nodes_of = (0, 0, 0)
+        self._joined = 0
+        self._free: dict[str, float] = {}
 
     @property
     def nodes(self) -> tuple[NodeView, ...]:
@@ -104,10 +106,14 @@ class Picture:
 
         The very same tuple as long as nothing has changed.
         """
-        version = (self._fleet.version, self._desired.version, self._ledger.joined)
-        if self._nodes_of != version:
-            self._nodes_of = version
-            free = free_cores(self._desired, self._fleet, self._ledger)
+        joined = self._ledger.joined
+        version = (self._fleet.version, self._desired.version, joined)
+        if self._nodes_of == version:
+            return self._nodes
+        self._nodes_of = version
+        free = free_cores(self._desired, self._fleet, self._ledger)
+        if free != self._free or joined != self._joined:
+            self._free, self._joined = free, joined
             self._nodes = tuple(
                 NodeView(
                     name,
@@ -123,13 +129,12 @@ class Picture:
 
     def snapshot(self, *, now_s: float) -> ClusterSnapshot:
         """The cluster at `now_s`."""
-        if self._version != self._fleet.version:
-            self._version = self._fleet.version
+        if self._fleet.touched:
             self._look_at_replicas()
         plans = self._desired.plans
         services = tuple(
             [
-                ServiceView(name, seen.windows, seen.rows_by_second, plans.get(name), self._by_service[name])
+                ServiceView(name, seen.windows, seen.rows_by_second, plans.get(name), self._replicas[name])
                 for name, seen in self.sensed.items()
                 if name not in self.hidden
             ]
@@ -137,15 +142,20 @@ class Picture:
         return ClusterSnapshot(now_s, self._window_s, self.nodes, services)
 
     def _look_at_replicas(self) -> None:
-        former, self._by_id = self._by_id, {}
-        by_service: dict[str, list[ReplicaView]] = {name: [] for name in self.sensed}
-        for replica in self._fleet:
-            known = former.get(replica.replica_id)
-            if known is None or known[0] is not replica:
-                known = (replica, _view(replica))
-            self._by_id[replica.replica_id] = known
-            by_service[replica.service].append(known[1])
-        self._by_service = {name: tuple(views) for name, views in by_service.items()}
+        """Of those that have changed; new ones are the newest, so that all stay in the order of their ids."""
+        changed: set[str] = set()
+        for replica_id in sorted(self._fleet.touched):
+            replica = self._fleet.get(replica_id)
+            if replica is not None:
+                self._views[replica.service][replica_id] = _view(replica)
+                changed.add(replica.service)
+                continue
+            for name, views in self._views.items():
+                if views.pop(replica_id, None) is not None:
+                    changed.add(name)
+        self._fleet.touched.clear()
+        for name in changed:
+            self._replicas[name] = tuple(self._views[name].values())
 
 
 def free_cores(desired: Desired, fleet: Fleet, ledger: Ledger) -> dict[str, float]:
