@@ -18,7 +18,7 @@ There is no forecast in it: cores come within a window. What may come is the bus
 
 from collections import deque
 
-from steelyard.core.snapshot import ServiceView, ServiceWindow
+from steelyard.core.snapshot import ServiceView
 from steelyard.policies.steelyard.knob import Knob
 from steelyard.policies.steelyard.targets import StageTarget
 
@@ -38,19 +38,21 @@ class ArrivalRate:
 
     def update(self, view: ServiceView) -> float:
         """The rate at the end of the view's latest window; without windows, that of the last whole second."""
-        fresh: list[ServiceWindow] = []
-        for window in reversed(view.windows):
-            if window.to_s <= self._seen_s:
-                break
-            fresh.append(window)
-        for window in reversed(fresh):
-            length_s = window.to_s - window.from_s
-            self._windows.append((window.to_s, window.arrival_rows, length_s))
-            self._rows += window.arrival_rows
+        windows = view.windows
+        first = len(windows)
+        while first and windows[first - 1].to_s > self._seen_s:
+            first -= 1
+        counted = self._windows
+        for window in windows[first:]:
+            to_s, rows = window.to_s, window.arrival_rows
+            length_s = to_s - window.from_s
+            counted.append((to_s, rows, length_s))
+            self._rows += rows
             self._covered_s += length_s
-            self._seen_s = window.to_s
-        while len(self._windows) > 1 and self._windows[0][0] <= self._seen_s - RATE_S + 1e-6:
-            _, rows, length_s = self._windows.popleft()
+            self._seen_s = to_s
+        oldest_s = self._seen_s - RATE_S + 1e-6
+        while len(counted) > 1 and counted[0][0] <= oldest_s:
+            _, rows, length_s = counted.popleft()
             self._rows -= rows
             self._covered_s -= length_s
         if self._covered_s > 1e-9:

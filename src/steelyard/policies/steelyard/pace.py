@@ -87,6 +87,10 @@ class StagePace:
         self._premium = 0.0
         self._yields = 0.0
         self._is_new = True
+        self._is_plain = False
+        self._live: list[ReplicaView] = []
+        self._cores_now = 0.0
+        self._carried_rps = -1.0
         self._reckoned: tuple[float, int, float] | None = None
 
     def aim(
@@ -116,6 +120,8 @@ class StagePace:
         self.lag_s = self._window_s + self.sizing.variant.resize_s + RESIZE_LAG_SERVICES * target.service_s
         self._base_rps = self.sizing.rate_rps(target.cores)
         self._most_rps = self.sizing.rate_rps(most)
+        self._is_plain = self._parks and target.least >= target.cores
+        self._carried_rps = -1.0
         self._reckoned = None
 
     def look(
@@ -133,7 +139,7 @@ class StagePace:
             arriving_rps: rows a second that come to the stage, from the stages before it as well.
             entry_rps: rows a second that come to the service, as rows of this stage: the growth that replicas
                 are kept in reserve for is that of the traffic.
-            live: replicas that are ready or parked.
+            live: replicas that are ready or parked; the same list as long as none of them has changed.
             starting: replicas that are not ready yet.
         """
         ratio = seen.service_ratio
@@ -144,15 +150,21 @@ class StagePace:
         self._needs.append(need)
         self.smooth += (need - self.smooth) * (1.0 if self._is_new else self._window_s / SMOOTH_S)
         self._is_new = False
-        now, count = sum([r.cores_desired for r in live]), len(live)
+        if live is not self._live:
+            self._live, self._carried_rps = live, -1.0
+            self._cores_now = sum([r.cores_desired for r in live])
+        now, count = self._cores_now, len(live)
         cores = self._cores(need, now, count)
         if cores:
-            live.sort(key=lambda r: (-r.cores_desired, r.replica_id))
+            live = sorted(live, key=lambda r: (-r.cores_desired, r.replica_id))
             now = sum(cores)
-        if cores or (now, count, ratio) != self._reckoned:
             self._reckoned = (now, count, ratio)
-            rate_rps = self.sizing.rate_rps
-            self.capacity_rps = sum(rate_rps(c) for c in cores or [r.cores_desired for r in live]) / ratio
+            self.capacity_rps = self._carried(cores) / ratio
+        elif (now, count, ratio) != self._reckoned:
+            self._reckoned = (now, count, ratio)
+            if self._carried_rps < 0:
+                self._carried_rps = self._carried([r.cores_desired for r in live])
+            self.capacity_rps = self._carried_rps / ratio
         wanted = crew(
             self.smooth,
             entry_rps * ratio if self._reserves else 0.0,
@@ -161,10 +173,20 @@ class StagePace:
             self.limit,
             self._knob,
         )
-        self._wanted.append(wanted.wanted)
-        starts = self._starts(wanted, need, now, count, len(starting))
+        most, there = wanted.wanted, count + len(starting)
+        self._wanted.append(most)
+        starts = 0
+        if most > there:
+            starts = self._starts(wanted, most - there, need, now, count)
+        else:
+            self._premium = 0.0
         cancels = self._cancels(count, starting) if starting and not starts else []
         return Wish(self, live, cores, starts, cancels, need)
+
+    def _carried(self, cores: list[float]) -> float:
+        """Rows a second of replicas with these cores, in the profile's units."""
+        rate_rps = self.sizing.rate_rps
+        return sum([rate_rps(of_one) for of_one in cores])
 
     def spread(self, need: float, replicas: int) -> list[float]:
         """Cores for each of `replicas`, most first."""
@@ -186,21 +208,18 @@ class StagePace:
 
     def _total(self, need: float, replicas: int) -> float:
         """What `spread` adds up to: in most windows that is all there is to know."""
-        if need > replicas * self._base_rps or not self._parks or self.target.least < self.target.cores:
+        if need > replicas * self._base_rps or not self._is_plain:
             return sum(self.spread(need, replicas))
         return self.target.cores * max(1, ceil(need / self._base_rps - EXACT)) if replicas else 0.0
 
-    def _starts(self, wanted: Crew, need: float, cores: float, live: int, starting: int) -> int:
-        """Replicas to start now; see `reserve`."""
-        lacking = wanted.wanted - live - starting
-        if lacking <= 0:
-            self._premium = 0.0
-            return 0
+    def _starts(self, wanted: Crew, lacking: int, need: float, cores: float, live: int) -> int:
+        """Replicas to start now, of those that are lacking; see `reserve`."""
         base = self.target.cores
         self._premium += self._window_s * max(0.0, cores - wanted.efficient * base)
         urgent = need > URGENT_SHARE * live * self._most_rps
         price = start_price(lacking, base, self.sizing.variant.cold_start_s, self._knob.patience)
-        if urgent or wanted.reserve > live + starting or self._premium >= price:
+        is_unready = wanted.reserve > wanted.wanted - lacking
+        if urgent or is_unready or self._premium >= price:
             self._premium = 0.0
             return lacking
         return 0

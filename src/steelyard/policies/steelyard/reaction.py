@@ -24,29 +24,44 @@ class ServicePace:
         self.service = service
         self.stages = {pace.sizing.stage.name: pace for pace in stages}
         self._rate = ArrivalRate()
+        self._replicas: tuple[ReplicaView, ...] = ()
+        self._live: dict[str, list[ReplicaView]] = {}
+        self._starting: dict[str, list[ReplicaView]] = {}
+        self._sort(())
 
     def wishes(self, view: ServiceView) -> list[Wish]:
         """What each stage that has live replicas asks for."""
         rate = self._rate.update(view)
-        live: dict[str, list[ReplicaView]] = {name: [] for name in self.stages}
-        starting: dict[str, list[ReplicaView]] = {name: [] for name in self.stages}
-        for replica in view.replicas:
-            if replica.state == "starting":
-                starting[replica.stage].append(replica)
-            elif replica.state != "draining":
-                live[replica.stage].append(replica)
+        if view.replicas is not self._replicas:
+            self._sort(view.replicas)
         wishes = []
         for seen in view.windows[-1].stages:
-            pace = self.stages[seen.stage]
-            stage = pace.sizing.stage
-            upstream = [self._passed_on(source, pace.sizing.fan_out) for source in stage.after]
-            entry = rate * pace.sizing.fan_out
-            arriving = arriving_rps(entry, upstream, pace.lag_s)
-            if live[seen.stage] or starting[seen.stage]:
-                wishes.append(pace.look(seen, arriving, entry, live[seen.stage], starting[seen.stage]))
-        if self.service.cores_min > sum(pace.target.least for pace in self.stages.values()):
-            _raise(wishes, self.service.cores_min)
+            name = seen.stage
+            live, starting = self._live[name], self._starting[name]
+            if not live and not starting:
+                continue
+            pace = self.stages[name]
+            arriving = entry = rate * pace.sizing.fan_out
+            after = pace.sizing.stage.after
+            if after:
+                upstream = [self._passed_on(source, pace.sizing.fan_out) for source in after]
+                arriving = arriving_rps(entry, upstream, pace.lag_s)
+            wishes.append(pace.look(seen, arriving, entry, live, starting))
+        cores_min = self.service.cores_min
+        if cores_min and cores_min > sum(pace.target.least for pace in self.stages.values()):
+            _raise(wishes, cores_min)
         return wishes
+
+    def _sort(self, replicas: tuple[ReplicaView, ...]) -> None:
+        """By stage, the live ones and those that start: new lists, which nobody changes."""
+        self._replicas = replicas
+        self._live = {name: [] for name in self.stages}
+        self._starting = {name: [] for name in self.stages}
+        for replica in replicas:
+            if replica.state == "starting":
+                self._starting[replica.stage].append(replica)
+            elif replica.state != "draining":
+                self._live[replica.stage].append(replica)
 
     def _passed_on(self, source: str, fan_out: float) -> tuple[float, int, float]:
         pace = self.stages[source]
@@ -74,10 +89,14 @@ def _raise(wishes: list[Wish], cores_min: float) -> None:
 def react(snapshot: ClusterSnapshot, paces: Mapping[str, ServicePace]) -> Grants | None:
     """The grants of one window, or None if there are none."""
     wishes: list[tuple[ServiceView, Wish]] = []
+    is_calm = True
     for view in snapshot.services:
         if view.windows:
-            wishes += [(view, wish) for wish in paces[view.service].wishes(view)]
-    if not any(wish.cores or wish.starts or wish.cancels for _, wish in wishes):
+            for wish in paces[view.service].wishes(view):
+                wishes.append((view, wish))
+                if wish.cores or wish.starts or wish.cancels:
+                    is_calm = False
+    if is_calm:
         return None
     free = _unpromised(snapshot)
     if any(wish.cores for _, wish in wishes) and not _fits(wishes, free, paces):

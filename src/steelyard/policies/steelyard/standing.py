@@ -136,16 +136,20 @@ class Standing:
                     sizing.rows_max = 1
 
     def _observed(self, view: ServiceView) -> tuple[float, ...]:
-        ratios = tuple(s.service_ratio for s in view.windows[-1].stages) if view.windows else ()
+        ratios = tuple([s.service_ratio for s in view.windows[-1].stages]) if view.windows else ()
         return ratios or (1.0,) * len(self._menus)
 
     def _has_moved(self, view: ServiceView) -> bool:
         """Whether the present layouts were made for other service times."""
         if not self.ratios:
             return True
-        now = (*self._observed(view), *self._counted(view))
-        then = (*self.ratios, *self._fan_outs)
-        return any(abs(a - b) > RATIO_STEP * b for a, b in zip(now, then, strict=True))
+        for now, then in zip(self._observed(view), self.ratios, strict=True):
+            if abs(now - then) > RATIO_STEP * then:
+                return True
+        if not self._takes_items:
+            return False
+        pairs = zip(self._counted(view), self._fan_outs, strict=True)
+        return any(abs(now - then) > RATIO_STEP * then for now, then in pairs)
 
     def _counted(self, view: ServiceView) -> tuple[float, ...]:
         """Rows of each stage for a row of a request, as counted of late."""
