@@ -442,3 +442,34 @@ def test_a_next_time_that_is_no_number_does_not_solve_without_end() -> None:
     commands = rig.solved(plan("ocr", [1.0]), now_s=0.0, next_at_s=float("nan"))
     assert not of(Solve, commands)
     assert of(WakeAt, commands) == [WakeAt(0.1)]  # a window later
+
+
+def test_a_picture_shows_what_has_changed_and_keeps_the_rest() -> None:
+    rig = Rig(cores=3)
+    running(rig, 1.0, 1.0, 1.0)
+    before = rig.machine.snapshot().services[0].replicas
+    assert rig.machine.snapshot().services[0].replicas is before
+    rig.policy.grants = [GrantCores(3, 0.0)]
+    rig.confirm(rig.do(window("ocr", 0.7), 0.7), 0.7)
+    after = rig.machine.snapshot().services[0].replicas
+    assert [(r.replica_id, r.state) for r in after] == [(1, "ready"), (2, "ready"), (3, "parked")]
+    assert after[:2] == before[:2]
+    assert after[0] is before[0]
+    rig.do(ReplicaGone(1, expected=False, reason="killed"), 0.8)  # 4 takes its place
+    assert [r.replica_id for r in rig.machine.snapshot().services[0].replicas] == [2, 3, 4]
+
+
+def test_a_replica_that_parks_sets_off_what_waited_for_its_core_and_nothing_else() -> None:
+    rig = Rig()
+    running(rig, 1.0, 1.0)
+    rig.policy.grants = [GrantCores(2, 0.0), GrantCores(1, 2.0)]
+    (shrink,) = of(ResizeReplica, rig.do(window("ocr", 0.7), 0.7))
+    assert shrink == ResizeReplica(2, (), "react")  # its core is free when that is confirmed
+    (growth,) = of(ResizeReplica, rig.confirm([shrink], 0.7))
+    assert growth.replica_id == 1
+    assert rig.confirm([growth], 0.7) == []  # everything has been asked for: at rest
+    rig.policy.grants = [GrantCores(1, 1.0)]
+    rig.confirm(rig.do(window("ocr", 0.8), 0.8), 0.8)
+    rig.policy.grants = [GrantCores(2, 1.0)]
+    assert rig.confirm(rig.do(window("ocr", 0.9), 0.9), 0.9) == []
+    assert [(r.state, r.cores) for r in rig.machine.replicas.values()] == [("ready", 1.0), ("ready", 1.0)]

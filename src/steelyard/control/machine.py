@@ -148,9 +148,8 @@ class ControlMachine:
         if self._solve_asked_s is None and self._now_s >= self._next_solve_s:
             commands += self._solve()
         nodes = self._picture.nodes  # looked at in any case: it settles whom each replica stands for now
-        if (
-            nodes is not self._offered_of or self._desired.version != self._offered_at
-        ) and self._policy.reacts:
+        is_old = nodes is not self._offered_of or self._desired.version != self._offered_at
+        if is_old and self._policy.reacts:
             commands += self._offers(nodes)
         commands += self._wake()
         return commands
@@ -241,7 +240,7 @@ class ControlMachine:
         if not self._desired.plans or not self._policy.reacts:
             return []
         try:
-            grants = self._policy.react(self.snapshot())
+            grants = self._policy.react(self._picture.snapshot(now_s=self._now_s))
         except Exception as error:  # a policy's bug must not end the sensing of every service
             return self._record("discarded", None, f"react failed: {type(error).__name__}: {error}")
         return self._apply(grants) if grants is not None and grants.grants else []

@@ -118,6 +118,7 @@ class News:
             state = "parked" if event.cores == 0 else "ready"
         self._fleet.change(event.replica_id, state=state, cores=event.cores, pending=None, refusals=0)
         self._refused.discard(event.replica_id)
+        # At rest all have the cores that are wanted, so whether one is parked changes nothing for the others.
         return Came(replica.pending is None or not self._is_at_rest)
 
     def _not_resized(self, event: ResizeRefused) -> Came:

@@ -158,6 +158,8 @@ def _gap_of(key: StageKey, plan: StagePlan, fleet: Fleet) -> _Gap:
         cores, variants = wanted[place].cores, wanted[place].variants
         if replica.state == "starting":
             is_complete = False
+        elif replica.variants == variants and not replica.loading and not replica.unloading:
+            pass  # as it is in nearly every pass
         elif replica.coming != variants:
             coming = replica.coming
             lacks = tuple([name for name in variants if name not in replica.variants])

@@ -44,10 +44,14 @@ class _Retries(Generic[Key]):
 
     def waiting(self, *, now_s: float) -> frozenset[Key]:
         """What may not be tried now."""
+        if not self._retry_at_s:
+            return frozenset()
         return frozenset(key for key, at_s in self._retry_at_s.items() if at_s > now_s)
 
     def next_s(self, *, now_s: float) -> float:
         """When the next is tried again; inf if none waits."""
+        if not self._retry_at_s:
+            return float("inf")
         return min((at_s for at_s in self._retry_at_s.values() if at_s > now_s), default=float("inf"))
 
 

@@ -97,4 +97,7 @@ def arriving_rps(entry_rps: float, upstream: list[tuple[float, int, float]], lag
     """
     if not upstream:
         return entry_rps
-    return max(min(rate * each, entry_rps + queue * each / lag_s) for rate, queue, each in upstream)
+    most_rps = 0.0
+    for rate_rps, queue, each in upstream:
+        most_rps = max(most_rps, min(rate_rps * each, entry_rps + queue * each / lag_s))
+    return most_rps

@@ -152,7 +152,7 @@ class StagePace:
         self._is_new = False
         if live is not self._live:
             self._live, self._carried_rps = live, -1.0
-            self._cores_now = sum([r.cores_desired for r in live])
+            self._cores_now = sum([r.cores_desired for r in live], 0.0)
         now, count = self._cores_now, len(live)
         cores = self._cores(need, now, count)
         if cores:
@@ -186,7 +186,7 @@ class StagePace:
     def _carried(self, cores: list[float]) -> float:
         """Rows a second of replicas with these cores, in the profile's units."""
         rate_rps = self.sizing.rate_rps
-        return sum([rate_rps(of_one) for of_one in cores])
+        return sum([rate_rps(of_one) for of_one in cores], 0.0)
 
     def spread(self, need: float, replicas: int) -> list[float]:
         """Cores for each of `replicas`, most first."""
