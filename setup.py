@@ -20,11 +20,11 @@ COMPILED = {
         "stage", "tally", "work",
     ),
     "control": (
-        "desired", "grants", "ledger", "machine", "memory", "news", "rebuild", "reconcile", "starts",
-        "validate", "variants", "view",
+        "desired", "fleet", "grants", "ledger", "machine", "memory", "news", "rebuild", "reconcile",
+        "starts", "validate", "variants", "view",
     ),
     "policies/steelyard": (
-        "demand", "pace", "reaction", "reserve", "shortage", "sizing", "targets",
+        "demand", "pace", "policy", "reaction", "reserve", "shortage", "sizing", "standing", "targets",
     ),
     "sim": (
         "account", "clients", "cluster", "control_driver", "draws", "items", "kernel", "lending",
