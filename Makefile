@@ -42,6 +42,7 @@ compiled: $(INSTALLED) ## compile core, control and simulator in an environment 
 	$(COMPILED)/bin/python -m pip install --quiet --require-hashes -r requirements.lock
 	STEELYARD_COMPILE=1 $(COMPILED)/bin/python -m pip install --quiet --no-deps .
 	@cd $(COMPILED) && bin/python -c 'import steelyard.core.service as m; assert m.__file__.endswith(".so"), m.__file__'
+	$(COMPILED)/bin/pytest -q tests/contract/test_import_order.py
 	$(COMPILED)/bin/pytest -q -m "not slow and not long"
 
 lock: $(INSTALLED) ## write requirements.lock anew from pyproject.toml

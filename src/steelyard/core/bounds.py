@@ -342,4 +342,4 @@ def _behind_others(leg: Leg, bucket: int, now_s: float) -> Leg:
     if not rows or not rate_rps:
         return leg
     later = [option._replace(free_s=max(option.free_s, now_s) + rows / rate_rps) for option in leg.options]
-    return leg._replace(options=tuple(later))
+    return Leg(leg.stage, tuple(later), leg.done, leg.done_s)

@@ -46,7 +46,7 @@ class Option(NamedTuple):
     core_ms: float
 
 
-class Leg(NamedTuple):
+class Leg:
     """What is left to do at one stage.
 
     Attributes:
@@ -56,10 +56,15 @@ class Leg(NamedTuple):
         done_s: when what runs there now ends.
     """
 
-    stage: StageState
-    options: tuple[Option, ...]
-    done: str = ""
-    done_s: float = 0.0
+    __slots__ = ("done", "done_s", "options", "stage")
+
+    def __init__(
+        self, stage: StageState, options: tuple[Option, ...], done: str = "", done_s: float = 0.0
+    ) -> None:
+        self.stage = stage
+        self.options = options
+        self.done = done
+        self.done_s = done_s
 
 
 class Limits(NamedTuple):
