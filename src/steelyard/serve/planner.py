@@ -3,7 +3,8 @@
 The planner is exec'd, not forked: it shares nothing with the server but a socket, on which length-prefixed
 msgpack travels. It is told once what it plans for (`PlannerTask`), then answers one snapshot at a time. A
 `decide` that raises answers with its error; one that overruns `solve_s_max` is killed and the planner started
-anew, with the policy's memory lost, which every policy must bear (it bears a server's restart, too).
+anew, with the policy's memory lost, which every policy must bear (it bears a server's restart, too). One that
+is still starting when the time is up goes on starting: on a slow machine the next would be no sooner.
 """
 
 import asyncio
@@ -31,6 +32,9 @@ from steelyard.profile.tables import StageTimes, service_times
 
 _PREFIX = struct.Struct("!I")
 _MESSAGE_BYTES_MAX = 64 << 20
+_START_S_MAX = 120.0
+_READY = b"\0"
+"""What a planner says once it has its policy."""
 _PR_SET_PDEATHSIG = 1
 _encoder = msgspec.msgpack.Encoder()
 
@@ -76,6 +80,8 @@ class PlannerProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._started_s = 0.0
+        self._is_ready = False
         self._solving: set[asyncio.Task[None]] = set()
 
     def solve(self, command: Solve, answer: Callable[[Solved | SolveFailed], None]) -> None:
@@ -96,8 +102,12 @@ class PlannerProcess:
             async with asyncio.timeout(self._solve_s_max):
                 reply = await self._ask(command.snapshot)
         except TimeoutError:
-            self._stop()
-            answer(SolveFailed(command.solve_id, f"gave up after {self._solve_s_max:g} s"))
+            may_start = self._writer is not None and time.monotonic() < self._started_s + _START_S_MAX
+            is_starting = may_start and not self._is_ready
+            if not is_starting:
+                self._stop()
+            what = "the planner process has not started" if is_starting else "gave up"
+            answer(SolveFailed(command.solve_id, f"{what} after {self._solve_s_max:g} s"))
         except (OSError, EOFError, msgspec.DecodeError) as error:
             self._stop()
             answer(
@@ -114,12 +124,16 @@ class PlannerProcess:
             await self._start()
         assert self._reader is not None
         assert self._writer is not None
+        if not self._is_ready:
+            await self._reader.readexactly(len(_READY))
+            self._is_ready = True
         self._write(snapshot)
         await self._writer.drain()
         (size,) = _PREFIX.unpack(await self._reader.readexactly(_PREFIX.size))
         return msgspec.msgpack.decode(await self._reader.readexactly(size), type=PlannerAnswer)
 
     async def _start(self) -> None:
+        self._started_s = time.monotonic()
         ours, theirs = socket.socketpair()
         arguments = [str(theirs.fileno()), str(os.getpid())]
         with theirs:
@@ -144,6 +158,7 @@ class PlannerProcess:
             self._process.kill()
             self._process.wait()
         self._process = self._reader = self._writer = None
+        self._is_ready = False
 
 
 class InlinePlanner:
@@ -207,6 +222,7 @@ def main(fd: int, server_pid: int) -> None:
         if body is None:
             return
         policy = make_task_policy(msgspec.msgpack.decode(body, type=PlannerTask))
+        stream.sendall(_READY)
         while (body := _read(stream)) is not None:
             answer = _encoder.encode(_decide(policy, msgspec.msgpack.decode(body, type=ClusterSnapshot)))
             stream.sendall(_PREFIX.pack(len(answer)) + answer)
