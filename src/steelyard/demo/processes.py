@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -84,13 +84,13 @@ class Server:
                 f"the server's status cannot be read ({error!r}); its log: {self._log}"
             ) from None
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, *, seconds_max: float = READY_S_MAX) -> None:
         """Return when the server takes requests.
 
         Raises:
-            SteelyardError: it ended, or took longer than `READY_S_MAX`; the last line of its log says why.
+            SteelyardError: it ended, or took longer than `seconds_max`; the last line of its log says why.
         """
-        give_up_s = time.monotonic() + READY_S_MAX
+        give_up_s = time.monotonic() + seconds_max
         while time.monotonic() < give_up_s and self._process.poll() is None:
             try:
                 with urllib.request.urlopen(f"{self.url}/v2/health/ready", timeout=5):
@@ -165,12 +165,20 @@ def steelyard_command(*arguments: str) -> list[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports free a moment ago, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Ports that servers may listen on, all different, and given to nobody else for a minute.
+
+    On each a connection was made and closed, whose end lingers in the system for 60 s (TIME_WAIT). Such a
+    port is not given to whoever asks for any, but to whoever asks for it by number (with SO_REUSEADDR, as
+    servers do). One that had only been free a moment ago could be another's by the time the server starts.
+    """
+    with ExitStack() as stack:  # all at a time, so they differ
+        return [
+            _lingering_port(stack.enter_context(socket.create_server(("127.0.0.1", 0)))) for _ in range(count)
+        ]
+
+
+def _lingering_port(listener: socket.socket) -> int:
+    with socket.create_connection(listener.getsockname()) as client:
+        listener.accept()[0].close()  # who closes first is left with the connection's end
+        client.recv(1)
+    return int(listener.getsockname()[1])
