@@ -10,8 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import pytest
 from steelyard.serve.edge import EdgeSettings, ListenError, make_app, serve_http
 from steelyard.testing.http import RunningServer, running_server
 from steelyard.testing.intake import ComputingIntake, served
+from steelyard.testing.live import WAIT_S_MAX, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +75,7 @@ def run_client(server: RunningServer, script: str) -> str:
         [sys.executable, "-W", "ignore", "-c", code, str(server.port)],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=WAIT_S_MAX,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -88,20 +88,13 @@ def post(
     headers: dict[str, str] | None = None,
     path: str = "/v2/models/mlp/infer",
 ) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=WAIT_S_MAX)
     try:
         connection.request("POST", path, body, headers or {})
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
     finally:
         connection.close()
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline_s = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline_s, what
-        threading.Event().wait(0.005)
 
 
 def test_tritonclient_infers_with_binary_and_json_tensors_of_1_3_and_8_rows(server: RunningServer) -> None:
@@ -209,11 +202,11 @@ def test_a_chunked_body_over_the_limit_is_413(server: RunningServer) -> None:
 def test_a_client_that_hangs_up_cancels_its_request(server: RunningServer, intake: ComputingIntake) -> None:
     intake.held = True
     body = np.zeros((1, 784), np.float32).tobytes()
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_S_MAX) as client:
         head = f"POST /v2/models/mlp/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n"
         client.sendall(head.encode() + b"Inference-Header-Content-Length: 0\r\n\r\n" + body)
-        until(lambda: server.on_loop(lambda: len(intake.open)) == 1, "the request did not arrive")
-    until(lambda: server.on_loop(lambda: len(intake.cancelled)) == 1, "the request was not cancelled")
+        wait_until(lambda: server.on_loop(lambda: len(intake.open)) == 1, "the request")
+    wait_until(lambda: server.on_loop(lambda: len(intake.cancelled)) == 1, "its cancellation")
     assert not intake.open
 
 
@@ -223,7 +216,7 @@ def test_pipelined_requests_are_answered_in_order(server: RunningServer) -> None
         b"POST /v2/models/mlp/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"
         b"GET /v2/models HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     )
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_S_MAX) as client:
         client.sendall(request)
         answer = b"".join(iter(lambda: client.recv(65536), b""))
     assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"400", b"200"]
@@ -239,17 +232,17 @@ def test_stopping_answers_what_came_in(intake: ComputingIntake) -> None:
             target=lambda: result.append(post_raw(server, raw)), name="client in flight"
         )
         thread.start()
-        until(lambda: server.on_loop(lambda: len(intake.open)) == 1, "the request did not arrive")
+        wait_until(lambda: server.on_loop(lambda: len(intake.open)) == 1, "the request")
 
         def finish_later() -> None:
             request_id = next(iter(intake.open))
             threading.Timer(0.3, lambda: server.on_loop(lambda: intake.finish(request_id))).start()
 
         server.on_loop(finish_later)
-    thread.join(10)
+    thread.join(WAIT_S_MAX)
     assert [status for status, _ in result] == [200]
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", server.port), timeout=5)
+        socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_S_MAX)
 
 
 def test_a_request_on_its_way_over_a_kept_connection_is_answered_while_stopping(
@@ -261,26 +254,26 @@ def test_a_request_on_its_way_over_a_kept_connection_is_answered_while_stopping(
 
     def ask(port: int) -> None:
         assert connection is not None
-        until(lambda: not accepts(port), "the listener goes on accepting")
+        wait_until(lambda: not accepts(port), "the listener accepts no more")
         connection.request("GET", "/v2/health/live")
         answer = connection.getresponse()
         answered.append((answer.status, answer.headers["connection"]))
         answer.read()
         connection.close()
 
-    with running_server(make_app(intake)) as server:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    with running_server(make_app(intake), linger_s=WAIT_S_MAX) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=WAIT_S_MAX)
         connection.request("GET", "/v2/health/live")
         connection.getresponse().read()
         thread = threading.Thread(target=ask, args=(server.port,), name="late client")
         thread.start()
-    thread.join(10)
+    thread.join(WAIT_S_MAX)
     assert answered == [(200, "close")]
 
 
 def accepts(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        socket.create_connection(("127.0.0.1", port), timeout=WAIT_S_MAX).close()
     except ConnectionRefusedError:
         return False
     return True
@@ -303,7 +296,7 @@ NASTY = {
 
 @pytest.mark.parametrize("sent", NASTY.values(), ids=NASTY.keys())
 def test_nasty_bytes_get_4xx_and_harm_nobody(server: RunningServer, sent: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_S_MAX) as client:
         with contextlib.suppress(OSError):  # it need not be read to its end: reset, or no longer connected
             client.sendall(sent)
             client.shutdown(socket.SHUT_WR)
@@ -314,7 +307,7 @@ def test_nasty_bytes_get_4xx_and_harm_nobody(server: RunningServer, sent: bytes)
 
 
 def post_raw(server: RunningServer, body: bytes) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=WAIT_S_MAX)
     try:
         connection.request("POST", "/v2/models/mlp/infer", body, {"Inference-Header-Content-Length": "0"})
         answer = connection.getresponse()

@@ -10,6 +10,7 @@ from steelyard.serve.edge import make_app
 from steelyard.serve.edge.tensors import KINDS
 from steelyard.testing.http import running_server
 from steelyard.testing.intake import ComputingIntake, served
+from steelyard.testing.live import WAIT_S_MAX
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +27,7 @@ def test_every_datatype_and_rank_through_tritonclient() -> None:
             [sys.executable, "-W", "ignore", str(script), str(server.port), "11"],
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=WAIT_S_MAX,
             check=False,
         )
     assert done.returncode == 0, done.stderr

@@ -24,7 +24,7 @@ from steelyard.client import (
 )
 from steelyard.client.wire import datatype
 from steelyard.runtime.base import Array
-from steelyard.testing.live import LiveServer, get_json, serve
+from steelyard.testing.live import WAIT_S_MAX, LiveServer, get_json, serve
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ import steelyard
 TENSORS = {name: (name, [-1, -1]) for name in DTYPES}
 
 @steelyard.service(
-    slo="200ms", name="echo", batch_max=4, inputs=TENSORS, outputs=TENSORS,
+    slo="5s", name="echo", batch_max=4, inputs=TENSORS, outputs=TENSORS,
     example=dict.fromkeys(TENSORS, [2]),
 )
 class Echo:
@@ -126,7 +126,7 @@ def test_shared_memory_is_registered_once_and_nothing_of_it_stays(server: LiveSe
             assert len(regions(server)) == 1
             assert in_system() == set()  # both hold it, none by its name
         asked = urllib.request.Request(f"{server.url}/v2/systemsharedmemory/unregister", b"{}", method="POST")
-        urllib.request.urlopen(asked, timeout=5).close()
+        urllib.request.urlopen(asked, timeout=WAIT_S_MAX).close()
         for _ in range(
             2
         ):  # a server that has forgotten it, as after a restart, gets the tensors, then another

@@ -29,7 +29,7 @@ from steelyard.testing.http import ask_app
 from steelyard.testing.intake import ComputingIntake, served
 
 pytestmark = pytest.mark.slow
-SECONDS_MAX = 10.0
+SECONDS_MAX = 60.0
 
 
 @pytest.fixture(name="intake")
@@ -105,14 +105,15 @@ def test_a_call_whose_deadline_has_passed_leaves_the_end_of_its_request_to_the_c
     intake.held = True
 
     async def use(channel: grpc.aio.Channel) -> None:
+        await channel.channel_ready()
         with pytest.raises(grpc.aio.AioRpcError) as found:
-            await unary(channel, "ModelInfer")(request(), timeout=0.2)
+            await unary(channel, "ModelInfer")(request(), timeout=1.0)
         assert found.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
 
     with running_grpc(intake) as server:
         with_channel(server.port, use)
         (asked,) = intake.requests
-        assert asked.deadline_s - asked.arrived_s <= 0.2
+        assert asked.deadline_s - asked.arrived_s <= 1.0
         server.on_loop(lambda: intake.finish(asked.id, Shed(asked.id, "deadline")))
     assert intake.cancelled == []
 

@@ -10,7 +10,7 @@ from steelyard.demo.processes import free_ports
 from steelyard.serve.edge.tensors import KINDS
 from steelyard.testing.grpc import running_grpc
 from steelyard.testing.intake import ComputingIntake, served
-from steelyard.testing.live import serve
+from steelyard.testing.live import WAIT_S_MAX, serve
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ def client(script: str, *arguments: str) -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=WAIT_S_MAX,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -55,8 +55,8 @@ models:
     variants:
       base: {{onnx: {model}, accuracy: 0.9, batch_max: 8, cores_max: 2, latency: {LATENCY}}}
 services:
-  digits: {{slo: {{latency: 500ms}}, pipeline: {{classify: {{model: classifier}}}}}}
-  twin: {{slo: {{latency: 500ms}}, pipeline: {{classify: {{model: classifier}}}}}}
+  digits: {{slo: {{latency: 5s}}, pipeline: {{classify: {{model: classifier}}}}}}
+  twin: {{slo: {{latency: 5s}}, pipeline: {{classify: {{model: classifier}}}}}}
 policy: static
 """
     )
@@ -72,7 +72,7 @@ def test_every_call_of_a_live_server(tmp_path: Path, mlp: Path, options: tuple[s
         counters = server.status()["services"]["digits"]["counters"]
         assert counters["completed"] >= 8
         server.process.terminate()
-        assert server.process.wait(20) == 0
+        assert server.process.wait(WAIT_S_MAX) == 0
 
 
 def test_without_the_extra_a_server_says_so_and_goes_on(

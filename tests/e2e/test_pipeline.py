@@ -21,7 +21,7 @@ from steelyard.journal.codec import read
 from steelyard.journal.diff import describe
 from steelyard.journal.records import Header, Record
 from steelyard.journal.replay import replay
-from steelyard.testing.live import LiveServer, mapped_arenas, serve, wait_until, worker_pids
+from steelyard.testing.live import WAIT_S_MAX, LiveServer, mapped_arenas, serve, wait_until, worker_pids
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +60,7 @@ models:
   page: {{variants: {{page: {{python: "glue.py:page", {LATENCY}}}}}}}
 services:
   ocr:
-    slo: {{latency: 5s}}
+    slo: {{latency: 30s}}
     pipeline:
       detect: {{model: detector, inputs: {{x: request.x}}}}
       crop: {{model: crop, inputs: {{boxes: detect.y}}}}
@@ -105,7 +105,7 @@ def infer(server: LiveServer, x: np.ndarray[Any, Any]) -> dict[str, Any]:
         f"{server.url}/v2/models/ocr/infer", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=WAIT_S_MAX) as answer:
             found = json.load(answer)
     except urllib.error.HTTPError as error:
         raise RuntimeError(f"{error.code}: {error.read().decode()}") from None
@@ -149,7 +149,7 @@ def test_a_pipeline_is_one_model_to_its_clients_and_right_whatever_dies(tmp_path
         assert parameters["core_ms"] > 0
         with pytest.raises(RuntimeError, match=r"500: .*ValueError: no such page"):
             infer(server, np.array([[-1, 0, 0, 0]], np.float32))
-        assert len(worker_pids(server)) == 8  # two of each stage
+        wait_until(lambda: len(worker_pids(server)) == 8, "two workers of each stage")
         killer = threading.Thread(target=kill_a_reader, args=(server,))
         killer.start()
         for found, x in zip(load(server, requests), requests, strict=True):

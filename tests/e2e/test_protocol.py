@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from steelyard.testing.live import LiveServer, serve, wait_until, worker_pids
+from steelyard.testing.live import WAIT_S_MAX, LiveServer, serve, wait_until, worker_pids
 
 pytestmark = pytest.mark.slow
 LATENCY = "{alpha_ms: 0.5, beta_ms: 0.1, gamma_ms: 0.2, zeta_ms: 0.2}"
@@ -31,8 +31,8 @@ models:
     variants:
       base: {{onnx: {model}, batch_max: 8, cores_max: 2, latency: {LATENCY}}}
 services:
-  digits: {{slo: {{latency: 500ms}}, pipeline: {{classify: {{model: classifier}}}}}}
-  twin: {{slo: {{latency: 500ms}}, pipeline: {{classify: {{model: classifier}}}}}}
+  digits: {{slo: {{latency: 5s}}, pipeline: {{classify: {{model: classifier}}}}}}
+  twin: {{slo: {{latency: 5s}}, pipeline: {{classify: {{model: classifier}}}}}}
 policy: {policy}
 """
     )
@@ -44,7 +44,7 @@ def call(server: LiveServer, path: str, body: Any) -> tuple[int, Any]:
         f"{server.url}/v2/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=40) as answer:
+        with urllib.request.urlopen(request, timeout=WAIT_S_MAX) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
@@ -60,7 +60,7 @@ def test_tritonclient_over_every_endpoint(tmp_path: Path, mlp: Path, front_ends:
             [sys.executable, "-W", "ignore", str(script), server.url.removeprefix("http://")],
             capture_output=True,
             text=True,
-            timeout=55,
+            timeout=WAIT_S_MAX,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -107,7 +107,7 @@ def test_a_server_stops_with_services_unloaded(tmp_path: Path, mlp: Path) -> Non
         assert call(server, "repository/models/digits/load", {})[0] == 200
         assert call(server, "models/digits/infer", BODY)[0] == 200
         server.process.terminate()
-        assert server.process.wait(20) == 0
+        assert server.process.wait(WAIT_S_MAX) == 0
 
 
 ONNX_OF = {
@@ -157,8 +157,8 @@ models:
   most: {{variants: {{base: {{onnx: {models["most"]}, batch_max: 4, latency: {LATENCY}}}}}}}
   half: {{variants: {{base: {{onnx: {models["half"]}, batch_max: 4, latency: {LATENCY}}}}}}}
 services:
-  most: {{slo: {{latency: 2s}}, pipeline: {{give: {{model: most}}}}}}
-  half: {{slo: {{latency: 2s}}, pipeline: {{give: {{model: half}}}}}}
+  most: {{slo: {{latency: 5s}}, pipeline: {{give: {{model: most}}}}}}
+  half: {{slo: {{latency: 5s}}, pipeline: {{give: {{model: half}}}}}}
 policy: static
 """
     )
@@ -167,7 +167,7 @@ policy: static
         for name, names in services.items():
             command = [sys.executable, "-W", "ignore", script, server.url.removeprefix("http://"), name]
             done = subprocess.run(
-                [*command, ",".join(names)], capture_output=True, text=True, timeout=50, check=False
+                [*command, ",".join(names)], capture_output=True, text=True, timeout=WAIT_S_MAX, check=False
             )
             assert done.returncode == 0, done.stderr
 

@@ -97,7 +97,7 @@ def dump(page: Path, *options: str, home: Path) -> dict[str, str]:
         [*command, *options, "--dump-dom", page.as_uri()],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=100,
         check=True,
         env=environment,
     ).stdout

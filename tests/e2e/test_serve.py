@@ -17,14 +17,14 @@ from steelyard.journal.codec import read
 from steelyard.journal.diff import describe
 from steelyard.journal.records import CONTROL, Header, Record
 from steelyard.journal.replay import replay
-from steelyard.testing.live import LiveServer, serve
+from steelyard.testing.live import WAIT_S_MAX, LiveServer, serve
 
 pytestmark = pytest.mark.slow
 ROWS = (1, 3, 8)
 LATENCY = "{alpha_ms: 0.5, beta_ms: 0.1, gamma_ms: 0.2, zeta_ms: 0.2}"
 
 
-def write_spec(folder: Path, model: Path, *, policy: str = "static", slo: str = "500ms") -> Path:
+def write_spec(folder: Path, model: Path, *, policy: str = "static", slo: str = "5s") -> Path:
     spec = folder / "spec.yaml"
     spec.write_text(
         f"""\
@@ -61,7 +61,7 @@ def infer(server: LiveServer, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         json.dumps(body).encode(),
         {"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=WAIT_S_MAX) as answer:
         output = json.load(answer)["outputs"][0]
     return np.array(output["data"], dtype=np.float32).reshape(output["shape"])
 
@@ -77,7 +77,7 @@ def test_tritonclient_gets_what_onnx_runtime_answers(tmp_path: Path, mlp: Path) 
             [*client, address, "digits", str(tmp_path / "in.npz"), str(tmp_path / "out.npz")],
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=WAIT_S_MAX,
             check=False,
         )
         assert done.returncode == 0, done.stderr

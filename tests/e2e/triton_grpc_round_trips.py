@@ -58,11 +58,11 @@ def streamed(client: Any, rng: np.random.Generator) -> int:
         client.async_stream_infer("rank9", given(arrays))
     count = 0
     for rank, arrays in enumerate(sent):
-        result, error = answers.get(timeout=10)
+        result, error = answers.get(timeout=50)
         assert error is None, error
         assert result.get_response().id == str(rank)
         count += check(arrays, result)
-        _, error = answers.get(timeout=10)
+        _, error = answers.get(timeout=50)
         assert "unknown model 'rank9'" in str(error)
     client.stop_stream()
     return count

@@ -50,7 +50,7 @@ def health_and_metadata(client: Any) -> None:
 
 
 def bounds(client: Any) -> None:
-    answer = client.infer("digits", [tensor()], timeout=400_000, parameters={"max_latency_ms": 450})
+    answer = client.infer("digits", [tensor()], timeout=4_000_000, parameters={"max_latency_ms": 4500})
     assert answer.get_response()["parameters"]["variant"] == "base"
     headers = {"Steelyard-Max-Latency-Ms": "0.001"}
     refused(lambda: client.infer("digits", [tensor()], headers=headers), "503", "cannot meet")

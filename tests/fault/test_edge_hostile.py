@@ -14,7 +14,7 @@ import pytest
 from steelyard.serve.edge import EdgeSettings, connection, make_app
 from steelyard.testing.http import RunningServer, running_server
 from steelyard.testing.intake import ComputingIntake, served
-from steelyard.testing.live import wait_until
+from steelyard.testing.live import WAIT_S_MAX, wait_until
 
 pytestmark = pytest.mark.slow
 WIDE = 3_000_000
@@ -40,7 +40,7 @@ class Edge(NamedTuple):
     intake: ComputingIntake
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.server.port), timeout=20)
+        return socket.create_connection(("127.0.0.1", self.server.port), timeout=WAIT_S_MAX)
 
 
 def answered(arrays: Any) -> Any:

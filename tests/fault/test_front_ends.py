@@ -22,7 +22,7 @@ from steelyard.journal.codec import read
 from steelyard.journal.diff import describe
 from steelyard.journal.records import Header, Record
 from steelyard.journal.replay import replay
-from steelyard.testing.live import LiveServer, descendants, serve, wait_ended, wait_until
+from steelyard.testing.live import WAIT_S_MAX, LiveServer, descendants, serve, wait_ended, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ models:
       base: {runtime: sleep, latency: {alpha_ms: 20, beta_ms: 0, gamma_ms: 0, zeta_ms: 0}, batch_max: 4}
 services:
   naps:
-    slo: {latency: 5s}
+    slo: {latency: 20s}
     pipeline:
       nap: {model: naps}
 policies:
@@ -162,7 +162,7 @@ def test_a_server_with_front_ends_answers_everyone_and_exits_with_0(spec: Path, 
             return await load
 
         outcomes = asyncio.run(stop_in_mid_load())
-        assert server.process.wait(15) == 0
+        assert server.process.wait(WAIT_S_MAX) == 0
         assert not wait_ended(family)
     assert outcomes.keys() <= {"ok", "ClientConnectorError", "503 draining"}, outcomes
     assert outcomes["ok"] > 0

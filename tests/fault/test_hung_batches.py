@@ -1,7 +1,8 @@
 """A real server whose Python stage never returns from one request: the others of its batch are answered.
 
-The objective is 2 s and the only replica has a core: the batch that hangs is found out after half a second, a
-new worker takes some tenths, and if the one to blame comes first again, the same once more.
+The only replica has a core: the batch that hangs is found out after a quarter of the objective, a new worker
+takes some tenths, and if the one to blame comes first again, the same once more. An objective of 8 s leaves a
+slow machine time for that.
 
 The batch before it is held by two pipes: one says that it runs, the other lets it end.
 """
@@ -43,7 +44,7 @@ models:
         cores_max: 1
 services:
   double:
-    slo: {latency: 2s}
+    slo: {latency: 8s}
     inputs: {x: {dtype: FP32, shape: [-1, 1]}}
     pipeline: {double: {model: double}}
 policies:

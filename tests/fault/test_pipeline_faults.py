@@ -67,12 +67,13 @@ STAGES = (
     ),
     Stage("page", ONE, ("crop", "read"), inputs=(Input("texts", "read", "y"), Input("x", "", "x"))),
 )  # fmt: skip
+SLO_S = 60.0
 SERVED = ServedService(
-    Service("ocr", 10.0, STAGES, reply_s=0.0, retries_max=3),
+    Service("ocr", SLO_S, STAGES, reply_s=0.0, retries_max=3),
     Signature((TensorSpec("x", "FP32", (-1, WIDTH)),), (TensorSpec("total", "FP32", (-1,)),), batchable=True),
     outputs={"total": ("page", "total")},
 )
-LIMITS = LocalLimits(stop_s_max=0.5, batch_s_max=0.5, arena_bytes_max=1 << 20)
+LIMITS = LocalLimits(stop_s_max=0.5, batch_s_max=2.0, arena_bytes_max=1 << 20)
 IDS = {stage.name: index for index, stage in enumerate(STAGES, start=1)}
 Scenario = Callable[[PipelineRig, LocalBackend], Coroutine[Any, Any, None]]
 
@@ -137,7 +138,7 @@ def total_of(x: Array) -> Array:
 
 
 async def ask(rig: PipelineRig, *counts: int) -> Answered:
-    return await rig.ask({"x": x_of(*counts)})
+    return await rig.ask({"x": x_of(*counts)}, slo_s=SLO_S)
 
 
 def check(answered: Answered, *counts: int) -> None:

@@ -1,6 +1,7 @@
 """A real server under real signals: workers killed, the server killed, the server asked to stop.
 
-Requests take 20 ms a row (the `sleep` runtime), so signals find batches in flight.
+Requests take 20 ms a row (the `sleep` runtime), so signals find batches in flight. The objective is far off:
+what is tested is that nobody is lost, not how soon they are answered.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import aiohttp
 import pytest
 
 from steelyard.testing.live import (
+    WAIT_S_MAX,
     LiveServer,
     descendants,
     mapped_arenas,
@@ -32,7 +34,7 @@ models:
       base: {runtime: sleep, latency: {alpha_ms: 20, beta_ms: 0, gamma_ms: 0, zeta_ms: 0}, batch_max: 4}
 services:
   naps:
-    slo: {latency: 1s}
+    slo: {latency: 20s}
     pipeline:
       nap: {model: naps}
 policies:
@@ -59,9 +61,10 @@ async def infer(session: aiohttp.ClientSession, url: str) -> str:
     return "ok" if answer.status == 200 else f"{answer.status} {content.get('reason', content)}"
 
 
-async def closed_loop(url: str, *, clients: int, stop: Callable[[], bool]) -> Counter[str]:
-    """Outcomes of as many clients as given, each asking again when it is answered, until `stop`."""
-    outcomes: Counter[str] = Counter()
+async def closed_loop(
+    url: str, outcomes: Counter[str], *, clients: int, stop: Callable[[], bool] = lambda: False
+) -> None:
+    """Count outcomes of as many clients as given, each asking again when it is answered, until `stop`."""
 
     async def client(session: aiohttp.ClientSession) -> None:
         while not stop():
@@ -72,32 +75,34 @@ async def closed_loop(url: str, *, clients: int, stop: Callable[[], bool]) -> Co
 
     async with aiohttp.ClientSession() as session:
         await asyncio.gather(*(client(session) for _ in range(clients)))
-    return outcomes
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    await asyncio.to_thread(wait_until, condition, what)
 
 
 def test_a_killed_worker_costs_no_answer(spec: Path, tmp_path: Path) -> None:
-    """Its requests run again elsewhere: the SLO of 1 s leaves time for 20 ms more."""
+    """Its requests run again elsewhere."""
     with serve(spec, tmp_path) as server:
         wait_until(lambda: len(worker_pids(server)) == 2, "two workers")
         victim = worker_pids(server)[0]
 
         async def kill_in_mid_load() -> Counter[str]:
-            done = asyncio.Event()
-            load = asyncio.create_task(closed_loop(server.url, clients=6, stop=done.is_set))
-            await asyncio.sleep(0.5)
+            done, outcomes = asyncio.Event(), Counter[str]()
+            load = asyncio.create_task(closed_loop(server.url, outcomes, clients=6, stop=done.is_set))
+            await until(lambda: outcomes["ok"] > 25, "load")
             os.kill(victim, signal.SIGKILL)
-            await asyncio.to_thread(
-                wait_until,
-                lambda: victim not in worker_pids(server) and len(worker_pids(server)) == 2,
-                "a new worker",
+            await until(
+                lambda: victim not in worker_pids(server) and len(worker_pids(server)) == 2, "a new worker"
             )
-            await asyncio.sleep(0.5)
+            answered = outcomes["ok"]
+            await until(lambda: outcomes["ok"] > answered + 25, "load on the new one")
             done.set()
-            return await load
+            await load
+            return outcomes
 
         outcomes = asyncio.run(kill_in_mid_load())
         assert outcomes.keys() == {"ok"}, outcomes
-        assert outcomes["ok"] > 50
         counters = server.status()["services"]["naps"]["counters"]
         assert counters["completed"] == counters["requests"] == outcomes["ok"]
         # What a lost worker held is given back: its arena is mapped by nobody.
@@ -113,8 +118,8 @@ def test_a_killed_server_leaves_nothing(spec: Path, tmp_path: Path) -> None:
         assert groups, "quotas are writable for root"
         server.process.kill()
         server.process.wait()
-        wait_until(lambda: not any(alive(pid) for pid in family), "the family's end", seconds_max=1.0)
-        wait_until(lambda: not any(group.exists() for group in groups), "its cgroups' end", seconds_max=1.0)
+        wait_until(lambda: not any(alive(pid) for pid in family), "the family's end")
+        wait_until(lambda: not any(group.exists() for group in groups), "its cgroups' end")
 
 
 def cgroups_of(server: LiveServer) -> list[Path]:
@@ -137,15 +142,16 @@ def test_a_stopping_server_answers_everyone_and_exits_with_0(
     with serve(spec, tmp_path) as server:
 
         async def stop_in_mid_load() -> tuple[Counter[str], int]:
-            load = asyncio.create_task(closed_loop(server.url, clients=12, stop=lambda: False))
-            await asyncio.sleep(0.5)
+            outcomes = Counter[str]()
+            load = asyncio.create_task(closed_loop(server.url, outcomes, clients=12))
+            await until(lambda: outcomes["ok"] > 25, "load")
             before = server.status()["services"]["naps"]["counters"]["completed"]
             server.process.send_signal(number)
-            outcomes = await load
+            await load
             return outcomes, before
 
         outcomes, before = asyncio.run(stop_in_mid_load())
-        assert server.process.wait(10) == 0
+        assert server.process.wait(WAIT_S_MAX) == 0
     refused = {"ClientConnectorError", "503 draining"}
     assert outcomes.keys() <= {"ok"} | refused, outcomes
     assert outcomes["ok"] >= before > 0

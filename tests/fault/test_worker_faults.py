@@ -190,9 +190,9 @@ def test_a_batch_that_hangs_ends_its_worker(tmp_path: Path) -> None:
         assert np.array_equal(await rig.answer(1, 1, rows(1)), 2 * rows(1))
         rig.run(2, 1, [rig.request(2, HANG)])
         gone = await rig.event(ReplicaGone, replica_id=1)
-        assert (gone.expected, gone.reason) == (False, "stuck: a batch did not end within 0.5 s")
+        assert (gone.expected, gone.reason) == (False, "stuck: a batch did not end within 2 s")
 
-    play(scenario, tmp_path, LocalLimits(batch_s_max=0.5))
+    play(scenario, tmp_path, LocalLimits(batch_s_max=2.0))
 
 
 def test_a_worker_that_hangs_is_stopped_all_the_same(tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ def test_a_killed_server_leaves_nothing_behind(tmp_path: Path, heir: str) -> Non
         assert wait_ended(made, seconds_max=0.0) == sorted(made)
         os.kill(server.pid, signal.SIGKILL)
         server.wait()
-        left = wait_ended(made, seconds_max=1.0)
+        left = wait_ended(made)
         if pids["heir"]:
             os.kill(pids["heir"], signal.SIGKILL)
             assert wait_ended([pids["heir"]]) == []

@@ -14,6 +14,7 @@ from fuzz_inputs import SERVICES, Message, chunks_of, infer_message, placed_mess
 from steelyard.serve.edge import EdgeSettings, make_app
 from steelyard.testing.http import RunningServer, running_server
 from steelyard.testing.intake import ComputingIntake
+from steelyard.testing.live import WAIT_S_MAX
 
 pytestmark = pytest.mark.slow
 REQUESTS = 400
@@ -32,7 +33,7 @@ def _server() -> Iterator[RunningServer]:
 
 def answer(server: RunningServer, pieces: list[bytes]) -> tuple[list[bytes], bytes]:
     """Status line and headers, without those that always differ, and the body."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_S_MAX) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for piece in pieces:
             client.sendall(piece)

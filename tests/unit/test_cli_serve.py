@@ -1,6 +1,7 @@
 """`steelyard serve` up to the server, and, marked slow, the examples served by the installed command."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +16,8 @@ from typer.testing import CliRunner
 
 from steelyard.cli.main import app
 from steelyard.cli.serve import _usual_decisions
-from steelyard.testing.live import wait_until
+from steelyard.demo.processes import free_ports
+from steelyard.testing.live import READY_S_MAX, WAIT_S_MAX, wait_until
 
 runner = CliRunner()
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -132,19 +134,13 @@ def test_a_model_without_an_objective_asks_for_one(tmp_path: Path) -> None:
     assert result.stderr.endswith("an ONNX file needs its latency objective: add --slo 50ms, for example\n")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def serving(arguments: list[str], url: str, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """The installed command as a process, ready; killed at the end if it is still there."""
     command = [str(Path(sys.executable).parent / "steelyard"), "serve", *arguments]
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
-            wait_until(lambda: is_ready(url) or process.poll() is not None, "ready", seconds_max=40)
+            wait_until(lambda: is_ready(url) or process.poll() is not None, "ready", seconds_max=READY_S_MAX)
             assert process.poll() is None, log.read_text()
             yield process
         finally:
@@ -154,7 +150,7 @@ def serving(arguments: list[str], url: str, log: Path) -> Iterator["subprocess.P
 
 def is_ready(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/v2/health/ready", timeout=2) as answer:
+        with urllib.request.urlopen(f"{url}/v2/health/ready", timeout=WAIT_S_MAX) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False
@@ -162,9 +158,14 @@ def is_ready(url: str) -> bool:
 
 @pytest.mark.slow
 def test_the_ranker_example_is_served_and_stops_in_order(tmp_path: Path) -> None:
-    port = free_port()
+    (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
-    arguments = [str(EXAMPLES / "ranker" / "spec.yaml"), "--http-port", str(port), "--metrics-port", "0"]
+    folder = tmp_path / "ranker"
+    shutil.copytree(EXAMPLES / "ranker", folder)
+    spec = folder / "spec.yaml"
+    assert spec.read_text().count("latency: 20ms") == 1
+    spec.write_text(spec.read_text().replace("latency: 20ms", "latency: 5s"))  # for a machine of any speed
+    arguments = [str(spec), "--http-port", str(port), "--metrics-port", "0"]
     arguments += ["--profiles", str(tmp_path / "profiles"), "--decisions", str(tmp_path / "decisions")]
     log = tmp_path / "log"
     with serving(arguments, url, log) as process:
@@ -175,13 +176,13 @@ def test_the_ranker_example_is_served_and_stops_in_order(tmp_path: Path) -> None
             ]
         }
         request = urllib.request.Request(f"{url}/v2/models/rank/infer", data=json.dumps(body).encode())
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=WAIT_S_MAX) as answer:
             outputs = {output["name"]: output for output in json.loads(answer.read())["outputs"]}
         # The candidates are the user: every angle is zero, every score the cosine of it.
         assert outputs["scores"]["shape"] == [1, 200]
         assert outputs["scores"]["data"] == pytest.approx([1.0] * 200, abs=1e-5)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0, log.read_text()
+        assert process.wait(WAIT_S_MAX) == 0, log.read_text()
     assert "measuring ranker/dot on this machine" in log.read_text()
     result = runner.invoke(app, ["explain", str(tmp_path / "decisions")])
     assert result.exit_code == 0

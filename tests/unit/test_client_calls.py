@@ -295,15 +295,15 @@ def test_a_lost_connection_is_retried_until_attempts_are_spent(infer: Callable[.
 
 
 def test_nobody_there_is_unavailable(infer: Callable[..., Answer]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    with pytest.raises(UnavailableError):
-        infer(f"127.0.0.1:{port}")
+    with socket.socket() as bound:  # which does not listen
+        bound.bind(("127.0.0.1", 0))
+        with pytest.raises(UnavailableError):
+            infer(f"127.0.0.1:{bound.getsockname()[1]}")
 
 
 def test_silence_ends_at_the_deadline_and_leaves_no_connection(infer: Callable[..., Answer]) -> None:
     with scripted(say_nothing) as server, pytest.raises(DeadlineExceededError, match="in time"):
-        infer(server.url, timeout_s=0.05)
+        infer(server.url, timeout_s=0.5)
     assert len(server.asked) == 1
 
 
@@ -362,7 +362,7 @@ def test_a_cancelled_call_hangs_up() -> None:
 
     with scripted(note_the_end) as server:
         asyncio.run(main(server.url))
-        assert left.wait(5)
+        assert left.wait(60)
 
 
 def test_connections_have_a_limit_that_calls_wait_for() -> None:

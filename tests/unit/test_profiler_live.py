@@ -55,7 +55,7 @@ def test_the_sleeping_runtime_is_measured_as_it_sleeps(store: ProfileStore) -> N
         assert times.service_time_s_p99("nap", 0, cell.rows, cell.cores) >= cell.p50_s
     assert {(cell.rows, int(cell.cores)) for cell in profile.cells} >= {(1, 1), (4, 1)}
     assert profile.cold_start_s > 0
-    assert 0 < profile.resize_s < 0.1
+    assert 0 < profile.resize_s < profile.cold_start_s  # in place, so without a new process
     assert profile.constants.dispatch_s > 0
 
 

@@ -142,7 +142,7 @@ def test_a_script_becomes_the_server_with_the_options_it_is_given(app: str) -> N
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=60,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     ).stdout
     assert said.startswith("not the spec\nversion: 1\n")  # the script's own, then the server's
@@ -160,7 +160,7 @@ def test_a_module_of_a_package_is_found_by_its_name(app: str) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=60,
         cwd=package.parent,
     ).stdout
     assert '"python": "package.app:total"' in said

@@ -45,7 +45,7 @@ from steelyard.worker.arena import Arena, StaleRefError
 from steelyard.worker.messages import Block, Feed
 
 E = TypeVar("E")
-EVENT_S_MAX = 30.0
+EVENT_S_MAX = 60.0
 
 
 class Rig:

@@ -16,7 +16,7 @@ from steelyard.serve.edge.listen import Listener, serve_http
 from steelyard.serve.edge.logs import EventLog
 
 T = TypeVar("T")
-START_S_MAX = 10.0
+START_S_MAX = 60.0
 LINGER_S = 0.25
 _NOT_IN_HEADERS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -129,13 +129,20 @@ class RunningServer:
         return done.result(START_S_MAX)
 
 
-def running_server(app: Any, *, log: EventLog | None = None) -> AbstractContextManager[RunningServer]:
-    """Serve an application with uvicorn on uvloop, on a free port of 127.0.0.1, until the block ends."""
-    return running_listener(lambda: serve_http(app, "127.0.0.1", 0, log=log, grace_s=5))
+def running_server(
+    app: Any, *, log: EventLog | None = None, linger_s: float = LINGER_S
+) -> AbstractContextManager[RunningServer]:
+    """Serve an application with uvicorn on uvloop, on a free port of 127.0.0.1, until the block ends.
+
+    Clients that are still there then have `linger_s` to leave.
+    """
+    return running_listener(lambda: serve_http(app, "127.0.0.1", 0, log=log, grace_s=5), linger_s=linger_s)
 
 
 @contextmanager
-def running_listener(start: Callable[[], Awaitable[Listener]]) -> Iterator[RunningServer]:
+def running_listener(
+    start: Callable[[], Awaitable[Listener]], *, linger_s: float = LINGER_S
+) -> Iterator[RunningServer]:
     """Run what `start` makes on a uvloop of its own, on a thread of its own, until the block ends."""
     started: Future[RunningServer] = Future()
     stop = threading.Event()
@@ -145,7 +152,7 @@ def running_listener(start: Callable[[], Awaitable[Listener]]) -> Iterator[Runni
         listener = await start()
         started.set_result(RunningServer(loop, listener.port))
         await loop.run_in_executor(None, stop.wait)
-        await listener.stop(linger_s=LINGER_S)
+        await listener.stop(linger_s=linger_s)
 
     def run() -> None:
         try:

@@ -1,6 +1,7 @@
 """A real server in a process of its own, for end-to-end tests and benches: started, awaited, stopped by pid.
 
-Nothing here sleeps in place of a condition: what is waited for is polled, with an end.
+Nothing here sleeps in place of a condition: what is waited for is polled, with an end. The ends are far off,
+as they are for what hangs: a machine that is slow, or stands still for a moment, fails no test.
 """
 
 import contextlib
@@ -18,9 +19,11 @@ from steelyard.demo.processes import Server, free_ports, steelyard_command, stop
 
 STOP_S_MAX = 40.0
 """More than a server takes to drain by default."""
+WAIT_S_MAX = 60.0
+READY_S_MAX = 100.0
 
 
-def wait_until(condition: Callable[[], bool], what: str, *, seconds_max: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, *, seconds_max: float = WAIT_S_MAX) -> None:
     """Return when the condition holds; raise with `what` was waited for when it does not in time."""
     give_up_s = time.monotonic() + seconds_max
     while not condition():
@@ -31,11 +34,11 @@ def wait_until(condition: Callable[[], bool], what: str, *, seconds_max: float =
 
 def get_json(url: str) -> Any:
     """The JSON behind a URL."""
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=WAIT_S_MAX) as answer:
         return json.load(answer)
 
 
-def wait_ended(pids: Iterable[int], *, seconds_max: float = 5.0) -> list[int]:
+def wait_ended(pids: Iterable[int], *, seconds_max: float = WAIT_S_MAX) -> list[int]:
     """Those of `pids` that still run after at most so long; the kernel says when one ends (pidfd_open)."""
     left: dict[int, int] = {}
     waiting = select.poll()
@@ -79,7 +82,7 @@ class LiveServer:
 
     def wait_ready(self) -> None:
         """Return when the server says it is ready; raise with the end of its log if it does not."""
-        self._server.wait_ready()
+        self._server.wait_ready(seconds_max=READY_S_MAX)
 
 
 def descendants(pid: int) -> list[int]:

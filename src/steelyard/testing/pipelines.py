@@ -30,7 +30,7 @@ from steelyard.worker.messages import Taker
 
 Takers = Mapping[tuple[str, str], tuple[Taker, ...]]
 MakeBackend = Callable[[Arena, Sink, asyncio.AbstractEventLoop, Takers], Backend]
-EVENT_S_MAX = 30.0
+EVENT_S_MAX = 60.0
 
 
 class Answered(NamedTuple):
