@@ -207,15 +207,19 @@ def test_overload_may_be_429_but_a_stopping_server_stays_503() -> None:
 
 
 def test_a_full_arena_is_503() -> None:
-    # 4096 bytes hold one slot of 4096, of which 64 are its header: 4096 bytes of input are too many.
-    inputs = [{"name": "x", "datatype": "FP32", "shape": [256, 4], "data": [0] * 1024}]
-    answer = ask(body={"inputs": inputs}, arena_bytes=4096)
+    intake = ComputingIntake(SERVICES, lambda _: {}, arena_bytes=4096)
+    other = intake.arena.alloc(1)  # a slot of 256 bytes: none of 4096 is left
+    assert other is not None
+    inputs = [{"name": "x", "datatype": "FP32", "shape": [252, 4], "data": [0] * 1008}]  # 4032 and a header
+    answer = ask_app(make_app(intake), "POST", INFER, {"inputs": inputs}, {})
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
     assert answer.json() == {
         "error": "the server's memory for requests is full",
         "reason": "memory_full",
         "retry_after_ms": 1000.0,
     }
+    intake.arena.free(other)
+    intake.close()
 
 
 @pytest.mark.parametrize(

@@ -270,13 +270,26 @@ def test_a_full_arena_is_an_exhausted_resource() -> None:
     intake = ComputingIntake(SERVICES, model, arena_bytes=1 << 12)
     found = refusal(intake, raw([bytes(8 * 2000)], shape=[2000, 2]), json_bytes_max=1 << 20)
     assert found.code == grpc.StatusCode.INVALID_ARGUMENT  # more rows than a request may have
-    message = InferRequest(model_name="UINT8", raw_input_contents=[bytes(5000)])
-    message.inputs.add(name="t", datatype="UINT8", shape=[1, 5000])
+    message = InferRequest(model_name="UINT8", raw_input_contents=[bytes(4000)])
+    message.inputs.add(name="t", datatype="UINT8", shape=[1, 4000])
+    other = intake.arena.alloc(1)
+    assert other is not None
     found = refusal(intake, message)
     assert found.code == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert found.metadata["steelyard-reason"] == "memory_full"
+    intake.arena.free(other)
     assert intake.arena.bytes_used == 0
     intake.close()
+
+
+def test_what_the_arena_can_never_hold_is_an_invalid_argument(intake: ComputingIntake) -> None:
+    size = intake.arena.bytes_max  # and a header
+    message = InferRequest(model_name="UINT8", raw_input_contents=[bytes(size)])
+    message.inputs.add(name="t", datatype="UINT8", shape=[1, size])
+    found = refusal(intake, message)
+    assert found.code == grpc.StatusCode.INVALID_ARGUMENT  # which no client tries again
+    assert f"take {2 * size} bytes of memory" in str(found)
+    assert "grpc-retry-pushback-ms" not in found.metadata
 
 
 def test_overload_is_an_exhausted_resource_and_says_when_to_come_back() -> None:

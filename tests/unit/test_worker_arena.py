@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.core.types import TensorRef
-from steelyard.worker.arena import HEADER_BYTES, SLOT_BYTES_MIN, Arena, ArenaReader, StaleRefError
+from steelyard.worker.arena import (
+    HEADER_BYTES,
+    SLOT_BYTES_MIN,
+    Arena,
+    ArenaReader,
+    StaleRefError,
+    slots_bytes,
+)
 
 PAGE = mmap.PAGESIZE
 
@@ -166,4 +173,12 @@ def test_slots_never_overlap_stay_inside_and_all_come_back(
     largest = 1 << ((arena.bytes_max // SLOT_BYTES_MIN).bit_length() - 1)
     assert arena.alloc(largest * SLOT_BYTES_MIN - HEADER_BYTES) is not None  # all buddies merged again
     reader.close()
+    arena.close()
+
+
+@given(st.integers(PAGE, 8 * PAGE), st.lists(st.integers(0, 4 * PAGE), max_size=12))
+def test_an_empty_arena_holds_what_takes_no_more_than_it_has(bytes_max: int, lengths: list[int]) -> None:
+    arena = Arena("test", bytes_max)
+    held = [ref for length in lengths if (ref := arena.alloc(length)) is not None]
+    assert (len(held) == len(lengths)) == (slots_bytes(lengths) <= arena.bytes_max)
     arena.close()

@@ -20,6 +20,7 @@ import fcntl
 import mmap
 import os
 import struct
+from collections.abc import Iterable
 
 from steelyard.core.types import TensorRef
 
@@ -193,6 +194,15 @@ class ArenaReader:
     def close(self) -> None:
         """Unmap; safe to call twice."""
         _unmap(self._memory, self._map)
+
+
+def slots_bytes(lengths: Iterable[int]) -> int:
+    """How much of an arena tensors of these lengths take.
+
+    An empty arena holds them exactly if it has as much: slots are powers of two, as are the blocks they are
+    cut from, the smallest that will do.
+    """
+    return sum(SLOT_BYTES_MIN << _order(length + HEADER_BYTES) for length in lengths)
 
 
 def _order(bytes_needed: int) -> int:

@@ -4,7 +4,7 @@ from steelyard.core.types import Request, RequestId, Tensor
 from steelyard.serve.edge.codec import Inference
 from steelyard.serve.edge.inputs import store
 from steelyard.serve.edge.replies import RETRY_AFTER_S, RefusedError
-from steelyard.worker.arena import Arena
+from steelyard.worker.arena import Arena, slots_bytes
 
 
 def stored_request(
@@ -21,7 +21,7 @@ def stored_request(
 
     Raises:
         InputError: shared memory could not be read; nothing is kept.
-        RefusedError: the arena is full; nothing is kept.
+        RefusedError: the arena is full, or could never hold it; nothing is kept.
     """
     return made_request(service, asked, request_id, arrived_s, stored_tensors(asked, arena))
 
@@ -33,10 +33,17 @@ def stored_tensors(
 
     Raises:
         InputError: shared memory could not be read; nothing is kept.
-        RefusedError: the arena is full; nothing is kept.
+        RefusedError: the arena is full, or could never hold them; nothing is kept.
     """
     tensors = store(asked.inputs, arena, tensors_bytes)
     if tensors is None:
+        needed_bytes = slots_bytes(given.length for given in asked.inputs)
+        if needed_bytes > arena.bytes_max:  # another moment would not do
+            raise RefusedError(
+                413,
+                f"the request's tensors take {needed_bytes} bytes of memory, each a power of two; the server "
+                f"has {arena.bytes_max} for requests (option --arena)",
+            )
         text = "the server's memory for requests is full"
         raise RefusedError(503, text, reason="memory_full", retry_after_s=RETRY_AFTER_S)
     return tensors
