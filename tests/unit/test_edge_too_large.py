@@ -1,4 +1,4 @@
-"""A request that the server's memory can never hold is 413 whichever way it takes; another moment would not do."""
+"""A request that memory could never hold is 413, whichever way it takes: another moment would not do."""
 
 import asyncio
 import json

@@ -1,7 +1,9 @@
 """Doorbells: several messages a packet, long lists in pieces, descriptors along, and limits that hold."""
 
 import asyncio
+import errno
 import os
+import socket
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -26,8 +28,8 @@ LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
 class Ear:
     """A loop doorbell's owner: what was heard, and whether the other end was lost."""
 
-    def __init__(self) -> None:
-        ours, its = pair()
+    def __init__(self, ends: tuple[socket.socket, socket.socket]) -> None:
+        ours, its = ends
         self.other: Doorbell[Any] = Doorbell(its, m.ToWorker)
         self.heard: list[m.FromWorker] = []
         self.fds: list[int] = []
@@ -53,9 +55,45 @@ class Ear:
                 await self.happened.wait()
 
 
-def play(scenario: Callable[[Ear], Coroutine[Any, Any, None]], loop_factory: Any) -> None:
+class ShortOfMemory(socket.socket):
+    """A socket whose every other packet finds the kernel short of memory."""
+
+    tries = 0
+
+    def send(self, *arguments: Any) -> int:
+        self._try()
+        return super().send(*arguments)
+
+    def sendmsg(self, *arguments: Any) -> int:
+        self._try()
+        return super().sendmsg(*arguments)
+
+    def _try(self) -> None:
+        self.tries += 1
+        if self.tries % 2:
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+
+def tiny_ends() -> tuple[socket.socket, socket.socket]:
+    """Sockets with the least buffer that Linux gives: a packet of `PACKET_BYTES_MAX` would never go."""
+    ends = pair()
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    return ends
+
+
+def short_ends() -> tuple[socket.socket, socket.socket]:
+    ours, its = pair()
+    return ShortOfMemory(fileno=ours.detach()), ShortOfMemory(fileno=its.detach())
+
+
+def play(
+    scenario: Callable[[Ear], Coroutine[Any, Any, None]],
+    loop_factory: Any,
+    ends: Callable[[], tuple[socket.socket, socket.socket]] = pair,
+) -> None:
     async def main() -> None:
-        ear = Ear()
+        ear = Ear(ends())
         try:
             await scenario(ear)
         finally:
@@ -105,6 +143,35 @@ def test_a_list_longer_than_a_packet_arrives_whole(loop_factory: Any) -> None:
         assert ear.heard == [m.Loaded(long * 4), m.Loaded("end")]
 
     play(scenario, loop_factory)
+
+
+@pytest.mark.parametrize("loop_factory", LOOPS)
+@pytest.mark.parametrize("ends", [tiny_ends, short_ends])
+def test_little_room_is_no_loss(
+    loop_factory: Any, ends: Callable[[], tuple[socket.socket, socket.socket]]
+) -> None:
+    async def scenario(ear: Ear) -> None:
+        read_end, write_end = os.pipe()
+        loop = asyncio.get_running_loop()
+        words = [m.Load(f"{index}" * 5000) for index in range(20)]
+        for word in words:
+            ear.bell.send(word)
+        ear.bell.send(m.Stop(), fds=(write_end,))
+
+        def answer_all() -> int:
+            for word in words:
+                assert ear.other.receive() == ([word], [])
+                ear.other.send(m.Loaded(word.variant))
+            _, (received,) = ear.other.receive()
+            return received
+
+        os.close(await loop.run_in_executor(None, answer_all))
+        await ear.until(lambda: len(ear.heard) == len(words))
+        assert ear.heard == [m.Loaded(word.variant) for word in words]
+        assert not ear.lost
+        os.close(read_end)
+
+    play(scenario, loop_factory, ends)
 
 
 def test_descriptors_arrive_and_the_loop_s_are_closed_once_sent() -> None:

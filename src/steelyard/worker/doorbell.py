@@ -3,7 +3,8 @@
 A packet is one byte (0: last, 1: more follows) and a piece of a msgpack list of messages. One packet is the
 rule; only a list that a socket buffer cannot take (a batch of a thousand requests) is cut. Two ends exist:
 `Doorbell` blocks and serves workers; `LoopDoorbell` never blocks and serves the loop: what the socket does
-not take at once waits, up to `WAITING_PACKETS_MAX`, and beyond that the other end counts as lost.
+not take at once waits, up to `WAITING_PACKETS_MAX`, and beyond that the other end counts as lost. A kernel
+that is short of memory for a packet has not lost anybody: it is asked again (unix(7), sendmsg(2)).
 
 A packet costs a system call at both ends and may wake a process: what is in no hurry waits for company.
 """
@@ -11,9 +12,11 @@ A packet costs a system call at both ends and may wake a process: what is in no 
 import array
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
@@ -26,10 +29,14 @@ FDS_MAX = 8
 WAITING_PACKETS_MAX = 1024
 HELD_MAX = 32
 """Messages in no hurry that wait for one that is."""
+FULL_S = 0.001
+"""How long to wait before what had no room is tried again, where the socket does not say when it has."""
 
 _FD_BYTES = array.array("i").itemsize
 _ANCILLARY_BYTES = socket.CMSG_SPACE(FDS_MAX * _FD_BYTES)
 _LAST, _MORE = b"\0", b"\1"
+_SHORT_OF_MEMORY = frozenset((errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS))
+"""The kernel's, for a packet or for descriptors on their way; a socket may count as writable meanwhile."""
 _encoder = msgspec.msgpack.Encoder()
 
 M = TypeVar("M")
@@ -51,6 +58,7 @@ class _Receiver(Generic[M]):
         self._socket = sock
         self._decoder: msgspec.msgpack.Decoder[list[M]] = msgspec.msgpack.Decoder(list[message_type])
         self._pieces: list[bytes] = []
+        self._bytes = 0
         self._fds: list[int] = []
 
     def receive(self) -> tuple[list[M], list[int]] | None:
@@ -74,12 +82,13 @@ class _Receiver(Generic[M]):
             raise PeerLostError
         self._pieces.append(packet[1:])
         if packet[0]:
-            if len(self._pieces) * PACKET_BYTES_MAX > MESSAGE_BYTES_MAX:
+            self._bytes += len(packet)
+            if self._bytes > MESSAGE_BYTES_MAX:
                 raise PeerLostError(f"a message of more than {MESSAGE_BYTES_MAX} bytes")
             return None
         payload = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         fds = self._fds
-        self._pieces, self._fds = [], []
+        self._pieces, self._bytes, self._fds = [], 0, []
         return self._decoder.decode(payload), fds
 
     def close(self) -> None:
@@ -100,6 +109,7 @@ class Doorbell(Generic[M]):
         sock.setblocking(True)
         self._socket = sock
         self._receiver: _Receiver[M] = _Receiver(sock, message_type)
+        self._packet_bytes = _packet_bytes(sock)
         self._lock = threading.Lock()  # a list in several packets must not be mixed with another
 
     def fileno(self) -> int:
@@ -113,11 +123,21 @@ class Doorbell(Generic[M]):
             PeerLostError: the other end has gone.
         """
         with self._lock:
-            for flag, piece, riders in _packets(messages, fds):
-                try:
-                    self._socket.sendmsg([flag, piece], _ancillary(riders))
-                except ConnectionError:
-                    raise PeerLostError from None
+            for flag, piece, riders in _packets(messages, fds, self._packet_bytes):
+                while not self._send_one(flag, piece, riders):
+                    time.sleep(FULL_S)
+
+    def _send_one(self, flag: bytes, piece: memoryview, fds: Sequence[int]) -> bool:
+        """Whether the kernel had the memory for it."""
+        try:
+            self._socket.sendmsg([flag, piece], _ancillary(fds))
+        except ConnectionError:
+            raise PeerLostError from None
+        except OSError as error:
+            if error.errno not in _SHORT_OF_MEMORY:
+                raise
+            return False
+        return True
 
     def receive(self) -> tuple[list[M], list[int]]:
         """Wait for the next list of messages and the file descriptors that came with it.
@@ -158,6 +178,7 @@ class LoopDoorbell(Generic[M]):
         sock.setblocking(False)
         self._socket = sock
         self._receiver: _Receiver[M] = _Receiver(sock, message_type)
+        self._packet_bytes = _packet_bytes(sock)
         self._on_message = on_message
         self._on_lost = on_lost
         self._loop = loop
@@ -186,7 +207,7 @@ class LoopDoorbell(Generic[M]):
             payload = _encoder.encode(messages)
             if self._send_at_once(payload):
                 return
-        self._waiting.extend(_packets(messages, fds))
+        self._waiting.extend(_packets(messages, fds, self._packet_bytes))
         if not self._is_writing:
             self._write()
         if len(self._waiting) > WAITING_PACKETS_MAX:
@@ -210,6 +231,7 @@ class LoopDoorbell(Generic[M]):
         self._is_open = False
         self._loop.remove_reader(self._socket.fileno())
         if self._is_writing:
+            self._is_writing = False
             self._loop.remove_writer(self._socket.fileno())
         for _, _, fds in self._waiting:
             _close_all(fds)
@@ -240,35 +262,42 @@ class LoopDoorbell(Generic[M]):
 
     def _send_at_once(self, payload: bytes) -> bool:
         """Send a list that fits one packet, if the socket takes it now: nearly all of them."""
-        if len(payload) > PACKET_BYTES_MAX:
+        if len(payload) > self._packet_bytes:
             return False
         try:
             self._socket.send(_LAST + payload)
-        except BlockingIOError:
-            return False
         except ConnectionError:
             self._lose("")
+        except OSError:  # `_write` is told the same, and does what is to be done
+            return False
         return True
 
     def _write(self) -> None:
-        """Write until nothing waits or the socket is full."""
+        """Write until nothing waits or there is no room."""
         while self._waiting:
             flag, piece, fds = self._waiting[0]
             try:
                 self._socket.sendmsg([flag, piece], _ancillary(fds))
-            except BlockingIOError:
-                if not self._is_writing:
-                    self._is_writing = True
-                    self._loop.add_writer(self._socket.fileno(), self._write)
-                return
-            except ConnectionError:
-                self._lose("")
+            except OSError as error:
+                self._not_written(error)
                 return
             self._waiting.popleft()
             _close_all(fds)
         if self._is_writing:
             self._is_writing = False
             self._loop.remove_writer(self._socket.fileno())
+
+    def _not_written(self, error: OSError) -> None:
+        """Write again when there is room, unless the other end is lost."""
+        if isinstance(error, BlockingIOError):
+            self._is_writing = True
+            self._loop.add_writer(self._socket.fileno(), self._write)
+        elif error.errno in _SHORT_OF_MEMORY:
+            self._is_writing = True
+            self._loop.remove_writer(self._socket.fileno())
+            self._loop.call_later(FULL_S, self._write)
+        else:
+            self._lose("" if isinstance(error, ConnectionError) else str(error))
 
     def _lose(self, reason: str) -> None:
         if self._is_open:
@@ -277,14 +306,21 @@ class LoopDoorbell(Generic[M]):
             self._loop.call_soon(self._on_lost, reason)
 
 
-def _packets(messages: Iterable[Any], fds: Sequence[int]) -> list[tuple[bytes, memoryview, Sequence[int]]]:
+def _packet_bytes(sock: socket.socket) -> int:
+    """How long a piece may be: a packet that is larger than the whole send buffer is refused for ever."""
+    return min(PACKET_BYTES_MAX, sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 3)
+
+
+def _packets(
+    messages: Iterable[Any], fds: Sequence[int], packet_bytes: int
+) -> list[tuple[bytes, memoryview, Sequence[int]]]:
     """Cut one list of messages into (flag, piece, file descriptors); those ride on the first piece."""
     payload = memoryview(_encoder.encode(list(messages)))
-    starts = range(0, len(payload), PACKET_BYTES_MAX)
+    starts = range(0, len(payload), packet_bytes)
     return [
         (
             _MORE if start != starts[-1] else _LAST,
-            payload[start : start + PACKET_BYTES_MAX],
+            payload[start : start + packet_bytes],
             fds if start == 0 else (),
         )
         for start in starts

@@ -12,10 +12,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from steelyard.worker.doorbell import LoopDoorbell
-
-FULL_S = 0.001
-"""How long to wait before a socket that was full is tried again."""
+from steelyard.worker.doorbell import FULL_S, LoopDoorbell
 
 M = TypeVar("M")
 
