@@ -17,7 +17,10 @@ def peers(record: dict[str, Any]) -> str:
     """Rates and costs, the yardsticks, and how each server was spoken to and tuned."""
     best = _best_peer(record)
     where = f"Server on core {record['server_core']}, generator on core {record['client_core']}"
-    parts = [f"{where}; {_rounds(record)}, windows of {record['window_s']:g} s or longer."]
+    held = f"the rate found held for {record['held_s']:g} s" if record.get("held_s") else "none held longer"
+    windows = f"{_rounds(record)}, windows of {record['window_s']:g} s or longer, {held}"
+    stayed = "No thread of any server was allowed to run elsewhere; each cell ends with a look at all of them"
+    parts = [f"{where}; {windows}. {stayed}."]
     for model in dict.fromkeys(row["model"] for row in record["rows"]):
         rows = [row for row in record["rows"] if row["model"] == model]
         lines = [_line(row, best.get((model, row["slo_ms"]))) for row in rows]

@@ -2,7 +2,9 @@
 
 The server has one core to itself, the generator the other. A cell that cannot be trusted is no cell: a
 thread of the server that may leave its core, or an answer that is not ONNX Runtime's, ends it with an
-error. A run whose generator was late is void and done again, twice at most.
+error. A run whose generator was late is void and done again, twice at most, unless it held its objective all
+the same: latency counts from when a request was due, so a late generator makes it longer. What a search has
+found with short runs must hold for a longer one.
 """
 
 import base64
@@ -23,7 +25,7 @@ import numpy as np
 
 from peers import tree
 from peers.models import Model, answers
-from peers.search import Search
+from peers.search import FAILURES, Search
 from peers.servers import CONTENDERS, Start, launched
 from peers.wire import WIRES, Answer, Wire
 
@@ -35,6 +37,8 @@ FEWER = 6
 """A closed loop that is refused is tried again with so many times fewer callers."""
 FAR = 1.25
 """A request later than this times the longest objective is hopeless."""
+HELD_STEPS_MAX, HELD_STEP = 5, 0.95
+"""A rate that a longer run does not hold is lowered so many times, each time to this share of it."""
 
 
 class Cores(NamedTuple):
@@ -54,6 +58,7 @@ class Lengths(NamedTuple):
         tolerance: of the search.
         offered_min: a window is lengthened until so many requests are expected, to at most four times its
         length.
+        held_s: a rate found must hold for so long; 0: the search's own run is enough.
     """
 
     window_s: float
@@ -61,6 +66,7 @@ class Lengths(NamedTuple):
     runs_max: int
     tolerance: float = 0.04
     offered_min: int = 200
+    held_s: float = 0.0
 
 
 class Generator:
@@ -170,13 +176,20 @@ class Cell:
             if typical_s < 3 * self._quick_s + 0.005 and all(each["status"] == 200 for each in found):
                 return
 
-    def offer(self, rate_rps: float, late_s: float | None) -> dict[str, Any]:
-        """One open-loop run, given up when it is hopeless (never without `late_s`).
+    def offer(
+        self, rate_rps: float, late_s: float | None, *, within_s: float = 0.0, seconds: float | None = None
+    ) -> dict[str, Any]:
+        """One open-loop run; its p99 is None where more than a hundredth was not answered.
 
-        Its p99 is None where more than a hundredth was not answered.
+        Args:
+            rate_rps: of Poisson arrivals.
+            late_s: the run is given up when more than a hundredth of it is later than that; None: never.
+            within_s: a void run whose p99 is no longer than this counts.
+            seconds: its length; None as `Lengths` says.
         """
         lengths = self._lengths
-        seconds = min(max(lengths.window_s, lengths.offered_min / rate_rps), 4 * lengths.window_s)
+        if seconds is None:
+            seconds = min(max(lengths.window_s, lengths.offered_min / rate_rps), 4 * lengths.window_s)
         for _ in range(VOID_MAX + 1):
             self._seed += 1
             before_s = tree.cpu_s(self.root)
@@ -187,7 +200,7 @@ class Cell:
             run["seconds"] = seconds
             self.runs.append(run)
             self.settle()
-            if not run["void"]:
+            if not run["void"] or _p99_s(run) <= within_s:
                 break
         return run
 
@@ -209,28 +222,44 @@ class Cell:
             first_rps=first_rps,
         )
         while (rate_rps := search.next_rate()) is not None:
-            run = self.offer(rate_rps, FAR * max(slos_s))
-            failed = run["p99_ms"] is None or run["void"]
-            search.record(rate_rps, math.inf if failed else run["p99_ms"] / 1e3)
+            run = self.offer(rate_rps, FAR * max(slos_s), within_s=min(slos_s))
+            search.record(rate_rps, _p99_s(run))
         return search
 
     def judged(self, search: Search, slo_s: float, *, at_half: bool) -> dict[str, Any]:
         """An objective's line: rate, what a request costs there, and p99 at half of it if asked for."""
         rate_rps, _ = search.bracket(slo_s)
-        if rate_rps is None:
+        best = None if rate_rps is None else self._held(rate_rps, slo_s)
+        if best is None:
             slow = self.offer(min(float(run["rate_rps"]) for run in self.runs), None)
             return {"rate_rps": None, "p99_ms": slow["p99_ms"], "at_rps": slow["rate_rps"]}
-        best = next(run for run in self.runs if run["rate_rps"] == rate_rps and not run["void"])
         line = {
-            "rate_rps": rate_rps,
+            "rate_rps": best["rate_rps"],
             "p99_ms": best["p99_ms"],
             "refused": sum(best["errors"].values()),
             "cpu_us": round(best["cpu_us"], 1),
+            "seconds": best["seconds"],
         }
         if at_half:
-            half = self.offer(rate_rps / 2, None)
+            half = self.offer(best["rate_rps"] / 2, None)
             line["half"] = {name: half[name] for name in ("p50_ms", "p99_ms", "cpu_us", "void")}
         return line
+
+    def _held(self, rate_rps: float, slo_s: float) -> dict[str, Any] | None:
+        """The run at the highest rate, from this one downwards, that a longer run holds; None if none does.
+
+        As in the search, a failure must repeat itself.
+        """
+        seconds = self._lengths.held_s
+        if not seconds:
+            return next(run for run in self.runs if run["rate_rps"] == rate_rps and _p99_s(run) <= slo_s)
+        for step in range(HELD_STEPS_MAX + 1):
+            for _ in range(FAILURES):
+                rate = rate_rps * HELD_STEP**step
+                run = self.offer(rate, FAR * slo_s, within_s=slo_s, seconds=seconds)
+                if _p99_s(run) <= slo_s:
+                    return run
+        return None
 
 
 @contextmanager
@@ -280,6 +309,11 @@ def running(
             yield cell
             if found := tree.strays(root, allowed):
                 raise RuntimeError(f"{name} left its cores: {'; '.join(found)}")
+
+
+def _p99_s(run: Mapping[str, Any]) -> float:
+    p99_ms: float | None = run["p99_ms"]
+    return math.inf if p99_ms is None else p99_ms / 1e3
 
 
 def _part(root: int, cores: Cores) -> None:

@@ -3,13 +3,16 @@
 Each server in turn gets one core to itself, the generator the other one. For every model and objective: the
 highest Poisson rate whose p99 stays within the objective, what a request costs there in CPU time of all its
 processes, p99 at half of that rate, and memory. First every setting of a server's grid is tuned once,
-shortly; then rounds go through all servers, each with the setting that was its best. Beside them: ONNX
+shortly; then rounds go through all servers, each with the setting that was its best. `--quick` takes one
+objective a model, one round, and the first setting of a grid; with `--pick` the one that gave most in a short
+closed loop, in this run or in one before it. Beside them: ONNX
 Runtime alone in a closed loop on the same core, and Steelyard at saturation with its front end on the
 generator's core.
 
-Nothing else should run on the machine. It continues where it was interrupted.
+Nothing else should run on the machine. It continues where it was interrupted; first it says how long it is
+likely to take.
 
-    python bench/peers [--rounds 2] [--quick] [--dry] [--servers A,B] [--models A,B] [--slos 25,50,100]
+    python bench/peers [--rounds 2] [--quick [--pick]] [--dry] [--servers A,B] [--models A,B] [--slos 25,50]
 """
 
 import argparse
@@ -40,6 +43,9 @@ ATTEMPTS_MAX = 2
 """Of a cell: Ray gives up its own start when its first processes take more than half a minute."""
 SATURATED_SLO_S = 2.0
 """Where throughput is all that is asked for, nothing is refused for being late."""
+START_S, RAYS_START_S, AROUND, PICK_S, YARDSTICK_S = 20.0, 70.0, 1.6, 25.0, 40.0
+"""For the estimate: a server's start, Ray's, what a run takes beyond its length, repetitions included, a
+setting's closed loop with its start, and a model's yardsticks."""
 
 
 class Form(NamedTuple):
@@ -47,19 +53,44 @@ class Form(NamedTuple):
 
     Attributes:
         name: of the record, and of what its lines have in common.
+        slos_ms: objectives, by model.
         tuning: lengths of the tuning round, of so many `settings` of each grid.
         rounds: lengths of later rounds; None where tuning is all.
     """
 
     name: str
-    slos_ms: tuple[float, ...]
+    slos_ms: Mapping[str, tuple[float, ...]]
     settings: int
     tuning: Lengths
     rounds: Lengths | None
 
+    @property
+    def all_slos_ms(self) -> list[float]:
+        """Objectives of any model."""
+        return sorted({slo_ms for slos_ms in self.slos_ms.values() for slo_ms in slos_ms})
 
-FULL = Form("peers", (25.0, 50.0, 100.0), 9, Lengths(1.5, 1.0, 4, tolerance=0.1), Lengths(3.0, 1.5, 4))
-QUICK = Form("peers_quick", (50.0,), 1, Lengths(2.5, 1.5, 5), None)
+    def cell_s(self, server: str, objectives: int) -> float:
+        """About how long a cell of the longest kind takes, seconds."""
+        lengths = self.rounds or self.tuning
+        runs_s = lengths.runs_max * lengths.window_s + lengths.saturation_s
+        held_s = objectives * (lengths.held_s + 2 * lengths.window_s)
+        return (RAYS_START_S if server == "ray" else START_S) + AROUND * (runs_s + held_s)
+
+
+FULL = Form(
+    "peers",
+    dict.fromkeys(NAMES, (25.0, 50.0, 100.0)),
+    9,
+    Lengths(1.5, 1.0, 4, tolerance=0.1),
+    Lengths(3.0, 1.5, 5, held_s=10.0),
+)
+QUICK = Form(
+    "peers_quick",
+    {"small": (25.0,), "gemm": (50.0,), "ocr": (100.0,)},
+    1,
+    Lengths(2.5, 1.5, 6, held_s=8.0),
+    None,
+)
 
 
 class Bench:
@@ -91,15 +122,33 @@ class Bench:
         self._cores = cores
         self._profiles = store.folder / f"{form.name}-profiles-{codes.get(STEELYARD, '')[:12]}"
 
+    def pick(self) -> None:
+        """Every setting of every grid shortly in a closed loop, servers in turn."""
+        for name, model in self._models.items():
+            for place in range(max(len(CONTENDERS[server].settings) for server in self._pythons)):
+                for server in self._pythons:
+                    order = self._order(server, model)
+                    if place < len(order) > 1:
+                        key = Key(self._codes[server], server, name, 0.0, "pick", 0, sorted(order)[place])
+                        self._saturated(key, server, CALLERS[name], slo_s=max(self._form.slos_ms[name]) / 1e3)
+
+    def _order(self, server: str, model: Model) -> list[int]:
+        """The settings of a server's grid, those first that gave most when picked, or are likely to suit."""
+        likely = range(len(CONTENDERS[server].settings))
+        order = list(likely) if model.gains else [1, 0, *likely[2:]]
+        picked = self._store.found(server=server, model=model.name, phase="pick")
+        rates = {key.setting: line["found"]["rps"] for key, line in picked}
+        return sorted(order, key=lambda setting: -rates.get(setting, 0.0))
+
     def tune(self) -> None:
-        """Every setting of every grid once, settings in turn; what suits a model is likely to be first."""
+        """Every setting of every grid once, settings in turn, the most promising first."""
         for place in range(self._form.settings):
             for name, model in self._models.items():
                 for server in self._pythons:
-                    grid = range(len(CONTENDERS[server].settings))
-                    if place in grid:
-                        setting = place if model.gains else (1, 0, *grid[2:])[place]
-                        self._cell("tune", 0, server, name, setting, self._form.slos_ms, self._form.tuning)
+                    order = self._order(server, model)
+                    if place < len(order):
+                        slos_ms = self._form.slos_ms[name]
+                        self._cell("tune", 0, server, name, order[place], slos_ms, self._form.tuning)
 
     def round(self, number: int) -> None:
         """Every server once with its best settings, and the yardsticks; servers in turn."""
@@ -107,13 +156,30 @@ class Bench:
         for model in self._models:
             self._yardstick(number, model)
             for server in self._pythons:
-                best = best_settings(self._store, server, model, form.slos_ms)
+                best = best_settings(self._store, server, model, form.slos_ms[model])
                 for setting in dict.fromkeys(best.values()):
                     slos_ms = [slo_ms for slo_ms, chosen in best.items() if chosen == setting]
                     if form.rounds:
                         self._cell("round", number, server, model, setting, slos_ms, form.rounds)
             if STEELYARD in self._pythons:
-                self._saturated(number, model)
+                setting = self._order(STEELYARD, self._models[model])[0]
+                key = Key(self._codes[STEELYARD], APART, model, 0.0, "round", number, setting)
+                self._saturated(key, STEELYARD, 3 * CALLERS[model], slo_s=SATURATED_SLO_S, apart=True)
+
+    def left_s(self, rounds: int, *, pick: bool) -> float:
+        """About how long all this takes, less what is known already, seconds."""
+        form, left_s = self._form, YARDSTICK_S * len(self._models)
+        for model in self._models:
+            for server in self._pythons:
+                slos_ms = form.slos_ms[model]
+                settings = min(form.settings, len(CONTENDERS[server].settings))
+                done = [key.phase for key, _ in self._store.found(server=server, model=model)]
+                known = sum(phase != "pick" for phase in done) / len(slos_ms)
+                cells = settings + (rounds if form.rounds else 0) - known
+                left_s += max(0.0, cells) * form.cell_s(server, len(slos_ms))
+                grid = len(CONTENDERS[server].settings) - done.count("pick")
+                left_s += pick * grid * (form.cell_s(server, 0) - form.cell_s("", 0) + PICK_S)
+        return left_s
 
     def _cell(
         self,
@@ -178,24 +244,24 @@ class Bench:
             self._store.add(key, found=found)
             self._say(key, f"{max(found.values()):.0f}/s", time.perf_counter() - begin_s)
 
-    def _saturated(self, number: int, model: str) -> None:
-        key = Key(self._codes[STEELYARD], APART, model, 0.0, "round", number, 0)
+    def _saturated(self, key: Key, server: str, callers: int, *, slo_s: float, apart: bool = False) -> None:
+        """Throughput of a closed loop, after a shorter one that warms up."""
         if not self._store.missing([key]):
             return
         lengths, begin_s = self._form.rounds or self._form.tuning, time.perf_counter()
-        setting = CONTENDERS[STEELYARD].settings[0 if self._models[model].gains else 1]
+        setting = CONTENDERS[server].settings[key.setting]
         try:
             with running(
-                STEELYARD, self._models[model], setting, self._pythons[STEELYARD], self._cores, lengths,
-                slo_s=SATURATED_SLO_S, profiles=self._profiles, apart=True,
+                server, self._models[key.model], setting, self._pythons[server], self._cores, lengths,
+                slo_s=slo_s, profiles=self._profiles, apart=apart,
             ) as cell:  # fmt: skip
-                cell.saturate(CALLERS[model] * 3, lengths.saturation_s / 2)
-                found = cell.saturate(CALLERS[model] * 3, lengths.saturation_s * 2)
+                cell.saturate(callers, lengths.saturation_s / 2)
+                found = cell.saturate(callers, lengths.saturation_s * 2)
         except (RuntimeError, OSError, ValueError) as error:
             self._failed([key], error)
             return
-        self._store.add(key, found=found)
-        self._say(key, f"{found['rps']:.0f}/s", time.perf_counter() - begin_s)
+        self._store.add(key, found=found, setting=setting)
+        self._say(key, f"{found['rps']:.0f}/s, {found['cpu_us']:.0f} µs", time.perf_counter() - begin_s)
 
     def _failed(self, keys: Sequence[Key], error: Exception) -> None:
         for key in keys:
@@ -226,17 +292,23 @@ class Bench:
         return {
             "server_core": self._cores.server,
             "client_core": self._cores.client,
-            "slos_ms": list(self._form.slos_ms),
+            "slos_ms": self._form.all_slos_ms,
             "window_s": (self._form.rounds or self._form.tuning).window_s,
+            "held_s": (self._form.rounds or self._form.tuning).held_s,
             "servers": {
                 name: {
                     "code": self._codes[name],
                     "said": CONTENDERS[name].said,
                     "wires": sorted({WIRES[setting["wire"]].said for setting in CONTENDERS[name].settings}),
+                    "picked": [
+                        {"model": key.model, "setting": line["setting"]}
+                        | {name: round(line["found"][name], 1) for name in ("rps", "cpu_us")}
+                        for key, line in store.found(server=name, phase="pick")
+                    ],
                 }
                 for name in servers
             },
-            "rows": list(rows(store, servers, names, self._form.slos_ms)),
+            "rows": list(rows(store, servers, names, self._form.all_slos_ms)),
             "yardsticks": yardsticks,
             "failed": [[*key, line["error"][-300:]] for key, line in store.failed()],
         }
@@ -246,16 +318,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=2, help="after the one that tunes")
     parser.add_argument("--quick", action="store_true", help="one objective, one setting, one round")
+    parser.add_argument("--pick", action="store_true", help="first a short closed loop of every setting")
     parser.add_argument("--dry", action="store_true", help="print only, store no record")
     parser.add_argument("--servers", default=",".join(CONTENDERS), help="some of them")
     parser.add_argument("--models", default=",".join(NAMES), help="some of them")
-    parser.add_argument("--slos", help="objectives, ms; default 25,50,100, or 50 with --quick")
+    parser.add_argument(
+        "--slos", help="objectives, ms, of every model; default all of 25,50,100; one with --quick"
+    )
     parser.add_argument("--seconds", type=float, help="of a run, to try things out")
     parser.add_argument("--runs", type=Path, default=RUNS, help="where lines are kept")
     options = parser.parse_args()
     form = QUICK if options.quick else FULL
     if options.slos:
-        form = form._replace(slos_ms=tuple(map(float, options.slos.split(","))))
+        form = form._replace(slos_ms=dict.fromkeys(NAMES, tuple(map(float, options.slos.split(",")))))
     if options.seconds:
         short = Lengths(options.seconds, options.seconds / 2, 3, offered_min=20)
         form = form._replace(name="peers_tried", tuning=short, rounds=form.rounds and short)
@@ -280,6 +355,9 @@ def main() -> None:
             pythons[server] = Path(sys.executable)
             codes[server] = made["commit"] + (" with changes" if made["dirty"] else "")
     bench = Bench(form, models, pythons, codes, Store(options.runs, form.name, codes.values()), cores)
+    print(f"about {bench.left_s(options.rounds, pick=options.pick) / 60:.0f} minutes", flush=True)
+    if options.pick:
+        bench.pick()
     bench.tune()
     for number in range(1, options.rounds + 1 if form.rounds else 2):
         bench.round(number)

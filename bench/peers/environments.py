@@ -12,8 +12,18 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-PACKAGES = {"mlserver": "mlserver", "litserve": "litserve", "bentoml": "bentoml", "ray": "ray[serve]"}
-"""The requirement, by peer; its newest version unless `pins` says else."""
+PACKAGES = {
+    "mlserver": ("mlserver", "httptools"),
+    "litserve": ("litserve",),
+    "bentoml": (
+        "bentoml",
+        "uvloop",
+        "httptools",
+    ),
+    "ray": ("ray[serve]",),
+}
+"""What is required, by peer; the newest versions when its environment is made. All use uvloop and httptools
+where they find them; not all of them ask for them."""
 SECONDS_MAX = 900.0
 _READY = "installed.json"
 
@@ -28,13 +38,22 @@ def environment(peer: str, folder: Path) -> Path:
     """The Python of a peer's environment, made if it is not there; every peer gets this ONNX Runtime."""
     home = folder / peer
     python = home / "bin" / "python"
+    wanted = [*PACKAGES[peer], f"onnxruntime=={version('onnxruntime')}", "numpy"]
     if not (home / _READY).exists():
         shutil.rmtree(home, ignore_errors=True)
-        wanted = [PACKAGES[peer], f"onnxruntime=={version('onnxruntime')}", "numpy"]
-        for command in _commands(home, python, wanted):
-            subprocess.run(command, check=True, timeout=SECONDS_MAX)
-        (home / _READY).write_text(json.dumps({"wanted": wanted}))
+        make, install = _commands(home, python)
+        _run(make)
+    elif json.loads((home / _READY).read_text())["wanted"] != wanted:
+        _, install = _commands(home, python)
+    else:
+        return python
+    _run([*install, *wanted])
+    (home / _READY).write_text(json.dumps({"wanted": wanted}))
     return python
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, timeout=SECONDS_MAX)
 
 
 def versions(peer: str, python: Path) -> dict[str, str]:
@@ -47,15 +66,13 @@ def versions(peer: str, python: Path) -> dict[str, str]:
     return found
 
 
-def _commands(home: Path, python: Path, wanted: list[str]) -> list[list[str]]:
+def _commands(home: Path, python: Path) -> tuple[list[str], list[str]]:
+    """What makes an environment, and what installs the requirements that follow."""
     beside = Path(sys.executable).parent / "uv"
     uv = shutil.which("uv") or (str(beside) if beside.exists() else None)
     if uv is not None:
-        return [
+        return (
             [uv, "venv", "--quiet", "--python", sys.executable, str(home)],
-            [uv, "pip", "install", "--quiet", "--python", str(python), *wanted],
-        ]
-    return [
-        [sys.executable, "-m", "venv", str(home)],
-        [str(python), "-m", "pip", "install", "--quiet", *wanted],
-    ]
+            [uv, "pip", "install", "--quiet", "--python", str(python)],
+        )
+    return [sys.executable, "-m", "venv", str(home)], [str(python), "-m", "pip", "install", "--quiet"]

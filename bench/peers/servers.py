@@ -17,6 +17,7 @@ import yaml
 
 from peers import tree
 from peers.models import Model
+from peers.wire import WIRES
 from steelyard.demo.processes import free_ports, started, steelyard_command
 
 APPS = Path(__file__).parent / "apps"
@@ -88,7 +89,8 @@ def _mlserver(start: Start) -> Launch:
     }
     (start.folder / "model-settings.json").write_text(json.dumps(model))
     command = [str(start.python.parent / "mlserver"), "start", str(start.folder)]
-    return Launch(command, grpc, {"PYTHONPATH": str(APPS)})
+    port = grpc if WIRES[start.setting["wire"]].transport == "grpc" else http
+    return Launch(command, port, {"PYTHONPATH": str(APPS)})
 
 
 def _litserve(start: Start) -> Launch:
@@ -151,38 +153,38 @@ CONTENDERS = {
     "mlserver": Contender(
         _mlserver,
         (
+            {"batch": 64, "wait_s": 0.002, "wire": "rest_bytes"},
+            {"batch": 8, "wait_s": 0.002, "wire": "rest_bytes"},
+            {"batch": 64, "wait_s": 0.01, "wire": "rest_bytes"},
             {"batch": 64, "wait_s": 0.002, "wire": "grpc_bytes"},
-            {"batch": 8, "wait_s": 0.002, "wire": "grpc_bytes"},
-            {"batch": 64, "wait_s": 0.01, "wire": "grpc_bytes"},
-            {"batch": 64, "wait_s": 0.002, "wire": "grpc"},
         ),
         False,
         "adaptive batching; parallel_workers 0, so no process in between; debug, metrics and log off; "
-        "grid: batch, wait: 64, 2 ms; 8, 2 ms; 64, 10 ms; and tensors as FP32 instead of as bytes",
+        "grid: batch, wait: 64, 2 ms; 8, 2 ms; 64, 10 ms; 64, 2 ms over gRPC",
     ),
     "litserve": Contender(
         _litserve,
         (
-            {"batch": 64, "wait_s": 0.002, "wire": "json"},
-            {"batch": 8, "wait_s": 0.002, "wire": "json"},
-            {"batch": 64, "wait_s": 0.01, "wire": "json"},
-            {"batch": 64, "wait_s": 0.0, "wire": "json"},
+            {"batch": 64, "wait_s": 0.002, "fast": True, "wire": "json"},
+            {"batch": 8, "wait_s": 0.002, "fast": True, "wire": "json"},
+            {"batch": 64, "wait_s": 0.01, "fast": True, "wire": "json"},
+            {"batch": 64, "wait_s": 0.002, "fast": False, "wire": "json"},
         ),
         False,
-        "dynamic batching, fast_queue, one API server and one worker; "
-        "grid: batch, wait: 64, 2 ms; 8, 2 ms; 64, 10 ms; 64, none",
+        "dynamic batching, one API server and one worker, access log off; "
+        "grid: batch, wait: 64, 2 ms; 8, 2 ms; 64, 10 ms; 64, 2 ms without fast_queue",
     ),
     "bentoml": Contender(
         _bentoml,
         (
-            {"batch": 64, "latency_ms": 60_000, "wire": "json_list"},
-            {"batch": 8, "latency_ms": 60_000, "wire": "json_list"},
-            {"batch": 64, "latency_ms": 100, "wire": "json_list"},
-            {"batch": 64, "latency_ms": 25, "wire": "json_list"},
+            {"batch": 64, "latency_ms": 60_000, "inline": True, "wire": "json_list"},
+            {"batch": 8, "latency_ms": 60_000, "inline": True, "wire": "json_list"},
+            {"batch": 64, "latency_ms": 60_000, "inline": False, "wire": "json_list"},
+            {"batch": 64, "latency_ms": 100, "inline": True, "wire": "json_list"},
         ),
         False,
         "adaptive batching, one worker, metrics and access log off; "
-        "grid: batch, max_latency_ms: 64, 60000 (its default); 8, 60000; 64, 100; 64, 25",
+        "grid: batch, max_latency_ms: 64, 60000 (its default); 8, 60000; 64, 60000 in a thread; 64, 100",
     ),
     "ray": Contender(
         _ray,

@@ -60,6 +60,17 @@ def _from_oip(model: Model, answer: Answer) -> Row:
     return np.asarray(read_outputs(answer.content, answer.json_length)[model.output][0], np.float64)
 
 
+def _rest_bytes(model: Model, row: Floats) -> bytes:
+    data = [base64.b64encode(row.tobytes()).decode()]
+    body = {"inputs": [{"name": "x", "datatype": "BYTES", "shape": [1, 1], "data": data}]}
+    headers = {"Content-Type": "application/json"}
+    return post(f"{model_path(model.name)}/infer", json.dumps(body).encode(), headers)
+
+
+def _from_rest_bytes(model: Model, answer: Answer) -> Row:
+    return _from_base64(model, json.loads(answer.content)["outputs"][0]["data"][0])
+
+
 def _grpc_fp32(model: Model, row: Floats) -> bytes:
     return _grpc(model, "FP32", (1, *row.shape), row.tobytes())
 
@@ -80,6 +91,11 @@ def _grpc(model: Model, datatype: str, shape: tuple[int, ...], data: bytes) -> b
 def _from_grpc(model: Model, answer: Answer) -> Row:
     found = InferResponse.FromString(answer.content)
     return np.frombuffer(found.raw_output_contents[0], model.dtype).astype(np.float64)
+
+
+def _from_grpc_bytes(model: Model, answer: Answer) -> Row:
+    found = InferResponse.FromString(answer.content)
+    return np.frombuffer(found.raw_output_contents[0][4:], model.dtype).astype(np.float64)
 
 
 def _json_item(_: Model, row: Floats) -> bytes:
@@ -116,9 +132,12 @@ def _from_raw(model: Model, answer: Answer) -> Row:
 
 WIRES = {
     "oip": Wire("http", _oip, _from_oip, f"Open Inference Protocol, HTTP, binary tensors ({LENGTH_HEADER})"),
+    "rest_bytes": Wire(
+        "http", _rest_bytes, _from_rest_bytes, "Open Inference Protocol, HTTP, one BYTES element of base64"
+    ),
     "grpc": Wire("grpc", _grpc_fp32, _from_grpc, "Open Inference Protocol, gRPC, raw FP32"),
     "grpc_bytes": Wire(
-        "grpc", _grpc_bytes, _from_grpc, "Open Inference Protocol, gRPC, one raw BYTES element"
+        "grpc", _grpc_bytes, _from_grpc_bytes, "Open Inference Protocol, gRPC, one raw BYTES element"
     ),
     "json": Wire("http", _json_item, _from_json_item, "JSON, base64"),
     "json_list": Wire("http", _json_list, _from_json_list, "JSON, a list of base64"),
