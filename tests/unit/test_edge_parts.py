@@ -1,11 +1,13 @@
 """Compression's choices, the allocator's thresholds, and the log that never blocks."""
 
+import asyncio
 import gzip
 import io
 import json
 import logging
 import threading
 import zlib
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -115,6 +117,26 @@ def test_log_lines() -> None:
         "text": "busy",
     }
     assert str(found[0]["ts"]).endswith("+00:00")
+
+
+def test_what_goes_wrong_on_a_loop_is_one_line_that_says_where() -> None:
+    stream = io.StringIO()
+    log = EventLog(stream, request_lines_per_s_max=2)
+
+    async def go_wrong() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(log.loop_error)
+        for _ in range(9):
+            loop.call_soon(lambda: 1 // 0)
+        await asyncio.sleep(0)
+
+    asyncio.run(go_wrong())
+    log.close()
+    found = lines(stream)
+    assert 2 <= len(found) < 9  # limited in rate, as requests are
+    assert (found[0]["level"], found[0]["event"]) == ("error", "internal_error")
+    assert str(found[0]["error"]).startswith("ZeroDivisionError")
+    assert Path(__file__).name in str(found[0]["where"])
 
 
 def test_request_lines_are_limited_in_rate_and_what_is_left_out_is_counted() -> None:

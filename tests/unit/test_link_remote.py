@@ -106,9 +106,15 @@ def test_an_answer_that_cannot_be_written_counts_as_read(rig: Rig) -> None:
     def on_end(_: End) -> None:
         raise ZeroDivisionError
 
-    request = rig.submit(on_end)
-    with pytest.raises(ZeroDivisionError):
-        rig.intake.end(rig.answer(request))
+    async def scenario() -> list[dict[str, Any]]:
+        said: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+        rig.intake.end(rig.answer(rig.submit(on_end)))
+        return said
+
+    (context,) = asyncio.run(scenario())
+    assert context["message"] == "request 3-1 could not be told of its end"
+    assert isinstance(context["exception"], ZeroDivisionError)
     assert rig.intake.taken() == m.Taken(1)
 
 

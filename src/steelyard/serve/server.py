@@ -121,6 +121,7 @@ class Server:
         policy = make_task_policy(task)  # a wrong option is an error before anything is started
         async with AsyncExitStack() as stack:
             stack.callback(self._log.close)
+            loop.set_exception_handler(self._log.loop_error)
             arena = self._open_arena()
             stack.callback(arena.close)
             recorder = self._open_journals()

@@ -39,6 +39,7 @@ from steelyard.core.events import (
 )
 from steelyard.core.types import Request, RequestId
 from steelyard.serve.base import End, OnEnd
+from steelyard.serve.untold import untold
 from steelyard.serve.wiring import Wiring
 
 
@@ -210,8 +211,13 @@ class ServiceDriver:
 
     def _end(self, command: End) -> None:
         request, on_end = self._open[command.request_id]
-        self._on_end(request, command)
-        on_end(command)
+        try:
+            try:
+                self._on_end(request, command)
+            finally:
+                on_end(command)
+        except Exception as error:  # a bug in one request's answer; the commands after this are others'
+            untold(command.request_id, error)
 
     def _release(self, command: Release) -> None:
         request, _ = self._open.pop(command.request_id)

@@ -5,13 +5,15 @@ buffer to a thread that writes them, so a stalled reader of our standard error c
 request lines are limited to a rate. What is left out is counted, and the next line says how much.
 """
 
+import asyncio
 import logging
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from datetime import UTC, datetime
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 import msgspec
 
@@ -27,7 +29,7 @@ class EventLog:
 
     Args:
         stream: where lines go; standard error if None.
-        request_lines_per_s_max: rate of `request` lines, with a burst of one second's worth.
+        request_lines_per_s_max: rate of lines about requests and bugs, with a burst of one second's worth.
     """
 
     def __init__(
@@ -50,15 +52,33 @@ class EventLog:
 
     def request(self, status: int, *, request_id: str, service: str, **fields: object) -> None:
         """Log the end of a request: an error from 500 on, a warning from 400, unless the rate is used up."""
+        if self._has_room():
+            level: Level = "error" if status == 500 else "warning" if status >= 400 else "info"
+            self._add("request", level, {"id": request_id, "service": service, "status": status, **fields})
+
+    def loop_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log what went wrong on a loop, and where; it is to be the loop's exception handler."""
+        error = context.get("exception")
+        where = traceback.extract_tb(error.__traceback__)[-1:] if error is not None else []
+        if self._has_room():  # a bug that every request meets must not fill a disk
+            self.event(
+                "internal_error",
+                level="error",
+                text=context["message"],
+                error="" if error is None else repr(error),
+                where="".join(f"{frame.filename}:{frame.lineno}" for frame in where),
+            )
+
+    def _has_room(self) -> bool:
+        """Whether one more of the lines that are limited in rate may be written now."""
         now_s = time.monotonic()
         self._tokens = min(self._rate, self._tokens + (now_s - self._refilled_s) * self._rate)
         self._refilled_s = now_s
         if self._tokens < 1:
             self.suppressed += 1
-            return
+            return False
         self._tokens -= 1
-        level: Level = "error" if status == 500 else "warning" if status >= 400 else "info"
-        self._add("request", level, {"id": request_id, "service": service, "status": status, **fields})
+        return True
 
     def close(self) -> None:
         """Write what is pending, waiting a second at most; later lines are dropped."""

@@ -46,6 +46,7 @@ class FrontEnd:
     def __init__(self, sock: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
         self._log = EventLog()
+        self._loop.set_exception_handler(self._log.loop_error)
         self._welcome: asyncio.Future[m.Welcome] = self._loop.create_future()
         self._end: asyncio.Future[m.End] = self._loop.create_future()
         self._intake: RemoteIntake | None = None

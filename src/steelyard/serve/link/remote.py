@@ -21,6 +21,7 @@ from steelyard.serve.base import End, OnEnd, ServedService
 from steelyard.serve.link import messages as m
 from steelyard.serve.repository import Repository, RepositoryEntry, RepositoryError
 from steelyard.serve.statistics import ServiceStatistics
+from steelyard.serve.untold import untold
 from steelyard.worker.arena import Arena, ArenaReader, StaleRefError
 
 
@@ -102,10 +103,11 @@ class RemoteIntake:
         """A request has ended."""
         try:
             self._open[end.request_id][1](end)
-        finally:
-            if isinstance(end, Complete):
-                self._read += 1
-                self._link.wake()
+        except Exception as error:  # a bug in one request's answer; others' are in the same packet
+            untold(end.request_id, error)
+        if isinstance(end, Complete):
+            self._read += 1
+            self._link.wake()
 
     def release(self, command: Release) -> None:
         """Nothing reads a request's tensors any more."""
