@@ -21,6 +21,7 @@ from pages_page import bounds, label_bounds, pages, switches
 from peers_page import peers, soak
 from shared_page import loki, proteus
 from sim_page import sim_day, sim_speed, theory
+from switch_page import switch
 from variants_page import variants
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
@@ -224,6 +225,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "two_services": ("two_services", two_services),
     "kill": ("kill", kill),
     "resize": ("resize_threads", resize),
+    "switch": ("switch", switch),
     "overhead": ("overhead", overhead),
     "edge": ("edge", edge),
     "front_ends": ("front_ends", front_ends),

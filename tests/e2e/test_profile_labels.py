@@ -86,6 +86,12 @@ def profile(*options: str) -> dict[str, Any]:
     return found
 
 
+def profiles() -> dict[str, Any]:
+    """What is stored, by variant."""
+    stored = [json.loads(file.read_text())["profile"] for file in Path("profiles").glob("*-*.json")]
+    return {each["variant"]: each for each in stored}
+
+
 def refusal(*options: str) -> str:
     asked = ["profile", "spec.yaml", "--labels", "labels.npz", "--profiles", "profiles"]
     result = runner.invoke(app, [*asked, *options])
@@ -110,14 +116,12 @@ def test_every_choice_is_measured_as_a_whole_and_found_by_plan(folder: Path) -> 
         "examples",
         "metric",
     ]
-    # What no profile could be made of by itself has been timed on the way.
-    stored = [json.loads(file.read_text())["profile"] for file in Path("profiles").glob("*-*.json")]
-    assert sorted(each["variant"] for each in stored) == ["cut", "total"]
-    assert all(cell["rows"] == 1 and cell["runs"] == 4 for each in stored for cell in each["cells"])
-    # What no profile could be made of by itself has been timed on the way.
-    stored = [json.loads(file.read_text())["profile"] for file in Path("profiles").glob("*-*.json")]
-    assert sorted(each["variant"] for each in stored) == ["cut", "total"]
-    assert all(cell["rows"] == 1 and cell["runs"] == 4 for each in stored for cell in each["cells"])
+    # What no profile could be made of by itself has been measured on what the examples became.
+    stored = profiles()
+    assert sorted(stored) == ["cut", "total"]
+    for each in stored.values():
+        assert each["inputs"].startswith("examples ")
+        assert {cell["rows"] for cell in each["cells"]} == {1, 4, 16}
     # The file is taken by a spec as it is.
     (folder / "acc.json").write_text(json.dumps(found))
     stated = SPEC.replace("    items:", "    path_accuracies: {file: acc.json}\n    items:")
@@ -155,3 +159,20 @@ def test_what_is_wrong_is_told_in_one_line(folder: Path) -> None:
     assert "ValueError: no ink" in message
     np.savez(folder / "labels.npz", page=PAGES, label=LABELS[:3])
     assert refusal() == "--labels: labels.npz: label has 3 entries, page has 4"
+
+
+def test_labels_and_answers_that_are_not_numbers_are_refused(folder: Path) -> None:
+    np.savez(folder / "labels.npz", page=PAGES, label=np.full(4, np.nan))
+    assert refusal() == "--labels: labels.npz: every label is NaN: no answer equals that"
+    np.savez(folder / "labels.npz", page=np.full_like(PAGES, np.nan), label=LABELS)
+    (folder / "glue.py").write_text(GLUE.replace("codes.sum()", "np.nan"))
+    assert refusal() == (
+        "every answer of detect det, cut cut, read twice, total total is NaN: nothing to score"
+    )
+
+
+def test_a_few_examples_are_a_warning(folder: Path) -> None:
+    asked = ["profile", "spec.yaml", "--labels", "labels.npz", "--profiles", "profiles"]
+    result = runner.invoke(app, asked)
+    assert result.exit_code == 0
+    assert "--labels: labels.npz: 4 examples say little: want 30 at least, better 1,000\n" in result.stderr

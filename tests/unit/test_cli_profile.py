@@ -13,7 +13,11 @@ from steelyard.cli.main import app
     [
         (["--metric", "top1"], "--metric goes with --labels\n"),
         (["--output", "y"], "--output goes with --labels\n"),
-        (["--service", "s"], "--service goes with --labels\n"),
+        (["--service", "s"], "--service goes with --labels or --examples\n"),
+        (
+            ["--labels", "labels.npz", "--examples", "pages.npz"],
+            "--examples does not go with --labels: one measures times, the other accuracies\n",
+        ),
         (
             ["--labels", "labels.npz", "--quick"],
             "--quick does not go with --labels: accuracies are measured on all examples\n",

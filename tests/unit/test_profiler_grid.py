@@ -1,4 +1,5 @@
 import pytest
+from msgspec.structs import replace
 
 from steelyard.profile.types import Cell, Profile
 from steelyard.profiler.grid import Setting, blocks, cores_grid, rows_grid
@@ -80,15 +81,17 @@ PROFILE = Profile(
 
 def test_coverage_says_where_it_extrapolates() -> None:
     assert coverage(PROFILE, batch_rows_max=4, cores_max=1) == (
-        "v: 2 points, 1 to 4 rows on 1 core; the fit errs by 0%, up to x1.00"
+        "v: 2 points, 1 to 4 rows on 1 core; the fit errs by 0%, up to x1.00; measured on random inputs"
     )
     line = coverage(PROFILE, batch_rows_max=16, cores_max=2)
     assert line.endswith("; extrapolated for more than 4 rows and more than 1 core")
+    real = replace(PROFILE, inputs="examples 1f2e3d4c5b6a")
+    assert coverage(real, batch_rows_max=4, cores_max=1).endswith("; on examples 1f2e3d4c5b6a")
 
 
 def test_rows_of_the_json_output_have_the_keys_of_the_contract() -> None:
     row = table_rows(PROFILE)[1]
-    contract = {"model", "variant", "batch", "cores", "latency_ms", "cold_start_s", "resize_ms"}
+    contract = {"model", "variant", "batch", "cores", "latency_ms", "cold_start_s", "resize_ms", "inputs"}
     assert contract <= set(row)
     assert (row["batch"], row["cores"], row["latency_ms"], row["resize_ms"]) == (
         4,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
@@ -15,7 +16,8 @@ from steelyard.core.errors import ModelError, ProfileError
 from steelyard.core.events import ResizeRefused
 from steelyard.profile.times import ProfileTable
 from steelyard.profile.types import Constants, Profile
-from steelyard.profiler.profile import profile_variant, stored_profile
+from steelyard.profiler.profile import missing, profile_variant, stored_profile
+from steelyard.profiler.recorded import Recorded
 from steelyard.profiler.station import Batch, MakeBackend, Station
 from steelyard.profiler.store import ProfileStore
 from steelyard.profiler.subject import Subject
@@ -189,6 +191,27 @@ def test_progress_reaches_its_total(subject: Subject, store: ProfileStore) -> No
     assert steps[0] == (0, 47)
     assert steps[-1] == (47, 47)
     assert steps == sorted(steps)
+
+
+def recorded(source: str) -> Recorded:
+    return Recorded(({"x": np.ones((1, 4), np.float32)},), frozenset(), source)
+
+
+def test_recorded_inputs_replace_random_ones_and_never_the_other_way(
+    subject: Subject, store: ProfileStore
+) -> None:
+    assert profiled(subject, store, Backends()).inputs == "random"
+    assert missing(subject, "full", cores=2, known=stored_profile(subject, store, cores=2)) == []
+    first = profiled(subject, store, Backends(), form="quick", recorded=recorded("examples 1"))
+    assert first.inputs == "examples 1"
+    assert {cell.rounds for cell in first.cells} == {4}  # nothing of the full form on random inputs is left
+
+    unasked = Backends()
+    assert profiled(subject, store, unasked, form="full") == first
+    assert profiled(subject, store, unasked, form="quick", recorded=recorded("examples 1")) == first
+    assert unasked.runs == 0
+    again = profiled(subject, store, Backends(), recorded=recorded("examples 2"))
+    assert (again.inputs, again.quick) == ("examples 2", False)
 
 
 def test_the_edges_constants_are_kept(subject: Subject, store: ProfileStore) -> None:

@@ -9,27 +9,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from math import prod
 from pathlib import Path
-from statistics import median
+
+from msgspec.structs import replace
 
 from steelyard.cli.bare import BareService
-from steelyard.cli.examples import Example, read_examples
+from steelyard.cli.examples import Example, is_nan, read_examples
+from steelyard.cli.measure import measure
+from steelyard.cli.output import say
 from steelyard.cli.progress import progress_bar
+from steelyard.cli.recording import recorded_inputs, source_of
 from steelyard.cli.scores import Metric, Outputs, metric_named
 from steelyard.config.load import LoadedSpec
 from steelyard.config.measured import content_hash, wiring_hash
 from steelyard.config.source import nearest
 from steelyard.config.stages import candidates
 from steelyard.core.errors import InputError, ModelError, SpecError
-from steelyard.core.types import Variant
-from steelyard.profile.types import Cell, Profile
 from steelyard.profiler.accuracies import Accuracy, AccuracyStore, Measurement, wilson_95
-from steelyard.profiler.store import ProfileStore
-from steelyard.profiler.subject import Subject, key_of
 from steelyard.serve.base import DeployedService, Deployment
 
 CHOICES_MAX = 64
-TIMED = 50
-"""Examples with which glue is timed."""
+EXAMPLES_MIN = 30
+"""With fewer, a 95 % interval is a third of the scale wide: a warning."""
 SCORED_TOGETHER = 256
 """Examples whose outputs are held and scored at a time."""
 
@@ -62,13 +62,16 @@ def measure_accuracies(
         ModelError: a model fails.
         ProfileError: the store cannot be read or written.
     """
-    name = _service_named(service, tuple(deployment.services))
+    name = service_named(service, tuple(deployment.services))
     deployed = deployment.services[name]
     choices = list(_choices(deployed))
     score = metric_named(metric, output)
     store = AccuracyStore(directory)
     store.load()  # a store that cannot be read is told before anything is measured
     examples = read_examples(labels, deployed.served.signature)
+    if len(examples) < EXAMPLES_MIN:
+        few = f"{len(examples)} example{'' if len(examples) == 1 else 's'}"
+        say(f"--labels: {labels}: {few} say little: want {EXAMPLES_MIN} at least, better 1,000", err=True)
     found: list[Accuracy] = []
     with progress_bar() as on_progress:
         for index, chosen in enumerate(choices):
@@ -80,19 +83,14 @@ def measure_accuracies(
                 on_progress(index * len(examples) + done, len(choices) * len(examples), label)
 
             scores = asyncio.run(_scores(deployed, chosen, examples, score, core_ids, step))
-            if index == 0:
-                _save_glue(
-                    deployed,
-                    asyncio.run(_glue_times(deployed, chosen, examples, core_ids)),
-                    directory,
-                    core_ids,
-                )
             mean = sum(scores, 0.0) / len(scores)
             low, high = wilson_95(mean, len(scores))
             models = _models(loaded, name, chosen)
             accuracy = Accuracy(name, models, mean, low, high, len(scores), metric)
             store.save([Measurement(wiring_hash(loaded, name), _contents(loaded, name, chosen), accuracy)])
             found.append(accuracy)
+    best = max(range(len(found)), key=lambda index: found[index].accuracy)
+    _measure_glue(deployment, name, choices[best], examples, labels, directory, core_ids)
     return found
 
 
@@ -106,6 +104,7 @@ async def _scores(
 ) -> list[float]:
     bare = BareService(deployed, chosen, core_ids)
     scores: list[float] = []
+    is_blank = True
     try:
         await bare.start()
         for start in range(0, len(examples), SCORED_TOGETHER):
@@ -114,68 +113,35 @@ async def _scores(
                 *(_answer(bare, start + index, example) for index, example in enumerate(some))
             )
             scores += metric(outputs, [example.label for example in some])
+            is_blank = is_blank and all(is_nan(value) for each in outputs for value in each.values())
             step(start + len(some))
     finally:
         await bare.close()
+    if is_blank:
+        chain = ", ".join(f"{stage} {variant}" for stage, variant in chosen.items())
+        raise ModelError(f"every answer of {chain} is NaN: nothing to score")
     return scores
 
 
-async def _glue_times(
-    deployed: DeployedService,
+def _measure_glue(
+    deployment: Deployment,
+    service: str,
     chosen: Mapping[str, str],
     examples: Sequence[Example],
-    core_ids: Sequence[int],
-) -> list[tuple[str, int, float]]:
-    """(stage, rows, seconds) of batches of glue that cannot be measured by itself.
-
-    Examples go one after the other, so that nothing else runs beside what is timed.
-    """
-    if not any(stage.assumed for stage in deployed.stages.values()):
-        return []
-    bare = BareService(deployed, chosen, core_ids)
-    try:
-        await bare.start()
-        await bare.answer(examples[0].inputs)  # the first one warms up
-        bare.batches.clear()
-        for example in examples[:TIMED]:
-            await bare.answer(example.inputs)
-    finally:
-        await bare.close()
-    return [batch for batch in bare.batches if deployed.stages[batch[0]].assumed]
-
-
-def _save_glue(
-    deployed: DeployedService,
-    batches: Sequence[tuple[str, int, float]],
+    labels: Path,
     directory: Path,
     core_ids: Sequence[int],
 ) -> None:
-    """Store what the glue's batches took as its profile, on one core; what is between is interpolated."""
-    for name in dict.fromkeys(stage for stage, _, _ in batches):
-        stage = deployed.stages[name]
-        (spec,) = stage.specs
-        times_s: dict[int, list[float]] = {}
-        for of_stage, rows, service_s in batches:
-            if of_stage == name:
-                times_s.setdefault(rows, []).append(service_s)
-        cells = tuple(
-            Cell(0, rows, 1.0, median(found), max(found), len(found))
-            for rows, found in sorted(times_s.items())
-        )
-        subject = Subject(stage.model, spec, stage.signature, spec.batch_rows_max or 1, stage.buckets)
-        key = key_of(subject, cores=len(core_ids))
-        known = Variant(spec.name)
-        ProfileStore(directory).save(
-            Profile(
-                stage.model,
-                spec.name,
-                **key._asdict(),
-                cells=cells,
-                cold_start_s=known.cold_start_s,
-                resize_s=known.resize_s,
-                quick=True,
-            )
-        )
+    """Measure the glue that cannot be measured by itself, on what the examples become on their way to it."""
+    deployed = deployment.services[service]
+    glue = {name: stage for name, stage in deployed.stages.items() if stage.assumed}
+    if not glue:
+        return
+    source = source_of(labels)
+    recorded = asyncio.run(recorded_inputs(deployed, chosen, examples, core_ids, source=source))
+    of_glue = {(service, stage): recorded[stage] for stage in glue if stage in recorded}
+    only = replace(deployment, services={service: replace(deployed, stages=glue)})
+    measure(only, directory, core_ids=core_ids, form="quick", recorded=of_glue)
 
 
 async def _answer(bare: BareService, index: int, example: Example) -> Outputs:
@@ -213,7 +179,12 @@ def _contents(loaded: LoadedSpec, service: str, chosen: Mapping[str, str]) -> di
     }
 
 
-def _service_named(name: str | None, known: tuple[str, ...]) -> str:
+def service_named(name: str | None, known: tuple[str, ...]) -> str:
+    """The service that `--service` names; None: the only one.
+
+    Raises:
+        InputError: there is none of that name, or there are several.
+    """
     if name is None and len(known) == 1:
         return known[0]
     if name is None:

@@ -7,7 +7,7 @@ the same cores, deadlines an hour away.
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from steelyard.backend.base import BackendEvent
 from steelyard.backend.local import NODE, LocalBackend
-from steelyard.core.commands import Complete, Fail, RunBatch, StartReplica
+from steelyard.core.commands import Complete, Fail, StartReplica
 from steelyard.core.errors import ModelError
 from steelyard.core.events import (
     BatchCompleted,
@@ -56,12 +56,17 @@ class BareService:
         deployed: the service.
         chosen: the variant of each stage.
         core_ids: cores for all of it.
-
-    Attributes:
-        batches: (stage, rows, service seconds) of every batch that has ended; cleared by whoever reads them.
+        make_backend: as `LocalBackend`.
     """
 
-    def __init__(self, deployed: DeployedService, chosen: Mapping[str, str], core_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        deployed: DeployedService,
+        chosen: Mapping[str, str],
+        core_ids: Sequence[int],
+        *,
+        make_backend: Callable[..., LocalBackend] = LocalBackend,
+    ) -> None:
         service = _with_one_variant(deployed.served.service, chosen)
         served = replace(deployed.served, service=service, outputs=deployed.outputs)
         loop = asyncio.get_running_loop()
@@ -75,7 +80,7 @@ class BareService:
         self._ready: asyncio.Future[None] = loop.create_future()
         self._lost: asyncio.Future[None] = loop.create_future()
         self._arena = Arena("bare", ARENA_BYTES)
-        self._backend = LocalBackend(
+        self._backend = make_backend(
             core_ids,
             {
                 (service.name, stage): tuple(s for s in known.specs if s.name == chosen[stage])
@@ -96,8 +101,6 @@ class BareService:
             call_at=lambda at_s, call: loop.call_later(max(0.0, at_s - time.monotonic()), call),
             record=lambda *_: None,
         )
-        self._sent: dict[int, RunBatch] = {}
-        self.batches: list[tuple[str, int, float]] = []
         gives = {stage: known.signature for stage, known in deployed.stages.items()}
         self._driver = ServiceDriver(
             pump,
@@ -107,7 +110,6 @@ class BareService:
             report=lambda _: None,
             on_end=lambda *_: None,
             on_drained=lambda: None,
-            on_batch=self._on_batch,
         )
         self._pump = pump
 
@@ -161,9 +163,6 @@ class BareService:
         await self._backend.close()
         self._arena.close()
 
-    def _on_batch(self, command: RunBatch) -> None:
-        self._sent[command.batch_id] = command
-
     def _settle(self, end: End, ended: "asyncio.Future[dict[str, Array]]") -> None:
         if ended.done():
             return
@@ -187,10 +186,6 @@ class BareService:
         return found
 
     def _on_backend(self, event: BackendEvent) -> None:
-        if isinstance(event, BatchCompleted | BatchFailed):
-            sent = self._sent.pop(event.batch_id)
-            if isinstance(event, BatchCompleted):
-                self.batches.append((sent.stage, sent.rows, event.finished_s - event.started_s))
         if isinstance(event, BatchCompleted | BatchFailed | ReplicaReady | ReplicaGone):
             self._driver.handle(event)
         if isinstance(event, ReplicaGone) and not event.expected and not self._lost.done():

@@ -1,4 +1,4 @@
-"""Labelled examples from a file: `.npz` (inputs by name and `label`, one row each) or `.jsonl` (one a line).
+"""Examples from a file: `.npz` (inputs by name and `label`, one row each) or `.jsonl` (one a line).
 
 An example is one row of every input, without the leading dimension where the service takes rows. In `.jsonl`
 an input is written out, or is the path of an `.npy` or image file, relative to the file's folder; for BYTES
@@ -29,43 +29,64 @@ class Example(NamedTuple):
     label: Any
 
 
-def read_examples(file: Path, signature: Signature) -> list[Example]:
+def read_examples(
+    file: Path, signature: Signature, *, option: str = "--labels", labelled: bool = True
+) -> list[Example]:
     """All examples of a file.
 
     Args:
         file: `.npz` or `.jsonl`.
         signature: what the service takes.
+        option: by which it was named, for messages.
+        labelled: each needs a label, and not all of them may be NaN; otherwise labels may be there or not.
 
     Raises:
         InputError: one line that names file, line and input.
     """
-    if file.suffix not in (".npz", ".jsonl"):
-        raise InputError(f"--labels: {file}: want .npz or .jsonl, got {file.suffix or 'no suffix'!r}")
     try:
-        found = list(_npz(file, signature) if file.suffix == ".npz" else _jsonl(file, signature))
+        return _read(file, signature, labelled=labelled)
+    except InputError as error:
+        raise InputError(f"{option}: {error}") from None
+
+
+def _read(file: Path, signature: Signature, *, labelled: bool) -> list[Example]:
+    if file.suffix not in (".npz", ".jsonl"):
+        raise InputError(f"{file}: want .npz or .jsonl, got {file.suffix or 'no suffix'!r}")
+    read = _npz if file.suffix == ".npz" else _jsonl
+    try:
+        found = list(read(file, signature, labelled=labelled))
     except OSError as error:
         named = error.filename or file
-        raise InputError(f"--labels: cannot read {named}: {error.strerror or error}") from None
+        raise InputError(f"cannot read {named}: {error.strerror or error}") from None
     except (ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"--labels: {file}: {' '.join(str(error).split())}") from None
+        raise InputError(f"{file}: {' '.join(str(error).split())}") from None
     if not found:
-        raise InputError(f"--labels: {file}: no examples")
+        raise InputError(f"{file}: no examples")
+    if labelled and all(is_nan(example.label) for example in found):
+        raise InputError(f"{file}: every {LABEL} is NaN: no answer equals that")
     return found
 
 
-def _npz(file: Path, signature: Signature) -> Iterator[Example]:
+def is_nan(value: Any) -> bool:
+    """Whether it is numbers, and all of them are NaN; there is one at least."""
+    array: Array = np.asarray(value)
+    return array.dtype.kind == "f" and array.size > 0 and bool(np.isnan(array).all())
+
+
+def _npz(file: Path, signature: Signature, *, labelled: bool) -> Iterator[Example]:
     with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
-    if LABEL not in arrays:
-        raise InputError(f"--labels: {file}: no array {LABEL!r}{nearest(LABEL, tuple(arrays))}")
-    labels = arrays.pop(LABEL)
+    labels = arrays.pop(LABEL, None)
+    if labels is None and labelled:
+        raise InputError(f"{file}: no array {LABEL!r}{nearest(LABEL, tuple(arrays))}")
     _check_names(arrays, signature, str(file))
-    count = len(labels) if labels.ndim else 0
+    counted, first = (LABEL, labels) if labels is not None else next(iter(arrays.items()))
+    count = len(first) if first.ndim else 0
     for name, array in arrays.items():
         if not array.ndim or len(array) != count:
             entries = len(array) if array.ndim else 1
-            raise InputError(f"--labels: {file}: {LABEL} has {count} entries, {name} has {entries}")
-    for index, label in enumerate(labels.tolist()):
+            raise InputError(f"{file}: {counted} has {count} entries, {name} has {entries}")
+    for index, label in enumerate([None] * count if labels is None else labels.tolist()):
         rows = {
             tensor.name: _fitted(arrays[tensor.name][index], tensor, signature, f"{file}: example {index}")
             for tensor in signature.inputs
@@ -73,7 +94,7 @@ def _npz(file: Path, signature: Signature) -> Iterator[Example]:
         yield Example(rows, label)
 
 
-def _jsonl(file: Path, signature: Signature) -> Iterator[Example]:
+def _jsonl(file: Path, signature: Signature, *, labelled: bool) -> Iterator[Example]:
     with file.open(encoding="utf-8") as lines:
         for number, text in enumerate(lines, start=1):
             if not text.strip():
@@ -82,10 +103,11 @@ def _jsonl(file: Path, signature: Signature) -> Iterator[Example]:
             try:
                 given = json.loads(text)
             except json.JSONDecodeError as error:
-                raise InputError(f"--labels: {where}: not JSON: {error.msg}") from None
-            if not isinstance(given, dict) or LABEL not in given:
-                raise InputError(f"--labels: {where}: want an object with the inputs and {LABEL!r}")
-            label = given.pop(LABEL)
+                raise InputError(f"{where}: not JSON: {error.msg}") from None
+            if not isinstance(given, dict) or (labelled and LABEL not in given):
+                label_too = f" and {LABEL!r}" if labelled else ""
+                raise InputError(f"{where}: want an object with the inputs{label_too}")
+            label = given.pop(LABEL, None)
             _check_names(given, signature, where)
             rows = {
                 tensor.name: _fitted(
@@ -100,10 +122,10 @@ def _check_names(given: dict[str, Any], signature: Signature, where: str) -> Non
     known = tuple(tensor.name for tensor in signature.inputs)
     for name in given:
         if name not in known:
-            raise InputError(f"--labels: {where}: unknown input {name}{nearest(name, known)}")
+            raise InputError(f"{where}: unknown input {name}{nearest(name, known)}")
     for name in known:
         if name not in given:
-            raise InputError(f"--labels: {where}: input {name} is missing")
+            raise InputError(f"{where}: input {name} is missing")
 
 
 def _value(given: Any, tensor: TensorSpec, folder: Path, where: str) -> Array:
@@ -117,11 +139,11 @@ def _value(given: Any, tensor: TensorSpec, folder: Path, where: str) -> Array:
         try:
             from PIL import Image
         except ImportError:
-            raise InputError(f"--labels: {where}: reading {given} takes Pillow: pip install pillow") from None
+            raise InputError(f"{where}: reading {given} takes Pillow: pip install pillow") from None
         with Image.open(path) as image:
             return np.asarray(image)
     kinds = ", ".join((".npy", *IMAGES))
-    raise InputError(f"--labels: {where}: {tensor.name}: want numbers or a file ({kinds}), got {given!r}")
+    raise InputError(f"{where}: {tensor.name}: want numbers or a file ({kinds}), got {given!r}")
 
 
 def _fitted(array: Array, tensor: TensorSpec, signature: Signature, where: str) -> Array:
@@ -134,7 +156,7 @@ def _fitted(array: Array, tensor: TensorSpec, signature: Signature, where: str) 
     )
     if not fits or is_text != (given == "BYTES"):
         message = f"want {tensor.dtype} {list(wanted)}, got {given} {list(array.shape)}"
-        raise InputError(f"--labels: {where}: {tensor.name}: {message}")
+        raise InputError(f"{where}: {tensor.name}: {message}")
     typed = _text(array) if is_text else _number(array, tensor, where)
     return typed[np.newaxis] if signature.batchable else typed
 
@@ -144,7 +166,7 @@ def _number(array: Array, tensor: TensorSpec, where: str) -> Array:
     dtype = numpy_dtype(tensor.dtype)
     typed = array.astype(dtype, copy=False)
     if dtype.kind in "iub" and not np.array_equal(typed, array):
-        raise InputError(f"--labels: {where}: {tensor.name}: not all values are {tensor.dtype}")
+        raise InputError(f"{where}: {tensor.name}: not all values are {tensor.dtype}")
     return typed
 
 

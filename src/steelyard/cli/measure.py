@@ -5,7 +5,7 @@ restart nor an interrupted run measures twice.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,9 +20,10 @@ from steelyard.config.measured import with_accuracies
 from steelyard.config.stages import profiled_variant
 from steelyard.core.types import Variant
 from steelyard.profile.tables import StageTimes
-from steelyard.profile.types import Constants, Profile
+from steelyard.profile.types import RANDOM, Constants, Profile
 from steelyard.profiler.grid import Form
 from steelyard.profiler.profile import missing, profile_variant, stored_profile
+from steelyard.profiler.recorded import Recorded
 from steelyard.profiler.store import ProfileStore, default_directory
 from steelyard.profiler.subject import Subject
 from steelyard.runtime.base import WidthRule
@@ -40,17 +41,23 @@ class Measured(NamedTuple):
 
 
 def measure(
-    deployment: Deployment, profiles: Path | None, *, core_ids: Sequence[int], form: Form
+    deployment: Deployment,
+    profiles: Path | None,
+    *,
+    core_ids: Sequence[int],
+    form: Form,
+    recorded: Mapping[tuple[str, str], Recorded] = {},
 ) -> tuple[Measured, ...]:
     """Every variant that declares no latency, with its profile: stored, or measured where that lacks points.
 
-    Glue that cannot be measured by itself has one only if it is stored.
+    Glue that cannot be measured by itself has one only if it is stored, or its inputs were recorded.
 
     Args:
         deployment: what is to be served; a model that stands in two places is found stored at the second.
         profiles: the store's directory; None for the user's cache.
         core_ids: cores to measure on; nothing else should run there.
         form: `quick` or `full`.
+        recorded: by (service, stage), what it was given; the others are measured on random inputs.
 
     Raises:
         ModelError: a model fails.
@@ -65,10 +72,11 @@ def measure(
                     continue
                 rows_max = spec.batch_rows_max or 1
                 subject = Subject(stage.model, spec, stage.signature, rows_max, stage.buckets)
+                rows = recorded.get((service, stage_name))
                 profile = (
                     stored_profile(subject, store, cores=len(core_ids))
-                    if spec.name in stage.assumed
-                    else _measure_one(subject, deployed.served, store, core_ids, form)
+                    if spec.name in stage.assumed and rows is None
+                    else _measure_one(subject, deployed.served, store, core_ids, form, rows)
                 )
                 if profile is not None:
                     found.append(Measured(service, stage_name, subject, profile))
@@ -136,13 +144,19 @@ def with_measured(
 
 
 def _measure_one(
-    subject: Subject, served: ServedService, store: ProfileStore, core_ids: Sequence[int], form: Form
+    subject: Subject,
+    served: ServedService,
+    store: ProfileStore,
+    core_ids: Sequence[int],
+    form: Form,
+    recorded: Recorded | None,
 ) -> Profile:
     """One variant; says that it is measured only if it is."""
     name = f"{subject.model}/{subject.spec.name}"
     known = stored_profile(subject, store, cores=len(core_ids))
     constants = known.constants if known else Constants()
-    if known is None or missing(subject, form, cores=len(core_ids), known=known):
+    source = recorded.source if recorded else RANDOM
+    if known is None or missing(subject, form, cores=len(core_ids), known=known, source=source):
         length = "a few seconds" if form == "quick" else "a while; interrupted, it goes on later"
         say(f"measuring {name} on this machine ({length})", err=True)
         found = edge_times(served, subject.in_bucket(subject.bucket_count - 1))
@@ -155,6 +169,7 @@ def _measure_one(
                 core_ids=core_ids,
                 form=form,
                 constants=constants,
+                recorded=recorded,
                 on_progress=on_progress,
                 on_notice=lambda line: say(line, err=True),
             )

@@ -17,11 +17,18 @@ from steelyard.profiler.subject import Subject
 
 if TYPE_CHECKING:
     from steelyard.config.load import LoadedSpec
+    from steelyard.profiler.grid import Form
+    from steelyard.profiler.recorded import Recorded
+    from steelyard.serve.base import Deployment
 
 
 def profile(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A spec file, or an ONNX file.")],
     profiles: Annotated[Path | None, typer.Option(metavar="DIR", help="Where profiles are stored.")] = None,
+    examples: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Measure on what stages are given of these examples."),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The short form that serve uses.")] = False,
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Measure accuracies instead, on these examples.")
@@ -33,7 +40,9 @@ def profile(
     output: Annotated[
         str | None, typer.Option(metavar="NAME", help="Which output exact and top1 look at.")
     ] = None,
-    service: Annotated[str | None, typer.Option(help="Whose labels, where there are several.")] = None,
+    service: Annotated[
+        str | None, typer.Option(help="Whose labels or examples, where there are several.")
+    ] = None,
     json: JsonOption = None,
 ) -> None:
     """Measure service times over rows and cores, or accuracies; resumes where it was interrupted."""
@@ -45,9 +54,13 @@ def profile(
     from steelyard.config.resolve import resolve
     from steelyard.profiler.words import table_rows
 
-    for option, given in (("--metric", metric), ("--output", output), ("--service", service)):
+    for option, given in (("--metric", metric), ("--output", output)):
         if labels is None and given is not None:
             raise SpecError(f"{option} goes with --labels")
+    if labels is None and examples is None and service is not None:
+        raise SpecError("--service goes with --labels or --examples")
+    if labels is not None and examples is not None:
+        raise SpecError("--examples does not go with --labels: one measures times, the other accuracies")
     if labels is not None and quick:
         raise SpecError("--quick does not go with --labels: accuracies are measured on all examples")
     loaded = open_spec(spec, "1s" if is_onnx(spec) else None)
@@ -59,11 +72,17 @@ def profile(
         if json != "-":
             _show_accuracies(accuracies)
         return
-    here = measurable(loaded, cores_available=len(core_ids))
-    deployment = resolve(here, cores_available=len(core_ids), known_only=True)
-    for name in here.spec.services.keys() - deployment.services.keys():
-        say(f"{name}: a Python stage without a signature is not measured; give its latency", err=True)
-    measured = measure(deployment, profiles, core_ids=core_ids, form="quick" if quick else "full")
+    recorded: dict[tuple[str, str], Recorded] = {}
+    if examples is not None:
+        deployment, recorded = _recorded(loaded, examples, service, profiles, core_ids)
+    else:
+        here = measurable(loaded, cores_available=len(core_ids))
+        deployment = resolve(here, cores_available=len(core_ids), known_only=True)
+        for name in here.spec.services.keys() - deployment.services.keys():
+            message = "a Python stage without a signature is not measured; give its latency, or --examples"
+            say(f"{name}: {message}", err=True)
+    form: Form = "quick" if quick else "full"
+    measured = measure(deployment, profiles, core_ids=core_ids, form=form, recorded=recorded)
     if not measured:
         say(f"{spec}: every variant declares its latency; nothing to measure", err=True)
     once = {(m.profile.model_hash, m.profile.variant): m for m in measured}.values()
@@ -71,6 +90,39 @@ def profile(
         for found in once:
             _show(found.subject, found.profile)
     write_json(json, {"profiles": [row for found in once for row in table_rows(found.profile)]})
+
+
+def _recorded(
+    loaded: "LoadedSpec",
+    examples: Path,
+    service: str | None,
+    profiles: Path | None,
+    core_ids: Sequence[int],
+) -> tuple["Deployment", "dict[tuple[str, str], Recorded]"]:
+    """A service alone, and what its stages are given of the examples."""
+    import asyncio
+
+    from msgspec.structs import replace
+
+    from steelyard.cli.accuracy import service_named
+    from steelyard.cli.examples import read_examples
+    from steelyard.cli.recording import most_accurate, recorded_inputs, source_of
+    from steelyard.config.measured import with_accuracies
+    from steelyard.config.measuring import runnable
+    from steelyard.config.resolve import resolve
+    from steelyard.profiler.store import default_directory
+
+    deployment = resolve(runnable(loaded, cores_available=len(core_ids)), cores_available=len(core_ids))
+    name = service_named(service, tuple(deployment.services))
+    deployed = deployment.services[name]
+    given = read_examples(examples, deployed.served.signature, option="--examples", labelled=False)
+    known = with_accuracies(loaded, deployed.served.service, profiles or default_directory())
+    chosen = most_accurate(known)
+    found = asyncio.run(recorded_inputs(deployed, chosen, given, core_ids, source=source_of(examples)))
+    for stage in deployed.stages.keys() - found.keys():
+        say(f"{name}.{stage}: none of the examples reaches it: measured on random inputs", err=True)
+    recorded = {(name, stage): rows for stage, rows in found.items()}
+    return replace(deployment, services={name: deployed}), recorded
 
 
 def _accuracies(

@@ -8,6 +8,9 @@ from typing import Literal
 
 from steelyard.core.types import Frozen
 
+RANDOM = "random"
+"""As `Profile.inputs`: what it was measured on was made up."""
+
 
 class Cell(Frozen, frozen=True):
     """One measured operating point; times in seconds, over `runs` batches.
@@ -53,6 +56,7 @@ class Profile(Frozen, frozen=True):
         machine: CPU model and count, as the store's key.
         runtime_version: `onnxruntime 1.31.1`, for instance.
         quick: measured in quick form; `profile` measures the rest.
+        inputs: that it was measured on: `RANDOM`, or what the stages before it made of which examples.
         cold_start_s: `StartReplica` to `ReplicaReady`, median.
         resize_s: the resize call, median.
     """
@@ -67,6 +71,7 @@ class Profile(Frozen, frozen=True):
     resize_s: float
     constants: Constants = Constants()
     quick: bool = False
+    inputs: str = RANDOM
 
 
 class DeclaredLatency(Frozen, frozen=True):

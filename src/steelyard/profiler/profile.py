@@ -2,7 +2,8 @@
 
 Order: cold start first, since a profile without it is none; then block by block, each stored as soon as it
 is measured; neighbours last. Cancelling at any moment leaves the blocks that are complete. `quick` stays set
-until all of the full form's points are in.
+until all of the full form's points are in. All points of a profile are measured on inputs of one source:
+recorded ones replace random ones and those of other examples, random ones never replace recorded ones.
 """
 
 import asyncio
@@ -15,11 +16,12 @@ from msgspec.structs import replace
 from steelyard.backend.base import Backend, Sink
 from steelyard.backend.local import LocalBackend, LocalLimits
 from steelyard.core.errors import ProfileError
-from steelyard.profile.types import Cell, Constants, Profile
+from steelyard.profile.types import RANDOM, Cell, Constants, Profile
 from steelyard.profiler.batches import BatchMaker
 from steelyard.profiler.constants import RESIZES, cold_starts_s, neighbours
 from steelyard.profiler.grid import FULL, QUICK, Form, Setting, blocks, cores_grid, rows_grid
 from steelyard.profiler.measure import Sampler
+from steelyard.profiler.recorded import Recorded
 from steelyard.profiler.station import WAIT_S_MAX, MakeBackend, StageKey, Station, VariantKey
 from steelyard.profiler.store import ProfileStore
 from steelyard.profiler.subject import Key, Subject, key_of
@@ -75,9 +77,23 @@ def _stored(subject: Subject, store: ProfileStore, key: Key, on_notice: OnNotice
         return None
 
 
-def missing(subject: Subject, form: Form, *, cores: int, known: Profile | None) -> list[tuple[Setting, ...]]:
-    """The blocks that the form asks for and the profile does not have."""
+def missing(
+    subject: Subject, form: Form, *, cores: int, known: Profile | None, source: str = RANDOM
+) -> list[tuple[Setting, ...]]:
+    """The blocks that the form asks for and the profile does not have.
+
+    Args:
+        subject: the variant.
+        form: `quick` or `full`.
+        cores: cores this process may use.
+        known: its profile.
+        source: of the inputs to measure with; random ones add nothing to a profile that was made with others.
+    """
     cells = known.cells if known else ()
+    if known and known.inputs != source:
+        if source == RANDOM:
+            return []
+        cells = ()
     if form == "full":
         cells = tuple(cell for cell in cells if cell.rounds >= FULL.rounds)
     return blocks(
@@ -98,6 +114,7 @@ async def profile_variant(
     form: Form = "full",
     seed: int = 0,
     constants: Constants | None = None,
+    recorded: Recorded | None = None,
     on_progress: OnProgress = lambda _done, _total, _label: None,
     on_notice: OnNotice = lambda _: None,
 ) -> Profile:
@@ -111,6 +128,7 @@ async def profile_variant(
         form: `quick` takes at most about 10 s for a model of moderate size.
         seed: of the inputs and of the order of visits.
         constants: with parse and reply times of the edge, which are not measured here.
+        recorded: rows that the variant's stage was given; None: measure on random ones.
         on_progress: see `OnProgress`.
         on_notice: see `OnNotice`.
 
@@ -120,18 +138,22 @@ async def profile_variant(
     """
     key = key_of(subject, cores=len(core_ids))
     known = _stored(subject, store, key, on_notice)
-    todo = missing(subject, form, cores=len(core_ids), known=known)
-    if known is not None and not todo and (form == "quick" or not known.quick):
+    source = recorded.source if recorded else RANDOM
+    todo = missing(subject, form, cores=len(core_ids), known=known, source=source)
+    if known is not None and not todo and (form == "quick" or not known.quick or known.inputs != source):
         return known
+    if known is not None and known.inputs != source:
+        known = replace(known, cells=())
     session = _Session(subject, key, store, tuple(core_ids), form, on_progress)
     profile = await session.run(
         make_backend or local_backend(core_ids),
         known,
         todo,
         constants or (known.constants if known else Constants()),
+        recorded,
         np.random.default_rng(seed),
     )
-    left_out = missing(subject, form, cores=len(core_ids), known=profile)
+    left_out = missing(subject, form, cores=len(core_ids), known=profile, source=source)
     if left_out:
         points = ", ".join(f"{block[0].rows} rows" for block in left_out)
         on_notice(f"variant {subject.spec.name}: no time left for {points}: estimated from the rest")
@@ -167,11 +189,12 @@ class _Session:
         known: Profile | None,
         todo: Sequence[tuple[Setting, ...]],
         constants: Constants,
+        recorded: Recorded | None,
         rng: np.random.Generator,
     ) -> Profile:
         """Measure `todo` and what a profile needs besides."""
         self._total = 2 + self._effort.rounds * sum(map(len, todo))
-        maker = BatchMaker(self._subject, rng)
+        maker = BatchMaker(self._subject, rng, recorded)
         name = self._subject.spec.name
         eager = replace(self._subject.spec, eager=True)
         variants: dict[Width, str] = {"threads": f"{name} (threads)"}
@@ -183,7 +206,8 @@ class _Session:
         try:
             # The first replica waits for the backend itself to come up: its start is not one to measure.
             ready = await station.start(tuple(variants.values()), self._core_ids[:1])
-            profile = await self._begun(station, known, constants)
+            begun = await self._begun(station, known, constants)
+            profile = replace(begun, inputs=recorded.source if recorded else RANDOM)
             sampler = Sampler(
                 station, ready.replica_id, self._core_ids, variants, self._effort, rng, self._visited
             )
@@ -242,7 +266,8 @@ class _Session:
         if sampler.dispatch_s:
             dispatch_s = max(0.0, median(sampler.dispatch_s))
             profile = replace(profile, constants=replace(profile.constants, dispatch_s=dispatch_s))
-        is_full = not missing(self._subject, "full", cores=len(self._all_core_ids), known=profile)
+        cores, source = len(self._all_core_ids), profile.inputs
+        is_full = not missing(self._subject, "full", cores=cores, known=profile, source=source)
         profile = replace(profile, quick=self._form == "quick" or not is_full)
         self._store.save(profile)
         return profile

@@ -26,6 +26,8 @@ from steelyard.core.snapshot import CoreShare
 from steelyard.core.types import Request
 from steelyard.runtime.base import VariantSpec, WidthRule
 from steelyard.worker.arena import Arena
+from steelyard.worker.messages import Feed
+from steelyard.worker.tensors import own_feeds
 
 SERVICE, STAGE = "profile", "profile"
 WAIT_S_MAX = 120.0
@@ -58,10 +60,34 @@ class Run(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A batch that can be run again and again: its requests, whose tensors stay in the arena."""
+    """A batch that can be run again and again: its requests, whose tensors stay in the arena.
+
+    Attributes:
+        rows: of each run.
+        requests: one row each; those that are more than `rows` are taken in turn.
+        ragged: their tensors that are one array a row.
+    """
 
     rows: int
     requests: tuple[Request, ...]
+    ragged: frozenset[str] = frozenset()
+
+    def turn(self, number: int) -> tuple[Request, ...]:
+        """The requests of the run of a number."""
+        count = len(self.requests)
+        if count <= self.rows:
+            return self.requests
+        start = number * self.rows % count
+        return (self.requests * 2)[start : start + self.rows]
+
+    def feeds(self, slices: Sequence[Slice], requests: Sequence[Request]) -> tuple[Feed, ...]:
+        """The inputs of a run; a ragged tensor's elements are those of its row."""
+        return tuple(
+            feed._replace(counts=tuple(block.tensor.shape[0] for block in feed.blocks))
+            if feed.name in self.ragged
+            else feed
+            for feed in own_feeds(slices, requests)
+        )
 
 
 class Station:
@@ -124,10 +150,12 @@ class Station:
         batch_id = next(self._numbers)
         done: asyncio.Future[BatchCompleted] = asyncio.get_running_loop().create_future()
         self._batches[batch_id] = (replica_id, done)
-        slices = tuple(Slice(request.id, 0, request.rows) for request in batch.requests)
+        requests = batch.turn(batch_id)
+        slices = tuple(Slice(request.id, 0, request.rows) for request in requests)
+        feeds = batch.feeds(slices, requests) if batch.ragged else None
         command = RunBatch(batch_id, replica_id, STAGE, variant, batch.rows, slices, 0.0)
         sent_s = time.monotonic()
-        self._backend.run(command, batch.requests)
+        self._backend.run(command, requests, feeds)
         completed = await _within(done, f"a batch of {batch.rows} rows of variant {variant}")
         self._backend.release(ReleaseOutputs(replica_id, batch_id))
         return Run(sent_s, completed.started_s, completed.finished_s)

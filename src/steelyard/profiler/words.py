@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from steelyard.profile.times import ProfileTable
-from steelyard.profile.types import Profile
+from steelyard.profile.types import RANDOM, Profile
 
 
 def coverage(profile: Profile, *, batch_rows_max: int, cores_max: int) -> str:
@@ -26,6 +26,7 @@ def coverage(profile: Profile, *, batch_rows_max: int, cores_max: int) -> str:
         beyond.append(f"more than {_many(max(rows), 'row')}")
     if cores_max > max(cores):
         beyond.append(f"more than {_many(max(cores), 'core')}")
+    line += f"; measured on {profile.inputs} inputs" if profile.inputs == RANDOM else f"; on {profile.inputs}"
     if profile.quick:
         line += "; quick form, the points between are interpolated"
     return line + (f"; extrapolated for {' and '.join(beyond)}" if beyond else "")
@@ -45,6 +46,7 @@ def table_rows(profile: Profile) -> list[dict[str, Any]]:
             "width": cell.width,
             "cold_start_s": profile.cold_start_s,
             "resize_ms": profile.resize_s * 1000,
+            "inputs": profile.inputs,
         }
         for cell in profile.cells
     ]
