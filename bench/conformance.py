@@ -1,8 +1,9 @@
-"""Stock clients against the HTTP edge, each in a process and, where it needs one, an environment of its own.
+"""The KServe SDK against both edges, in a process and an environment of its own.
 
 tritonclient's clients run in the tests (tests/contract, tests/e2e). The KServe SDK brings 450 MB of packages
-along, so it is here: its REST client asks for health and sends tensors of every datatype it has, of ranks 0
-to 5, in JSON and in binary, to services that echo; what comes back must be equal bit for bit.
+along, so it is here: its REST and gRPC clients ask for health and send tensors of every datatype they have,
+of ranks 0 to 5, to services that echo: in JSON or typed contents, and in binary. What comes back must be
+equal bit for bit.
 
     python bench/conformance.py [--environment DIR] [--seed 1] [--quick] [--dry]
 
@@ -15,13 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import _record
 
 from steelyard.serve.edge import make_app
 from steelyard.serve.edge.tensors import KINDS
+from steelyard.testing.grpc import running_grpc
 from steelyard.testing.http import running_server
 from steelyard.testing.intake import ComputingIntake, served
 
@@ -44,27 +46,29 @@ def versions(python: Path) -> str:
     return done.stdout.strip()
 
 
-def compare(python: Path, seed: int) -> dict[str, int]:
-    """Tensors that came back as they went, by datatype."""
+def compare(python: Path, seed: int) -> dict[str, dict[str, int]]:
+    """Tensors that came back as they went, by protocol and datatype."""
     services = {}
     for dtype in KINDS:
         for rank in range(6):
             name, tensors = f"{dtype.lower()}{rank}", {"x": (dtype, (-1,) * rank)}
             services[name] = served(name, tensors, tensors, batchable=False)
-    intake = ComputingIntake(services, lambda arrays: arrays, arena_bytes=1 << 22)
+    intakes = [ComputingIntake(services, lambda arrays: arrays, arena_bytes=1 << 22) for _ in range(2)]
     script = Path(__file__).with_name("conformance_kserve.py")
-    with running_server(make_app(intake)) as server:
+    with running_server(make_app(intakes[0])) as http, running_grpc(intakes[1]) as grpc:
+        places = (f"http://127.0.0.1:{http.port}", f"127.0.0.1:{grpc.port}")
         done = subprocess.run(
-            [str(python), "-W", "ignore", str(script), f"http://127.0.0.1:{server.port}", str(seed)],
+            [str(python), "-W", "ignore", str(script), *places, str(seed)],
             capture_output=True,
             text=True,
             timeout=SECONDS_MAX,
             check=False,
         )
-    intake.close()
+    for intake in intakes:
+        intake.close()
     if done.returncode:
         raise SystemExit(f"the KServe SDK is not content:\n{done.stderr}")
-    compared: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    compared: dict[str, dict[str, int]] = json.loads(done.stdout.splitlines()[-1])
     return compared
 
 
@@ -80,10 +84,10 @@ def main() -> None:
         python = environment(arguments.environment or Path(folder) / "kserve")
         made_s = time.perf_counter() - start_s
         seeds = range(arguments.seed, arguments.seed + (1 if arguments.quick else 5))
-        compared: dict[str, Any] = {}
+        compared: dict[str, Counter[str]] = {"http": Counter(), "grpc": Counter()}
         for seed in seeds:
-            for datatype, count in compare(python, seed).items():
-                compared[datatype] = compared.get(datatype, 0) + count
+            for protocol, counts in compare(python, seed).items():
+                compared[protocol].update(counts)
         results = {"kserve": versions(python), "environment_s": round(made_s, 1), "tensors": compared}
     print(json.dumps(results))
     if not (arguments.dry or arguments.quick):

@@ -1,17 +1,20 @@
-"""Run in an environment with the KServe SDK: its REST client against a server that echoes, bit for bit.
+"""Run in an environment with the KServe SDK: its clients, REST and gRPC, against servers that echo.
 
-Usage: conformance_kserve.py URL SEED. Service `<datatype><rank>`, such as `fp323`, echoes its input `x`.
-Prints JSON: tensors compared, by datatype.
+Usage: conformance_kserve.py URL GRPC_ADDRESS SEED. Service `<datatype><rank>`, such as `fp323`, echoes its
+input `x`, which must come back bit for bit. Prints JSON: tensors compared, by protocol and datatype.
 """
 
 import asyncio
 import json
 import sys
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
-from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
+from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, RESTConfig
+
+Infer = Callable[[str, Any], Awaitable[Any]]
 
 DATATYPES: dict[str, Any] = {
     "BOOL": np.bool_, "UINT8": np.uint8, "UINT16": np.uint16, "UINT32": np.uint32, "UINT64": np.uint64,
@@ -37,8 +40,11 @@ def random_array(datatype: str, shape: tuple[int, ...], rng: np.random.Generator
     return shaped
 
 
-async def round_trip(client: Any, url: str, datatype: str, rank: int, binary: bool, seed: int) -> bool:
-    """One tensor there and back; False where the SDK itself cannot send it in this form."""
+async def round_trip(infer: Infer, datatype: str, rank: int, binary: bool, seed: int) -> bool:
+    """One tensor there and back; False where the SDK itself cannot send it in this form.
+
+    Over gRPC, what is not binary has typed contents.
+    """
     rng = np.random.default_rng((seed, rank, binary))
     array = random_array(datatype, tuple(int(size) for size in rng.integers(0, 4, size=rank)), rng)
     if datatype == "FP16" and not binary:
@@ -47,7 +53,7 @@ async def round_trip(client: Any, url: str, datatype: str, rank: int, binary: bo
     given.set_data_from_numpy(array, binary_data=binary)
     name = f"{datatype.lower()}{rank}"
     request = InferRequest(name, [given], request_id="q", parameters={"binary_data_output": binary})
-    answer = await client.infer(url, request, model_name=name)
+    answer = await infer(name, request)
     assert (answer.model_name, answer.id) == (name, "q")
     (output,) = answer.outputs
     back = output.as_numpy()
@@ -61,17 +67,34 @@ async def round_trip(client: Any, url: str, datatype: str, rank: int, binary: bo
     return True
 
 
-async def main(url: str, seed: str) -> None:
+async def round_trips(infer: Infer, seed: int) -> Counter[str]:
     compared: Counter[str] = Counter()
+    for datatype in DATATYPES:
+        for rank in range(6):
+            for binary in (True, False):
+                compared[datatype] += await round_trip(infer, datatype, rank, binary, seed)
+    return compared
+
+
+async def over_rest(url: str, seed: int) -> Counter[str]:
     async with InferenceRESTClient(RESTConfig(protocol="v2", timeout=20)) as client:
         assert await client.is_server_live(url) is True
         assert await client.is_server_ready(url) is True
         assert await client.is_model_ready(url, "fp320")
         assert not await client.is_model_ready(url, "no-such-model")
-        for datatype in DATATYPES:
-            for rank in range(6):
-                for binary in (True, False):
-                    compared[datatype] += await round_trip(client, url, datatype, rank, binary, int(seed))
+        return await round_trips(lambda name, request: client.infer(url, request, model_name=name), seed)
+
+
+async def over_grpc(address: str, seed: int) -> Counter[str]:
+    async with InferenceGRPCClient(address, timeout=20) as client:
+        assert await client.is_server_live() is True
+        assert await client.is_server_ready() is True
+        assert await client.is_model_ready("fp320") is True
+        return await round_trips(lambda _, request: client.infer(request), seed)
+
+
+async def main(url: str, address: str, seed: str) -> None:
+    compared = {"http": await over_rest(url, int(seed)), "grpc": await over_grpc(address, int(seed))}
     sys.stdout.write(json.dumps(compared) + "\n")
 
 

@@ -96,8 +96,18 @@ def main(port: str, seed: str) -> None:
                 response_compression_algorithm=coding,
             )
             count += check(arrays, result)
+    count += check_non_finite(client, rng)
     client.close()
     sys.stdout.write(f"{count + asyncio.run(concurrent(port, rng))}\n")
+
+
+def check_non_finite(client: Any, rng: np.random.Generator) -> int:
+    """What JSON has no numbers for is written as bare words, as Triton does, in both directions."""
+    arrays = cases(1, rng)
+    for name in ("FP32", "FP64"):
+        arrays[name] = np.array([np.nan, np.inf, -np.inf, -0.0], DATATYPES[name])
+    result = client.infer("rank1", given(arrays, False, triton), outputs=wanted(False, triton))
+    return check(arrays, result)
 
 
 async def concurrent(port: str, rng: np.random.Generator) -> int:

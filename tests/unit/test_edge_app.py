@@ -306,6 +306,23 @@ def test_a_body_that_unpacks_over_the_limit_is_413(intake: ComputingIntake) -> N
     assert (answer.status, answer.json()["error"]) == (413, "the body is over the limit of 10000 bytes")
 
 
+def test_what_is_not_finite_is_written_as_triton_does_in_json_and_kept_in_binary(
+    intake: ComputingIntake,
+) -> None:
+    # The model doubles: 3e38 is twice too large for FP32.
+    data = (
+        b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [NaN, 3e38, -3e38, -0.0]}]'
+    )
+    with np.errstate(over="ignore"):
+        answer = ask_app(make_app(intake), "POST", "/v2/models/mlp/infer", data + b"}")
+        binary = data + b', "parameters": {"binary_data_output": true}}'
+        exact = ask_app(make_app(intake), "POST", "/v2/models/mlp/infer", binary)
+    assert answer.status == exact.status == 200
+    assert b'"data":[NaN,Infinity,-Infinity,-0.0]' in answer.body
+    bits = np.frombuffer(exact.body[-16:], "<u4").tolist()
+    assert bits == [0x7FC00000, 0x7F800000, 0xFF800000, 0x80000000]
+
+
 def test_strings_that_are_not_text_need_binary_data(intake: ComputingIntake) -> None:
     head = {
         "inputs": [{"name": "t", "datatype": "BYTES", "shape": [1, 1], "parameters": {"binary_data_size": 5}}]
