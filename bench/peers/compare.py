@@ -332,7 +332,7 @@ def main() -> None:
     if options.slos:
         form = form._replace(slos_ms=dict.fromkeys(NAMES, tuple(map(float, options.slos.split(",")))))
     if options.seconds:
-        short = Lengths(options.seconds, options.seconds / 2, 3, offered_min=20)
+        short = Lengths(options.seconds, options.seconds / 2, 3, offered_min=20, held_s=options.seconds)
         form = form._replace(name="peers_tried", tuning=short, rounds=form.rounds and short)
     core_ids = sorted(os.sched_getaffinity(0))
     cores = Cores(core_ids[0], core_ids[-1])

@@ -17,7 +17,6 @@ import gc
 import json
 import math
 import select
-import socket
 import sys
 import time
 from collections import deque
@@ -25,23 +24,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import httptools
 import numpy as np
 
+from peers.connection import TIMEOUT_S, Connection
 from peers.wire import GRPC_METHOD
-from steelyard.client.wire import LENGTH_HEADER
 from steelyard.load.generator import run
 from steelyard.load.result import CONNECTION, OK, OVERRUN, TIMEOUT, Outcomes, Seconds, quantile, summarise
 
 CONNECTIONS, CONNECTIONS_MAX = 32, 400
 CHANNELS = 4
-TIMEOUT_S = 20.0
 PAUSE_S = 0.02
 """A caller that was refused does not ask again at once."""
 GRPC_REFUSED = {"RESOURCE_EXHAUSTED": 503, "UNAVAILABLE": 503, "DEADLINE_EXCEEDED": TIMEOUT}
 START_DELAY_S = 0.02
-_LENGTH_HEADER = LENGTH_HEADER.lower().encode()
-_BUFFER_BYTES = 1 << 20
 
 
 class Gauge:
@@ -79,99 +74,14 @@ class Shooter(Protocol):
         """One request: status, content, length of its JSON, seconds."""
 
 
-class _Connection:
-    """One kept HTTP connection, with at most one request on its way."""
-
-    def __init__(self, address: tuple[str, int]) -> None:
-        self.socket = socket.create_connection(address, timeout=TIMEOUT_S)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
-        self.socket.setblocking(False)
-        self.index = -1
-        self._unsent = memoryview(b"")
-        self._parser: Any = None
-        self._body: list[bytes] = []
-        self.json_length: int | None = None
-        self.ended = False
-        self.sent = 0
-        self.received = 0
-
-    def fileno(self) -> int:
-        return self.socket.fileno()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the server has not closed it meanwhile, as servers do with connections that were idle."""
-        try:
-            return bool(self.socket.recv(1, socket.MSG_PEEK))
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-
-    @property
-    def was_stale(self) -> bool:
-        """Whether it broke as a kept connection may, closed in the moment of its next use: one asks again."""
-        return self.sent > 1 and not self.received
-
-    def send(self, index: int, message: bytes) -> bool:
-        """Begin a request; whether all of it was taken."""
-        self.sent, self.received = self.sent + 1, 0
-        self.index, self._unsent = index, memoryview(message)
-        self._parser, self._body, self.json_length, self.ended = (
-            httptools.HttpResponseParser(self),
-            [],
-            None,
-            False,
-        )
-        return self.flush()
-
-    def flush(self) -> bool:
-        """Send what is left; whether all of it was taken."""
-        try:
-            while self._unsent:
-                self._unsent = self._unsent[self.socket.send(self._unsent) :]
-        except BlockingIOError:
-            return False
-        return True
-
-    def read(self) -> int:
-        """Read what there is: the status once the answer is whole, 0 before, `CONNECTION` if it broke."""
-        try:
-            data = self.socket.recv(1 << 18)
-        except BlockingIOError:
-            return 0
-        except OSError:
-            return CONNECTION
-        if not data:
-            return CONNECTION
-        self.received += len(data)
-        self._parser.feed_data(data)
-        return int(self._parser.get_status_code()) if self.ended else 0
-
-    @property
-    def content(self) -> bytes:
-        return b"".join(self._body)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == _LENGTH_HEADER:
-            self.json_length = int(value)
-
-    def on_body(self, data: bytes) -> None:
-        self._body.append(data)
-
-    def on_message_complete(self) -> None:
-        self.ended = True
-
-
 class HttpShooter:
     """Over plain sockets."""
 
     def __init__(self, address: tuple[str, int], messages: Sequence[bytes]) -> None:
         self._address = address
         self._messages = messages
-        self._idle: deque[_Connection] = deque()
-        self._busy: dict[_Connection, bool] = {}  # whether all of its request was sent
+        self._idle: deque[Connection] = deque()
+        self._busy: dict[Connection, bool] = {}  # whether all of its request was sent
         self._read: tuple[bytes, int | None] = (b"", None)
 
     def open(self, at_s: Seconds, late_s: float | None) -> Outcomes:
@@ -271,7 +181,7 @@ class HttpShooter:
         """Have so many idle connections, as far as `CONNECTIONS_MAX` allows; whether there is one."""
         while len(self._idle) < wanted and len(self._idle) + len(self._busy) < CONNECTIONS_MAX:
             try:
-                self._idle.append(_Connection(self._address))
+                self._idle.append(Connection(self._address))
             except OSError:
                 break
         return bool(self._idle)

@@ -168,11 +168,12 @@ CONTENDERS = {
             {"batch": 64, "wait_s": 0.002, "fast": True, "wire": "json"},
             {"batch": 8, "wait_s": 0.002, "fast": True, "wire": "json"},
             {"batch": 64, "wait_s": 0.01, "fast": True, "wire": "json"},
+            {"batch": 64, "wait_s": 0.0, "fast": True, "wire": "json"},
             {"batch": 64, "wait_s": 0.002, "fast": False, "wire": "json"},
         ),
         False,
         "dynamic batching, one API server and one worker, access log off; "
-        "grid: batch, wait: 64, 2 ms; 8, 2 ms; 64, 10 ms; 64, 2 ms without fast_queue",
+        "grid: batch, wait: 64, 2 ms; 8, 2 ms; 64, 10 ms; 64, none; 64, 2 ms without fast_queue",
     ),
     "bentoml": Contender(
         _bentoml,
