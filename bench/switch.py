@@ -14,7 +14,7 @@ For scale, `cold_ms`: a replica that has to be started with the variant first.
 
 Where it runs: driver, or caller and front end, at nice 0; worker at nice 5; one machine.
 
-    python bench/switch.py [--switches 200] [--rows 4] [--no-record]
+    python bench/switch.py [--switches 200] [--rows 2] [--no-record]
 """
 
 import argparse
@@ -198,7 +198,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--switches", type=int, default=200, help="of each of the three runs, >= 2")
-    parser.add_argument("--rows", type=int, default=4, help="lines a batch")
+    parser.add_argument("--rows", type=int, default=2, help="lines a batch")
     parser.add_argument("--no-record", action="store_true", help="print only")
     options = parser.parse_args()
     files = prepare_models(Path.home() / ".cache" / "steelyard" / "demo").readers
