@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steelyard.cli.examples import read_examples
+from steelyard.cli.examples import is_nan, read_examples
 from steelyard.core.errors import InputError
 from steelyard.runtime.base import Signature, TensorSpec
 
@@ -106,6 +106,51 @@ def test_a_label_file_of_the_wrong_length_is_refused(tmp_path: Path) -> None:
     )
     assert refusal(arrays(tmp_path, x=x)) == "--labels: F/labels.npz: no array 'label' (known: x)"
     assert refusal(arrays(tmp_path, x=np.zeros((0, 2)), label=[])) == "--labels: F/labels.npz: no examples"
+
+
+def test_labels_that_are_all_nan_are_refused(tmp_path: Path) -> None:
+    x = np.zeros((2, 2))
+    message = "--labels: F/labels.npz: every label is NaN: no answer equals that"
+    assert refusal(arrays(tmp_path, x=x, label=[np.nan, np.nan])) == message
+    assert refusal(arrays(tmp_path, x=x, label=np.full((2, 3), np.nan))) == message
+    one = {"x": [1, 2], "label": float("nan")}
+    assert refusal(lines(tmp_path, one, one)) == message.replace("npz", "jsonl")
+    # A metric of the user's may know what a missing label means.
+    assert len(read_examples(arrays(tmp_path, x=x, label=[np.nan, 1.0]), ROWS)) == 2
+    assert [is_nan(value) for value in (np.nan, [np.nan, 1.0], [], "nan", 1, None, [[np.nan]])] == [
+        True,
+        False,
+        False,
+        False,
+        False,
+        False,
+        True,
+    ]
+
+
+def test_examples_may_be_without_labels(tmp_path: Path) -> None:
+    for file in (
+        arrays(tmp_path, x=np.zeros((2, 2))),
+        arrays(tmp_path, x=np.zeros((2, 2)), label=[np.nan, np.nan]),
+        lines(tmp_path, {"x": [0, 0]}, {"x": [0, 0], "label": 1}),
+    ):
+        assert len(read_examples(file, ROWS, option="--examples", labelled=False)) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"x": np.zeros(()), "y": [1]}, "--examples: F/labels.npz: unknown input y (known: x)"),
+        ({}, "--examples: F/labels.npz: input x is missing"),
+        ({"x": np.zeros((0, 2))}, "--examples: F/labels.npz: no examples"),
+        ({"x": np.zeros((2, 3))}, "--examples: F/labels.npz: example 0: x: want FP32 [2], got FP64 [3]"),
+        ({"x": np.zeros((2, 2)), "label": [1]}, "--examples: F/labels.npz: label has 1 entries, x has 2"),
+    ],
+)
+def test_wrong_examples_are_told_by_their_option(tmp_path: Path, given: Any, message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        read_examples(arrays(tmp_path, **given), ROWS, option="--examples", labelled=False)
+    assert str(raised.value).replace(str(tmp_path), "F") == message
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -14,15 +14,17 @@ from typing import Any
 from steelyard.backend.local import LocalBackend
 from steelyard.cli.bare import BareService
 from steelyard.cli.examples import Example
+from steelyard.cli.output import say
 from steelyard.core.commands import RunBatch
 from steelyard.core.errors import InputError, ModelError
 from steelyard.core.types import Request, Service, TensorRef
 from steelyard.profiler.recorded import Recorded, Recorder
 from steelyard.serve.base import DeployedService
+from steelyard.worker.arena import StaleRefError
 from steelyard.worker.messages import Feed
 from steelyard.worker.tensors import Gatherer, own_feeds
 
-SENT_MAX = 64
+SENT_MAX = 32
 """Examples that are sent; fewer if every stage has been given enough before."""
 
 
@@ -50,9 +52,12 @@ async def recorded_inputs(
     batchable = {stage: known.signature.batchable for stage, known in deployed.stages.items()}
     overheard = partial(_Overheard, recorder=recorder, batchable=batchable)
     bare = BareService(deployed, chosen, core_ids, make_backend=overheard)
+    sent = examples[:SENT_MAX]
+    name = deployed.served.service.name
+    say(f"sending {len(sent)} examples through {name}, to see what its stages are given", err=True)
     try:
         await bare.start()
-        for index, example in enumerate(examples[:SENT_MAX]):
+        for index, example in enumerate(sent):
             try:
                 await bare.answer(example.inputs)
             except ModelError as error:
@@ -101,7 +106,7 @@ class _Overheard(LocalBackend):
     ) -> None:
         """Keep its inputs, and run the batch."""
         taken = own_feeds(command.slices, requests) if feeds is None else feeds
-        with suppress(InputError):  # the worker finds it, too, and fails the batch
+        with suppress(InputError, StaleRefError):  # the worker finds it, too, and fails the batch
             inputs = Gatherer().gather(taken, self._anywhere)
             self._recorder.take(command.stage, inputs, command.rows, batchable=self._batchable[command.stage])
         super().run(command, requests, feeds)
