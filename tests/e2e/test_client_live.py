@@ -21,6 +21,7 @@ from steelyard.client import (
     NotFoundError,
     RejectedError,
     Retries,
+    session,
 )
 from steelyard.client.wire import datatype
 from steelyard.runtime.base import Array
@@ -68,6 +69,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     (folder / "app.py").write_text(APP.replace("DTYPES", repr(ALL)))
     with serve(Path(f"{folder}/app.py:Echo"), folder, "--profiles", str(folder / "profiles")) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that ends takes its regions along, however long the server takes to answer."""
+    monkeypatch.setattr(session, "CLOSE_S_MAX", WAIT_S_MAX)
 
 
 def tensors(rows: int, columns: int, seed: int) -> dict[str, Array]:

@@ -113,7 +113,7 @@ def test_a_call_whose_deadline_has_passed_leaves_the_end_of_its_request_to_the_c
     with running_grpc(intake) as server:
         with_channel(server.port, use)
         (asked,) = intake.requests
-        assert asked.deadline_s - asked.arrived_s <= 1.0
+        assert asked.deadline_s - asked.arrived_s < 2.0  # the call's, not the service's ten seconds
         server.on_loop(lambda: intake.finish(asked.id, Shed(asked.id, "deadline")))
     assert intake.cancelled == []
 

@@ -1,5 +1,6 @@
 """tritonclient over gRPC, in a process of its own: every datatype and rank, every call of a live server."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -81,7 +82,7 @@ def test_without_the_extra_a_server_says_so_and_goes_on(
     lacking = tmp_path / "lacking"
     lacking.mkdir()
     (lacking / "grpc.py").write_text("raise ModuleNotFoundError('no', name='grpc')\n")
-    monkeypatch.setenv("PYTHONPATH", str(lacking))
+    monkeypatch.setenv("PYTHONPATH", str(lacking), prepend=os.pathsep)
     (port,) = free_ports(1)
     with serve(write_spec(tmp_path, mlp), tmp_path, "--grpc-port", str(port)) as server:
         assert server.status()["services"].keys() == {"digits", "twin"}

@@ -384,10 +384,12 @@ def test_a_killed_server_leaves_nothing_behind(tmp_path: Path, heir: str) -> Non
     command = [sys.executable, str(script), str(model), arena, heir]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
-        pids = json.loads(server.stdout.readline())
-        made = [pids["zygote"], *pids["workers"]]
-        assert wait_ended(made, seconds_max=0.0) == sorted(made)
-        os.kill(server.pid, signal.SIGKILL)
+        try:
+            pids = json.loads(server.stdout.readline())
+            made = [pids["zygote"], *pids["workers"]]
+            assert wait_ended(made, seconds_max=0.0) == sorted(made)
+        finally:
+            server.kill()
         server.wait()
         left = wait_ended(made)
         if pids["heir"]:

@@ -51,7 +51,7 @@ def live(folder: Path, policy: str) -> RecordedRun:
             "load", server.url, "--model", "naps", "--trace", str(trace), "--input", str(payload),
             "--json", str(result),
         )  # fmt: skip
-        done = subprocess.run(command, timeout=40, check=False, capture_output=True)
+        done = subprocess.run(command, timeout=100, check=False, capture_output=True)
         assert done.returncode in (0, 1), done.stderr  # 1: the generator was late, as on a busy machine
         end_s = server.status()["now_s"] + 1.0
         wait_until(lambda: server.status()["now_s"] >= end_s, "the end of the trace")

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from multiprocessing import active_children
 from pathlib import Path
@@ -21,6 +20,7 @@ from steelyard.sim.decisions import DecisionLog, run_of
 from steelyard.sim.many import needed_bytes, simulate_many
 from steelyard.sim.result import SimulatedRun
 from steelyard.sim.scenario import Scenario, SimulatedNode
+from steelyard.testing.live import WAIT_S_MAX, wait_until
 from steelyard.workload.trace import count_trace
 
 SERVICE = Service("ocr", 0.2, (Stage("read", (Variant("base", 0.9, 4, 4),)),))
@@ -133,9 +133,10 @@ def test_a_caller_that_leaves_ends_the_processes() -> None:
 
 
 SCRIPT = """
-import sys
+import signal, sys
 from steelyard.cli.main import app
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what is in the background without
     app(sys.argv[1:])
 """
 SPEC = """
@@ -158,26 +159,30 @@ def test_ctrl_c_ends_all_processes_without_a_word_of_theirs(
     asked = ["simulate", "spec.yaml", "--trace", "trace.txt", "--seeds", "4", "--processes", processes]
     asked += ["--decisions", "decisions.jsonl"]
     script = [sys.executable, "script.py", *asked]
-    with subprocess.Popen(
+    process = subprocess.Popen(
         script,
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    ) as process:
-        deadline_s = time.monotonic() + 60
-        while not _is_running(process.pid, tmp_path, children=0 if processes == "1" else after):
-            assert process.poll() is None
-            assert time.monotonic() < deadline_s
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(0.01)
+    )
+    children = 0 if processes == "1" else after
+    try:
+        wait_until(
+            lambda: process.poll() is not None or _is_running(process.pid, tmp_path, children=children),
+            "it runs",
+        )
+        assert process.poll() is None
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=WAIT_S_MAX)
         assert (process.returncode, stdout, stderr.strip()) == (130, "", "")
-    deadline_s = time.monotonic() + 60
-    while _living(process.pid):  # the resource tracker ends when it finds nobody left
-        assert time.monotonic() < deadline_s
+        # The resource tracker ends when it finds nobody left.
+        wait_until(lambda: not _living(process.pid), "the end of all of them")
+    finally:
+        with suppress(ProcessLookupError):  # they would run for many minutes
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def _is_running(pid: int, folder: Path, *, children: int) -> bool:
