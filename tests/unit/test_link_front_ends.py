@@ -297,19 +297,19 @@ def test_a_region_is_known_everywhere_before_its_client_is_told() -> None:
         await rig.front_ends.start(WELCOME, 2)
         first, second = rig.puppets
         region = m.Region("mine", ("/key", 0, 8))
-        first.say(m.RegionAsked(1, region))
+        first.say(m.RegionChanged(1, region))
         await until(lambda: second.of(m.RegionChanged))
         assert not first.of(m.Told)
-        second.say(m.RegionTaken(second.of(m.RegionChanged)[0].call))
+        second.say(m.Told(second.of(m.RegionChanged)[0].call))
         await until(lambda: first.of(m.Told))
         assert first.of(m.Told) == [m.Told(1)]
         # One that cannot use it: the client is told so. One that is gone: nobody waits for it.
-        first.say(m.RegionAsked(2, m.Region("other", ("/key", 8, 8))))
+        first.say(m.RegionChanged(2, m.Region("other", ("/key", 8, 8))))
         await until(lambda: len(second.of(m.RegionChanged)) == 2)
-        second.say(m.RegionTaken(second.of(m.RegionChanged)[1].call, "taken already"))
+        second.say(m.Told(second.of(m.RegionChanged)[1].call, "taken already"))
         await until(lambda: len(first.of(m.Told)) == 2)
         assert first.of(m.Told)[1] == m.Told(2, "taken already")
-        first.say(m.RegionAsked(3, m.Region("third", ("/key", 8, 8))))
+        first.say(m.RegionChanged(3, m.Region("third", ("/key", 8, 8))))
         await until(lambda: len(second.of(m.RegionChanged)) == 3)
         second.link.close()
         await until(lambda: len(first.of(m.Told)) == 3)
@@ -325,11 +325,11 @@ def test_a_region_that_one_cannot_use_is_known_nowhere() -> None:
     async def main(rig: Rig) -> None:
         await rig.front_ends.start(WELCOME, 3)
         first, second, third = rig.puppets
-        first.say(m.RegionAsked(1, m.Region("mine", ("/key", 0, 8))))
+        first.say(m.RegionChanged(1, m.Region("mine", ("/key", 0, 8))))
         await until(lambda: second.of(m.RegionChanged) and third.of(m.RegionChanged))
         call = third.of(m.RegionChanged)[0].call
-        third.say(m.RegionTaken(call, "no such object"))
-        second.say(m.RegionTaken(call))
+        third.say(m.Told(call, "no such object"))
+        second.say(m.Told(call))
         await until(lambda: first.of(m.Told))
         assert first.of(m.Told) == [m.Told(1, "no such object")]
         await until(lambda: len(second.of(m.RegionChanged)) == 2)
@@ -358,12 +358,12 @@ def test_a_region_is_known_to_a_front_end_that_starts_while_it_is_asked_for() ->
         await rig.front_ends.start(WELCOME, 2)
         known = rig.front_ends._front_ends
         region = m.Region("mine", ("/key", 0, 8))
-        rig.front_ends._receive(known[1], m.RegionAsked(1, region), [])
+        rig.front_ends._receive(known[1], m.RegionChanged(1, region), [])
         rig.front_ends._lose(known[2], "in the same turn of the loop")
         first, _, third = rig.puppets
         await until(lambda: third.of(m.RegionChanged))
         assert third.of(m.RegionChanged)[0].region == region
-        third.say(m.RegionTaken(third.of(m.RegionChanged)[0].call))
+        third.say(m.Told(third.of(m.RegionChanged)[0].call))
         await until(lambda: first.of(m.Told))
         assert first.of(m.Told) == [m.Told(1)]
 

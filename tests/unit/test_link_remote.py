@@ -171,4 +171,4 @@ def test_what_is_refused_is_an_error_of_the_right_kind(rig: Rig) -> None:
     rig.said.messages.clear()
     with pytest.raises(InputError, match="taken"):
         asked(rig, rig.intake.calls.spread("mine", ("/key", 0, 8)), m.Told(2, "taken"))
-    assert rig.said.messages == [m.RegionAsked(2, m.Region("mine", ("/key", 0, 8)))]
+    assert rig.said.messages == [m.RegionChanged(2, m.Region("mine", ("/key", 0, 8)))]

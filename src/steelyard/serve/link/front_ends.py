@@ -248,11 +248,11 @@ class FrontEnds:
                         self._on_status(service, status, times)
             case m.Asked():
                 self._do(self._answer(front_end, message))
-            case m.RegionAsked():
+            case m.RegionChanged():
                 # Those that there are when the region gets known to others that start: one turn later.
                 alike = (one for one in self._front_ends.values() if one.kind == front_end.kind)
                 self._do(self._regions.spread(message, front_end, alike))
-            case m.RegionTaken():
+            case m.Told():
                 self._regions.taken(front_end, message)
             case _:
                 front_end.hear(message)

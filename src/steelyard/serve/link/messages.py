@@ -1,8 +1,10 @@
 """What a front end and the decision maker say to each other, several messages a packet.
 
-The rule of this file: what the machines know by an event or a command travels as that event or command
-(`RequestArrived` up, `Complete` down), written by the one codec (docs/adr/0002). Only what concerns the link
-itself has words of its own: who listens where, whose memory is lent to whom, what has been read.
+The rules of this file:
+- What the machines know by an event or a command travels as that event or command (`RequestArrived` up,
+  `Complete` down), written by the one codec (docs/adr/0002). Only what concerns the link itself has words of
+  its own: who listens where, whose memory is lent to whom, what has been read.
+- A word means the same in both directions: each end may make calls, numbered by itself, and is `Told`.
 
 File descriptors go along with the packet: `ArenaMade` carries the front end's arena, `Lend` those it names.
 """
@@ -86,7 +88,7 @@ class Forget(Frozen, frozen=True, tag="forget"):
 
 
 class Told(Frozen, frozen=True, tag="told"):
-    """The answer to `Asked` or `RegionAsked`; `error` is one line, empty if it was done."""
+    """The answer to `Asked` or `RegionChanged`; `error` is one line, empty if it was done."""
 
     call: int
     error: str = ""
@@ -94,7 +96,10 @@ class Told(Frozen, frozen=True, tag="told"):
 
 
 class RegionChanged(Frozen, frozen=True, tag="region_changed"):
-    """A client of another front end has registered or unregistered a region; answered by `RegionTaken`."""
+    """A client has registered or unregistered a region; answered by `Told`.
+
+    Up, it is to be known to all others of the kind; down, to this one, as it is to that of the client.
+    """
 
     call: int
     region: Region
@@ -151,23 +156,9 @@ class Asked(Frozen, frozen=True, tag="asked"):
     service: str
 
 
-class RegionAsked(Frozen, frozen=True, tag="region_asked"):
-    """Let the others of this kind know a region; answered by `Told` when they do."""
-
-    call: int
-    region: Region
-
-
-class RegionTaken(Frozen, frozen=True, tag="region_taken"):
-    """The answer to `RegionChanged`; `error` is one line, empty if the region can be used here, too."""
-
-    call: int
-    error: str = ""
-
-
 FromFrontEnd = (
     RequestArrived | RequestCancelled | ArenaMade | Listening | CannotListen | Taken | Counted | Asked
-    | RegionAsked | RegionTaken
+    | RegionChanged | Told
 )  # fmt: skip
 
 

@@ -174,7 +174,7 @@ class FrontEnd:
             self._keep(message.region)
         except InputError as refused:
             error = str(refused)
-        self._link.post(m.RegionTaken(message.call, error))
+        self._link.post(m.Told(message.call, error))
 
     def _keep(self, region: m.Region) -> None:
         if region.place is None:

@@ -30,7 +30,7 @@ class SharedRegions:
         """Those that a front end that starts now is to know."""
         return tuple(self._known[kind].values())
 
-    async def spread(self, asked: m.RegionAsked, by: FrontEnd, front_ends: Iterable[FrontEnd]) -> None:
+    async def spread(self, asked: m.RegionChanged, by: FrontEnd, front_ends: Iterable[FrontEnd]) -> None:
         """Let all others know what a client of `by` has registered or unregistered; then answer it."""
         known, region = self._known[by.kind], asked.region
         if region.place is not None:
@@ -65,7 +65,7 @@ class SharedRegions:
         finally:
             self._waiting = {key: one for key, one in self._waiting.items() if key[1] != call}
 
-    def taken(self, front_end: FrontEnd, message: m.RegionTaken) -> None:
+    def taken(self, front_end: FrontEnd, message: m.Told) -> None:
         """A front end knows."""
         future = self._waiting.get((front_end.number, message.call))
         if future is not None and not future.done():

@@ -195,7 +195,7 @@ class Calls:
         Raises:
             InputError: one of them cannot use it.
         """
-        told = await self.ask(lambda call: m.RegionAsked(call, m.Region(name, place)))
+        told = await self.ask(lambda call: m.RegionChanged(call, m.Region(name, place)))
         if told.error:
             raise InputError(told.error)
 
