@@ -323,6 +323,21 @@ def test_what_is_not_finite_is_written_as_triton_does_in_json_and_kept_in_binary
     assert bits == [0x7FC00000, 0x7F800000, 0xFF800000, 0x80000000]
 
 
+def test_large_outputs_need_binary_data() -> None:
+    tensors = {"x": ("UINT8", (-1, -1))}
+    services = {"echo": served("echo", tensors, tensors)}
+    intake = ComputingIntake(services, lambda arrays: arrays)
+    for size, status in ((1 << 19, 200), ((1 << 19) + 1, 400)):
+        given = {"name": "x", "datatype": "UINT8", "shape": [1, size]}
+        head = {"inputs": [given | {"parameters": {"binary_data_size": size}}]}
+        body, headers = with_binary(head, bytes(size))
+        answer = ask_app(make_app(intake), "POST", "/v2/models/echo/infer", body, headers)
+        assert answer.status == status
+    line = "output 'x' has 524289 values; at most 524288 are written as JSON: ask for binary data"
+    assert answer.json()["error"] == line
+    intake.close()
+
+
 def test_strings_that_are_not_text_need_binary_data(intake: ComputingIntake) -> None:
     head = {
         "inputs": [{"name": "t", "datatype": "BYTES", "shape": [1, 1], "parameters": {"binary_data_size": 5}}]
