@@ -24,7 +24,7 @@ from steelyard.serve.base import End, Intake
 from steelyard.serve.edge.bounds import Bounds, header_bounds
 from steelyard.serve.edge.codec import Inference, Route
 from steelyard.serve.edge.compression import answer_coding
-from steelyard.serve.edge.exchange import CLIENT_GONE, unanswerable
+from steelyard.serve.edge.exchange import CLIENT_GONE, NAME_CHARS_MAX, unanswerable
 from steelyard.serve.edge.http import OnStatus
 from steelyard.serve.edge.logs import EventLog
 from steelyard.serve.edge.pages import unknown_model, unloaded
@@ -41,7 +41,6 @@ from steelyard.serve.grpc.wire import in_stream
 
 STREAM_REQUESTS_MAX = 64
 """Requests of one stream that are open at a time; the next one is read when the oldest is answered."""
-NAME_CHARS_MAX = 128
 EXPIRED_RATIO, EXPIRED_S = 0.98, 0.005
 """gRPC rounds deadlines up, by 1 % at most, and their clocks start a message's way apart."""
 _COMPRESSIONS = {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
