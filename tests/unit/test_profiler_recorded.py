@@ -42,6 +42,8 @@ def test_a_ragged_input_is_the_array_of_its_row() -> None:
     found = kept(recorder)
     assert [(row["codes"].tolist(), row["size"].tolist()) for row in found.rows] == [([1, 2], [7]), ([], [8])]
     assert found.ragged == {"codes"}
+    recorder.take("s", {"codes": np.array([[1]]), "size": np.array([1])}, 1, batchable=True)
+    assert len(kept(recorder).rows) == 2  # an array, once: not of one kind with the others
 
 
 def test_a_model_of_one_row_is_given_its_inputs_whole() -> None:

@@ -73,7 +73,9 @@ class Recorder:
             batchable: whether the leading axis of an array is the batch's rows.
         """
         kept = self._rows.setdefault(stage, [])
-        self._ragged[stage] = frozenset(name for name, value in inputs.items() if isinstance(value, list))
+        ragged = frozenset(name for name, value in inputs.items() if isinstance(value, list))
+        if self._ragged.setdefault(stage, ragged) != ragged:
+            return  # glue may give arrays once and lists another time: those of one kind share batches
         for index in range(rows):
             row = {name: _row(value, index, batchable=batchable) for name, value in inputs.items()}
             size = row_bytes(row)
