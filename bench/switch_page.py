@@ -21,7 +21,10 @@ def switch(record: dict[str, Any]) -> str:
         (
             f"{where}: {variant}",
             TIMED[what],
-            *(f"{ms[key]:.2f}" for key in ("first_p50", "later_p50", "added", "first_p99", "later_p99")),
+            *(
+                f"{round(ms[key], 2) + 0.0:.2f}"
+                for key in ("first_p50", "later_p50", "added", "first_p99", "later_p99")
+            ),
         )
         for where, run in runs
         for variant, timed in run["variants"].items()
