@@ -26,21 +26,6 @@ from steelyard.testing.live import WAIT_S_MAX, LiveServer, descendants, serve, w
 
 pytestmark = pytest.mark.slow
 
-SPEC = """\
-version: 1
-models:
-  naps:
-    variants:
-      base: {runtime: sleep, latency: {alpha_ms: 20, beta_ms: 0, gamma_ms: 0, zeta_ms: 0}, batch_max: 4}
-services:
-  naps:
-    slo: {latency: 20s}
-    pipeline:
-      nap: {model: naps}
-policies:
-  two: {name: static, replicas: 2, cores: 1, batch: 4}
-policy: two
-"""
 CLIENTS = 24
 """Connections, of which each front end gets some: all on one of two has a chance of 2^-23."""
 BROKEN = {
@@ -48,13 +33,6 @@ BROKEN = {
     "ConnectionResetError",
 }  # fmt: skip
 """What aiohttp calls a connection whose other end has gone, by where it was then."""
-
-
-@pytest.fixture
-def spec(tmp_path: Path) -> Path:
-    path = tmp_path / "spec.yaml"
-    path.write_text(SPEC)
-    return path
 
 
 def front_ends(server: LiveServer, kind: str = "http") -> list[dict[str, Any]]:

@@ -26,29 +26,7 @@ from steelyard.testing.live import (
 
 pytestmark = pytest.mark.slow
 
-SPEC = """\
-version: 1
-models:
-  naps:
-    variants:
-      base: {runtime: sleep, latency: {alpha_ms: 20, beta_ms: 0, gamma_ms: 0, zeta_ms: 0}, batch_max: 4}
-services:
-  naps:
-    slo: {latency: 20s}
-    pipeline:
-      nap: {model: naps}
-policies:
-  two: {name: static, replicas: 2, cores: 1, batch: 4}
-policy: two
-"""
 BODY = b'{"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1.5]}]}'
-
-
-@pytest.fixture
-def spec(tmp_path: Path) -> Path:
-    path = tmp_path / "spec.yaml"
-    path.write_text(SPEC)
-    return path
 
 
 async def infer(session: aiohttp.ClientSession, url: str) -> str:

@@ -7,10 +7,14 @@ from collections.abc import Callable, Iterator
 import pytest
 from fuzz_direct import DirectEdge
 
-from steelyard.serve.edge import make_app
+from steelyard.serve.edge import EdgeSettings, make_app
 from steelyard.serve.edge.http import EdgeApp
+from steelyard.serve.link import messages as m
+from steelyard.serve.link.remote import RemoteIntake
+from steelyard.serve.repository import RepositoryEntry
 from steelyard.testing.http import ask_app
 from steelyard.testing.intake import ComputingIntake, served
+from steelyard.worker.arena import Arena
 
 SERVICES = {"echo": served("echo", {"x": ("FP32", (-1, 4))}, {"x": ("FP32", (-1, 4))}, rows_max=1024)}
 ARENA_BYTES = 8192
@@ -54,17 +58,46 @@ def _app() -> Iterator[EdgeApp]:
     intake.close()
 
 
+def asked(rows: int) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of a request of so many rows."""
+    data = bytes(16 * rows)
+    given = {
+        "name": "x",
+        "datatype": "FP32",
+        "shape": [rows, 4],
+        "parameters": {"binary_data_size": len(data)},
+    }
+    text = json.dumps({"inputs": [given]}).encode()
+    return text + data, {"Inference-Header-Content-Length": str(len(text))}
+
+
+LINE = (
+    "the request's tensors take 16384 bytes of memory, each a power of two; the server has 8192 for requests "
+    "(option --arena)"
+)
+
+
 @pytest.mark.parametrize("ask", [through_asgi, in_one_piece, in_two_pieces])
 def test_it_is_413_and_says_what_would_do(app: EdgeApp, ask: Ask) -> None:
     # 509 rows of 16 bytes and the slot's header of 64 are 8208 bytes: the next power of two is 16384.
     # One row less is 8192: the whole arena.
-    line = (
-        "the request's tensors take 16384 bytes of memory, each a power of two; the server has 8192 for "
-        "requests (option --arena)"
-    )
-    for rows, expected in ((509, (413, line)), (508, (200, ""))):
-        data = bytes(16 * rows)
-        parameters = {"binary_data_size": len(data)}
-        given = {"name": "x", "datatype": "FP32", "shape": [rows, 4], "parameters": parameters}
-        text = json.dumps({"inputs": [given]}).encode()
-        assert ask(app, text + data, {"Inference-Header-Content-Length": str(len(text))}) == expected
+    assert ask(app, *asked(509)) == (413, LINE)
+    assert ask(app, *asked(508)) == (200, "")
+
+
+@pytest.mark.parametrize("ask", [through_asgi, in_one_piece, in_two_pieces])
+def test_a_front_end_in_its_own_process_says_the_same_of_its_own_memory(ask: Ask) -> None:
+    seen = m.Seen(is_ready=True, is_open=True, entry=RepositoryEntry("echo", "READY"))
+    welcome = m.Welcome(1, "http", "127.0.0.1", 0, ARENA_BYTES, 1.0, EdgeSettings(), SERVICES, {"echo": seen})
+
+    class Nobody:
+        def post(self, message: object) -> None:
+            raise AssertionError(message)
+
+        def wake(self) -> None:
+            raise AssertionError
+
+    intake = RemoteIntake(welcome, Arena("fe1", ARENA_BYTES), Nobody())
+    assert ask(make_app(intake), *asked(509)) == (413, LINE)
+    assert intake.arena.bytes_used == 0
+    intake.close()
