@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from steelyard.backend.base import BackendEvent
-from steelyard.backend.replica import LocalReplica, cores_of, is_fractional
+from steelyard.backend.patience import Patience
+from steelyard.backend.replica import READ_MAX, LocalReplica, cores_of, is_fractional
 from steelyard.core.commands import ResizeReplica, RunBatch, StartReplica
 from steelyard.core.events import (
     BatchCompleted,
@@ -41,13 +42,19 @@ def pid() -> Iterator[int]:
 class Stage:
     """A replica, the worker's end of its doorbell, and what was seen."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch_s_max: float) -> None:
         ours, its = pair()
         self.worker: Doorbell[m.ToWorker] = Doorbell(its, m.ToWorker)
         self.events: list[BackendEvent] = []
         self.kills = 0
         self.replica = LocalReplica(
-            START, ours, None, self.events.append, self._kill, loop=asyncio.get_running_loop()
+            START,
+            ours,
+            None,
+            self.events.append,
+            self._kill,
+            Patience(None, batch_s_max),
+            loop=asyncio.get_running_loop(),
         )
 
     def _kill(self) -> None:
@@ -66,9 +73,9 @@ class Stage:
         return found[0]
 
 
-def play(scenario: Callable[[Stage], Coroutine[Any, Any, None]]) -> None:
+def play(scenario: Callable[[Stage], Coroutine[Any, Any, None]], batch_s_max: float = 600.0) -> None:
     async def main() -> None:
-        stage = Stage()
+        stage = Stage(batch_s_max)
         try:
             await scenario(stage)
         finally:
@@ -191,14 +198,14 @@ def test_a_batch_that_does_not_end_ends_its_worker(pid: int) -> None:
     async def scenario(stage: Stage) -> None:
         stage.become_ready(pid)
         await stage.seen(ReplicaReady)
-        stage.replica.run(RunBatch(1, 1, "st", "v", 1, (), 0.0), (), 0.01)
+        stage.replica.run(RunBatch(1, 1, "st", "v", 1, (), 0.0), ())
         async with asyncio.timeout(10):
             while not stage.kills:
                 await asyncio.sleep(0)
         gone = stage.replica.ended(-9)
         assert gone == ReplicaGone(1, False, "stuck: a batch did not end within 0.01 s", is_stuck=True)
 
-    play(scenario)
+    play(scenario, batch_s_max=0.01)
 
 
 def test_a_batch_is_given_its_time_again_if_everything_stood_still(pid: int) -> None:
@@ -206,7 +213,7 @@ def test_a_batch_is_given_its_time_again_if_everything_stood_still(pid: int) -> 
         stage.become_ready(pid)
         await stage.seen(ReplicaReady)
         replica, now_s = stage.replica, asyncio.get_running_loop().time
-        replica.run(RunBatch(1, 1, "st", "v", 1, (), 0.0), (), 600.0)
+        replica.run(RunBatch(1, 1, "st", "v", 1, (), 0.0), ())
         replica._overdue[1] = (now_s() - 0.5, 0.8)  # the timer is half a second late, and 0.4 s are the most
         replica._look_for_stuck()
         assert stage.kills == 0
@@ -223,26 +230,49 @@ def test_a_batch_that_may_take_less_than_the_one_before_is_looked_for_sooner(pid
     async def scenario(stage: Stage) -> None:
         stage.become_ready(pid)
         await stage.seen(ReplicaReady)
-        stage.replica.run(RunBatch(1, 1, "st", "v", 1, (), 0.0), (), 600.0)
+        stage.replica.run(RunBatch(1, 1, "st", "v", 1, (), 30.0), ())  # 20 times that
         stage.worker.send(m.Done(1, 1.0, 2.0, ()))
         await stage.seen(BatchCompleted)
-        stage.replica.run(RunBatch(2, 1, "st", "v", 1, (), 0.0), (), 0.01)
+        stage.replica.run(RunBatch(2, 1, "st", "v", 1, (), 0.0), ())
         async with asyncio.timeout(10):
             while not stage.kills:
                 await asyncio.sleep(0)
         assert stage.replica.ended(-9).reason == "stuck: a batch did not end within 0.01 s"
 
-    play(scenario)
+    play(scenario, batch_s_max=0.01)
 
 
 def test_a_batch_that_ended_while_nobody_looked_is_no_reason_to_end_its_worker(pid: int) -> None:
     async def scenario(stage: Stage) -> None:
         stage.become_ready(pid)
         await stage.seen(ReplicaReady)
-        stage.replica.run(RunBatch(1, 1, "st", "v", 1, (), 0.0), (), 0.0)
+        stage.replica.run(RunBatch(1, 1, "st", "v", 1, (), 0.0), ())
         stage.worker.send(m.Done(1, 1.0, 2.0, ()))
         stage.replica._look_for_stuck()  # as after a pause: the timer is due before the doorbell was read
         assert stage.kills == 0
         assert stage.events[-1] == BatchCompleted(1, 1, 1.0, 2.0)
+
+    play(scenario, batch_s_max=0.0)
+
+
+def test_what_was_read_is_said_with_the_next_batch() -> None:
+    async def scenario(stage: Stage) -> None:
+        for batch_id in (1, 2):
+            stage.replica.release(batch_id)
+        for batch_id in (3, 4):
+            stage.replica.run(RunBatch(batch_id, 1, "st", "v", 1, (), 0.0), ())
+        assert stage.worker.receive() == ([m.Run(3, "v", 1, (), read=(1, 2))], [])
+        assert stage.worker.receive() == ([m.Run(4, "v", 1, ())], [])
+
+    play(scenario)
+
+
+def test_without_a_next_batch_a_worker_keeps_few_outputs_that_were_read() -> None:
+    async def scenario(stage: Stage) -> None:
+        for batch_id in range(READ_MAX + 1):
+            stage.replica.release(batch_id)
+        assert stage.worker.receive() == ([m.Free(tuple(range(READ_MAX)))], [])
+        stage.replica.run(RunBatch(99, 1, "st", "v", 1, (), 0.0), ())
+        assert stage.worker.receive() == ([m.Run(99, "v", 1, (), read=(READ_MAX,))], [])
 
     play(scenario)

@@ -9,8 +9,8 @@ import pytest
 from steelyard.core.errors import JournalError
 from steelyard.core.events import Woken
 from steelyard.journal.codec import read
-from steelyard.journal.records import VERSION, Header, Record
-from steelyard.serve.recorder import JournalFile
+from steelyard.journal.records import CONTROL, VERSION, Header, Record
+from steelyard.serve.recorder import JournalFile, Recorder
 
 HEADER = Header(
     version=VERSION, services={}, service_times={}, policy="static", policy_options={}, window_s=0.1,
@@ -64,3 +64,13 @@ def test_a_disk_that_fails_later_is_told_once_and_the_rest_is_counted(tmp_path: 
     journal.close()
     assert told == [f"{tmp_path / 'journal'} ends here: No space left on device"]
     assert journal.dropped == 2
+
+
+def test_only_what_is_written_somewhere_is_wanted(tmp_path: Path) -> None:
+    file = JournalFile(tmp_path / "journal", HEADER)
+    wanted = {
+        kept: [Recorder(*files).wants(machine) for machine in (CONTROL, "service/ocr")]
+        for kept, files in {"all": (file, None), "decisions": (None, file), "nothing": (None, None)}.items()
+    }
+    file.close()
+    assert wanted == {"all": [True, True], "decisions": [True, False], "nothing": [False, False]}

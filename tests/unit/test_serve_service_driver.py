@@ -31,14 +31,17 @@ def test_every_request_ends_though_one_cannot_be_told() -> None:
     counted: list[RequestId] = []
     freed: list[RequestId] = []
     said: list[dict[str, Any]] = []
+    steps: list[str] = []
 
     def on_end(end: End) -> None:
         if end.request_id.sequence == 1:
             raise ZeroDivisionError
         ended.append(end.request_id)
+        steps.append("told")
 
     def count(request: Request, _: End) -> None:
         counted.append(request.id)
+        steps.append("counted")
         if request.id.sequence == 2:
             raise KeyError("metric")
 
@@ -66,6 +69,7 @@ def test_every_request_ends_though_one_cannot_be_told() -> None:
     asyncio.run(main())
     first, second, third = (request.id for request in REQUESTS)
     assert ended == [second, third]  # the second's answer does not depend on whether it is counted
+    assert steps == ["counted", "told", "counted", "told", "counted"]  # who waits is told first
     assert counted == freed == [first, second, third]
     assert [context["message"] for context in said] == [
         "request 0-1 could not be told of its end",

@@ -13,7 +13,6 @@ import uvloop
 
 from steelyard.worker import messages as m
 from steelyard.worker.doorbell import (
-    HELD_MAX,
     PACKET_BYTES_MAX,
     WAITING_PACKETS_MAX,
     Doorbell,
@@ -107,26 +106,13 @@ def play(
 @pytest.mark.parametrize("loop_factory", LOOPS)
 def test_several_messages_travel_in_one_packet_and_in_order(loop_factory: Any) -> None:
     async def scenario(ear: Ear) -> None:
-        ear.bell.hold(m.Free(1))
-        ear.bell.hold(m.Free(2))
-        ear.bell.send(m.SetCores(2.0))  # takes along what waits
-        assert ear.other.receive() == ([m.Free(1), m.Free(2), m.SetCores(2.0)], [])
+        ear.bell.send(m.Free((1, 2)), m.SetCores(2.0))
+        assert ear.other.receive() == ([m.Free((1, 2)), m.SetCores(2.0)], [])
         ear.other.send(m.Loaded("a"), m.Unloaded("b", "gone"))
         await ear.until(lambda: len(ear.heard) == 2)
         assert ear.heard == [m.Loaded("a"), m.Unloaded("b", "gone")]
 
     play(scenario, loop_factory)
-
-
-def test_what_is_in_no_hurry_waits_for_company_up_to_a_limit() -> None:
-    async def scenario(ear: Ear) -> None:
-        for batch_id in range(HELD_MAX + 1):  # one more than makes a packet of their own
-            ear.bell.hold(m.Free(batch_id))
-        assert ear.other.receive() == ([m.Free(batch_id) for batch_id in range(HELD_MAX)], [])
-        ear.bell.send(m.Stop())
-        assert ear.other.receive() == ([m.Free(HELD_MAX), m.Stop()], [])
-
-    play(scenario, None)
 
 
 @pytest.mark.parametrize("loop_factory", LOOPS)
@@ -197,14 +183,14 @@ def test_nothing_blocks_when_the_other_end_does_not_read_and_nothing_is_lost(loo
     async def scenario(ear: Ear) -> None:
         sent = 0
         while not ear.bell.is_waiting:  # until the socket takes no more
-            ear.bell.send(m.Free(sent), m.Load("x" * 1000))
+            ear.bell.send(m.Free((sent,)), m.Load("x" * 1000))
             sent += 1
         for _ in range(5):
-            ear.bell.send(m.Free(sent), m.Load("x" * 1000))
+            ear.bell.send(m.Free((sent,)), m.Load("x" * 1000))
             sent += 1
 
         def read_all() -> list[int]:
-            return [ear.other.receive()[0][0].batch_id for _ in range(sent)]
+            return [ear.other.receive()[0][0].read[0] for _ in range(sent)]
 
         heard = await asyncio.get_running_loop().run_in_executor(None, read_all)
         assert heard == list(range(sent))

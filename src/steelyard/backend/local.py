@@ -102,7 +102,8 @@ class LocalBackend:
         self._loop = loop
         self._limits = limits or LocalLimits()
         self._takers = dict(takers or {})
-        self._patience = Patience(slo_s or {}, self._limits.batch_s_max)
+        self._slo_s = dict(slo_s or {})
+        self._patience: dict[StageKey, Patience] = {}
         self._replicas: dict[int, LocalReplica] = {}
         self._by_arena: dict[str, LocalReplica] = {}
         self._front_arenas: dict[str, int] = {}  # of front ends in processes of their own -> descriptors
@@ -145,14 +146,16 @@ class LocalBackend:
             self._loop.call_soon(self._sink, gone)
             return
         ours, its = pair()
+        stage, slo_s = (command.service, command.stage), self._slo_s.get(command.service)
+        patience = self._patience.setdefault(stage, Patience(slo_s, self._limits.batch_s_max))
         replica = LocalReplica(
             command,
             ours,
             self._quotas,
             self._sink,
             lambda: self._launcher.kill(command.replica_id),
+            patience,
             loop=self._loop,
-            served=lambda service_s: self._patience.ended(command.service, command.stage, service_s),
         )
         self._replicas[command.replica_id] = self._by_arena[replica.arena_name] = replica
         self._empty.clear()
@@ -204,8 +207,7 @@ class LocalBackend:
             feeds = own_feeds(command.slices, requests)
         if not is_own or self._front_arenas:
             self.lend(replica, {block.tensor.ref.arena for feed in feeds for block in feed.blocks})
-        seconds_max = self._patience.seconds_max(replica.service, command.stage, command.expected_s)
-        replica.run(command, tuple(feeds), seconds_max)
+        replica.run(command, tuple(feeds))
 
     def release(self, command: ReleaseOutputs) -> None:
         """Let the worker reuse the place of a batch's outputs."""

@@ -13,8 +13,6 @@ All but the first are at most `batch_s_max`. Until the stage has ended a first b
 compile things, they are `batch_s_max`; so they are for a service without an objective.
 """
 
-from collections.abc import Mapping
-
 BATCH_FACTOR_MAX = 20.0
 LONGEST_FACTOR = 4.0
 SLO_PART = 4.0
@@ -24,43 +22,31 @@ KNOWN_BATCHES = 100
 
 
 class Patience:
-    """With the batches of one backend.
+    """With the batches of one stage.
 
     Args:
-        slo_s: latency objective by service, in seconds.
+        slo_s: latency objective of its service, in seconds; None without one.
         batch_s_max: seconds a batch may take of which nothing is known.
     """
 
-    def __init__(self, slo_s: Mapping[str, float], batch_s_max: float) -> None:
-        self._slo_s = dict(slo_s)
+    def __init__(self, slo_s: float | None, batch_s_max: float) -> None:
+        self._slo_s = slo_s
         self._batch_s_max = batch_s_max
-        self._ended: dict[tuple[str, str], _Ended] = {}
+        self._usual_s = batch_s_max  # but for what is expected
+        self._batches = 0
+        self._longest_s = float("-inf")
 
-    def seconds_max(self, service: str, stage: str, expected_s: float) -> float:
+    def seconds_max(self, expected_s: float) -> float:
         """Of a batch that is expected to take so long."""
-        known_s, ended = BATCH_FACTOR_MAX * expected_s, self._ended.get((service, stage))
-        slo_s = self._slo_s.get(service)
-        if ended is None or slo_s is None:
-            return max(self._batch_s_max, known_s)
-        least_s = BATCH_S_KNOWN if ended.batches >= KNOWN_BATCHES else BATCH_S_MIN
-        usual_s = max(least_s, slo_s / SLO_PART, LONGEST_FACTOR * ended.longest_s)
-        return max(min(self._batch_s_max, usual_s), known_s)
+        return max(self._usual_s, BATCH_FACTOR_MAX * expected_s)
 
-    def ended(self, service: str, stage: str, service_s: float) -> None:
+    def ended(self, service_s: float) -> None:
         """A batch was answered after so long."""
-        ended = self._ended.get((service, stage))
-        if ended is None:
-            ended = self._ended[service, stage] = _Ended()
-        ended.batches += 1
-        if service_s > ended.longest_s:
-            ended.longest_s = service_s
-
-
-class _Ended:
-    """Batches that a stage has ended: how many, and how long the longest took."""
-
-    __slots__ = ("batches", "longest_s")
-
-    def __init__(self) -> None:
-        self.batches = 0
-        self.longest_s = 0.0
+        self._batches += 1
+        if service_s <= self._longest_s and self._batches != KNOWN_BATCHES:
+            return
+        self._longest_s = max(service_s, self._longest_s)
+        if self._slo_s is not None:
+            least_s = BATCH_S_KNOWN if self._batches >= KNOWN_BATCHES else BATCH_S_MIN
+            usual_s = max(least_s, self._slo_s / SLO_PART, LONGEST_FACTOR * self._longest_s)
+            self._usual_s = min(self._batch_s_max, usual_s)

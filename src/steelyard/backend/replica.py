@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from math import fsum
 
 from steelyard.backend.base import BackendEvent, Sink
+from steelyard.backend.patience import Patience
 from steelyard.backend.quota import Quotas
 from steelyard.core.commands import ResizeReplica, RunBatch, StartReplica
 from steelyard.core.events import (
@@ -37,6 +38,9 @@ from steelyard.worker.doorbell import FDS_MAX, LoopDoorbell
 
 Shares = tuple[CoreShare, ...]
 
+READ_MAX = 32
+"""Batches whose outputs a worker keeps at most though nobody reads them, until its next order."""
+
 STANDSTILL_S_MIN, STANDSTILL_PART = 0.1, 0.5
 """A look at an overdue batch that is late by this many seconds and part of its time: all stood still."""
 
@@ -50,8 +54,8 @@ class LocalReplica:
         quotas: None where fractions cannot be enforced.
         sink: takes the events.
         kill: ends the worker's process.
+        patience: with its batches.
         loop: the driver's.
-        served: hears of every batch that it answers, in how many seconds.
 
     Attributes:
         arena_fd: of the worker's arena, to lend it; None before it is ready and after its end.
@@ -65,9 +69,9 @@ class LocalReplica:
         quotas: Quotas | None,
         sink: Sink,
         kill: Callable[[], None],
+        patience: Patience,
         *,
         loop: asyncio.AbstractEventLoop,
-        served: Callable[[float], None] = lambda _: None,
     ) -> None:
         self.replica_id = command.replica_id
         self.service = command.service
@@ -84,7 +88,7 @@ class LocalReplica:
         self._sink = sink
         self._kill = kill
         self._loop = loop
-        self._served = served
+        self._patience = patience
         self.shares: Shares = command.shares
         self._cores_told = cores_of(command.shares)  # parking does not change it
         self._pending: ResizeReplica | None = None
@@ -92,6 +96,7 @@ class LocalReplica:
         self._reason = ""
         self._is_stuck = False
         self._timer: asyncio.TimerHandle | None = None
+        self._read: list[int] = []  # batches whose outputs the worker may give back
         self._overdue: dict[int, tuple[float, float]] = {}  # batch -> (loop time when stuck, seconds)
         self._watch: asyncio.TimerHandle | None = None
         self._reader: ArenaReader | None = None
@@ -128,8 +133,9 @@ class LocalReplica:
             self.borrowed.remove(arena)
             self._doorbell.send(m.Forget(arena))
 
-    def run(self, command: RunBatch, feeds: tuple[m.Feed, ...], seconds_max: float) -> None:
-        """Send a batch, and with it whatever else waits; a worker that takes longer than given is killed."""
+    def run(self, command: RunBatch, feeds: tuple[m.Feed, ...]) -> None:
+        """Send a batch; a worker that takes too long for it is killed (`patience`)."""
+        seconds_max = self._patience.seconds_max(command.expected_s)
         overdue_s = self._loop.time() + seconds_max
         self._overdue[command.batch_id] = (overdue_s, seconds_max)
         if self._watch is not None and self._watch.when() > overdue_s:
@@ -137,11 +143,15 @@ class LocalReplica:
             self._watch = None
         if self._watch is None:  # one timer serves all batches until it fires
             self._watch = self._loop.call_at(overdue_s, self._look_for_stuck)
-        self._doorbell.send(m.Run(command.batch_id, command.variant, command.rows, feeds))
+        read, self._read = self._read, []
+        self._doorbell.send(m.Run(command.batch_id, command.variant, command.rows, feeds, tuple(read)))
 
     def release(self, batch_id: int) -> None:
-        """No hurry: a worker takes one order after the other, and wants the place for its next batch only."""
-        self._doorbell.hold(m.Free(batch_id))
+        """No hurry, and a packet would wake the worker: it wants the place for its next batch only."""
+        self._read.append(batch_id)
+        if len(self._read) >= READ_MAX:
+            read, self._read = self._read, []
+            self._doorbell.send(m.Free(tuple(read)))
 
     def load(self, variant: str) -> None:
         """Ask for a variant."""
@@ -228,7 +238,7 @@ class LocalReplica:
         match message:
             case m.Done():
                 self._overdue.pop(message.batch_id, None)
-                self._served(message.finished_s - message.started_s)
+                self._patience.ended(message.finished_s - message.started_s)
                 self._sink(
                     BatchCompleted(
                         message.batch_id,

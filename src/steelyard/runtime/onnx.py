@@ -38,7 +38,7 @@ class OnnxRuntime:
         self._spec = spec
         self._cores = width_cores(cores)
         self._counts = thread_counts(max(spec.cores_max, self._cores))
-        first = next(count for count in self._counts if count >= self._cores)
+        self._threads = first = self._threads_for(self._cores)
         self._rules: tuple[WidthRule, ...] = ()
         self._lanes: ThreadPoolExecutor | None = None
         self._sessions = Sessions(spec, first, self._warm_up)
@@ -56,6 +56,7 @@ class OnnxRuntime:
     def set_cores(self, cores: float) -> None:
         """Run the next batch on `cores` cores, rounded up; missing sessions are built in the background."""
         self._cores = width_cores(cores)
+        self._threads = self._threads_for(self._cores)
         self._want_sessions()
 
     def set_widths(self, rules: Sequence[WidthRule]) -> None:
@@ -101,10 +102,7 @@ class OnnxRuntime:
         """How many lanes the batch runs on; 1 means one call of one session."""
         if self._cores == 1 or rows < 2 or not self.signature.batchable or self._sessions.get(1) is None:
             return 1
-        if (
-            width_for(self._rules, self._cores, rows) == "lanes"
-            or self._sessions.get(self._threads()) is None
-        ):
+        if width_for(self._rules, self._cores, rows) == "lanes" or self._sessions.get(self._threads) is None:
             return min(
                 self._cores, rows
             )  # lanes also bridge the time until the session of this width is built
@@ -112,15 +110,15 @@ class OnnxRuntime:
 
     def _session_for(self, rows: int) -> ort.InferenceSession:
         lanes = self._cores > 1 and width_for(self._rules, self._cores, rows) == "lanes"
-        return self._sessions.best(1 if lanes else self._threads())
+        return self._sessions.best(1 if lanes else self._threads)
 
-    def _threads(self) -> int:
-        """The kept thread count for the present cores: the smallest that uses them all."""
-        return next((count for count in self._counts if count >= self._cores), self._counts[-1])
+    def _threads_for(self, cores: int) -> int:
+        """The kept thread count for so many cores: the smallest that uses them all."""
+        return next((count for count in self._counts if count >= cores), self._counts[-1])
 
     def _want_sessions(self) -> None:
         """Present width first, then one thread (lanes need it), then upwards: growth is what is urgent."""
-        order = [self._threads(), 1, *self._counts]
+        order = [self._threads, 1, *self._counts]
         useful = (count for count in order if count == 1 or needs_threads(self._rules, count))
         self._sessions.want(dict.fromkeys(useful))
         if self._spec.eager:

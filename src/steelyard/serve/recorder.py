@@ -110,6 +110,10 @@ class Recorder:
         self._decisions = decisions
         self._calls: Counter[str] = Counter()
 
+    def wants(self, machine: str) -> bool:
+        """Whether anything is written of this machine."""
+        return self._journal is not None or (self._decisions is not None and machine == CONTROL)
+
     def record(self, machine: str, now_s: float, event: Event, commands: list[Command]) -> None:
         """Take down one call of a machine; to be called before its commands are carried out."""
         sequence = self._calls[machine]

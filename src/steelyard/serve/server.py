@@ -262,7 +262,11 @@ class Server:
             return loop.call_later(max(0.0, at_s - time.monotonic()), function)
 
         return lambda name, machine: MachinePump(
-            name, machine, clock=time.monotonic, call_at=call_at, record=recorder.record
+            name,
+            machine,
+            clock=time.monotonic,
+            call_at=call_at,
+            record=recorder.record if recorder.wants(name) else None,
         )
 
     def _service_driver(

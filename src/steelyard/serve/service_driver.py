@@ -72,11 +72,18 @@ class MachinePump:
         machine: the pure state machine.
         clock: seconds, monotonic; the clock of every deadline.
         call_at: runs a function at a time of that clock.
-        record: writes down (name, now_s, event, commands); called before the commands are carried out.
+        record: writes down (name, now_s, event, commands); called before the commands are carried out. None
+            where nobody wants to know.
     """
 
     def __init__(
-        self, name: str, machine: Machine, *, clock: Callable[[], float], call_at: CallAt, record: Record
+        self,
+        name: str,
+        machine: Machine,
+        *,
+        clock: Callable[[], float],
+        call_at: CallAt,
+        record: Record | None,
     ) -> None:
         self.name = name
         self._machine = machine
@@ -101,7 +108,8 @@ class MachinePump:
                 event = pending.popleft()
                 now_s = self._clock()
                 commands = self._machine.handle(event, now_s=now_s)
-                self._record(self.name, now_s, event, commands)
+                if self._record is not None:
+                    self._record(self.name, now_s, event, commands)
                 for command in commands:
                     actions[type(command)](command)
         finally:
@@ -213,9 +221,9 @@ class ServiceDriver:
         request, on_end = self._open[command.request_id]
         try:
             try:
-                self._on_end(request, command)
+                on_end(command)  # first: the client waits for nothing else
             finally:
-                on_end(command)
+                self._on_end(request, command)
         except Exception as error:  # a bug in one request's answer; the commands after this are others'
             untold(command.request_id, error)
 

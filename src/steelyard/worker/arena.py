@@ -19,14 +19,13 @@ import contextlib
 import fcntl
 import mmap
 import os
-import struct
 from collections.abc import Iterable
 
 from steelyard.core.types import TensorRef
 
 SLOT_BYTES_MIN = 256
 HEADER_BYTES = 64  # a cache line: tensors start aligned for vector loads
-_GENERATION = struct.Struct("<Q")
+_WORD_BYTES = 8
 _F_SEAL_FUTURE_WRITE = 0x0010  # linux/fcntl.h, Linux 5.1; not in Python's fcntl
 
 
@@ -61,8 +60,9 @@ class Arena:
             raise
         _seal(self.fd)
         self._memory = memoryview(self._map)
+        self._words = self._memory.cast("Q")
         self._generation = 0
-        self._taken: dict[int, tuple[int, int]] = {}  # slot's offset -> (order, generation)
+        self._taken: set[TensorRef] = set()
         # free[order] holds the offsets of free slots of SLOT_BYTES_MIN << order; a dict is an ordered set:
         # the slot freed last, whose pages are warm, is taken first, and a buddy is removed in O(1).
         self._free = _whole_slots(self.bytes_max)
@@ -70,7 +70,7 @@ class Arena:
 
     def alloc(self, length: int) -> TensorRef | None:
         """Take a slot for `length` bytes; None if no slot is large enough: the arena is full. O(log size)."""
-        order = _order(length + HEADER_BYTES)
+        order = ((length + HEADER_BYTES - 1) // SLOT_BYTES_MIN).bit_length()
         offset = self._kept.pop(order, None)
         if offset is None:
             offset = self._split(order)
@@ -81,10 +81,11 @@ class Arena:
             if offset is None:
                 return None
         self._generation += 1
-        self._taken[offset] = (order, self._generation)
         self.bytes_used += SLOT_BYTES_MIN << order
-        _GENERATION.pack_into(self._map, offset, self._generation)
-        return TensorRef(self.name, offset + HEADER_BYTES, length, self._generation)
+        self._words[offset // _WORD_BYTES] = self._generation
+        ref = TensorRef(self.name, offset + HEADER_BYTES, length, self._generation)
+        self._taken.add(ref)
+        return ref
 
     def put(self, data: memoryview) -> TensorRef | None:
         """Take a slot for these bytes and copy them there; None if the arena is full."""
@@ -99,7 +100,8 @@ class Arena:
         Raises:
             StaleRefError: the reference was freed, or is another arena's.
         """
-        self._slot(ref)
+        if ref not in self._taken:
+            raise StaleRefError(f"{ref} is not held in arena {self.name}")
         return self._memory[ref.offset : ref.offset + ref.length]
 
     def free(self, ref: TensorRef) -> None:
@@ -108,10 +110,13 @@ class Arena:
         Raises:
             StaleRefError: it was freed before, or is another arena's.
         """
-        offset, order = self._slot(ref)
-        del self._taken[offset]
+        try:
+            self._taken.remove(ref)
+        except KeyError:
+            raise StaleRefError(f"{ref} is not held in arena {self.name}") from None
+        order, offset = _order(ref.length + HEADER_BYTES), ref.offset - HEADER_BYTES
         self.bytes_used -= SLOT_BYTES_MIN << order
-        _GENERATION.pack_into(self._map, offset, 0)
+        self._words[offset // _WORD_BYTES] = 0
         earlier = self._kept.get(order)
         self._kept[order] = offset
         if earlier is not None:
@@ -122,7 +127,7 @@ class Arena:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-        _unmap(self._memory, self._map)
+        _unmap(self._words, self._memory, self._map)
 
     def _split(self, wanted: int) -> int | None:
         """The offset of a free slot of this order, cut from the smallest that is large enough."""
@@ -146,14 +151,6 @@ class Arena:
             order += 1
         self._free[order][offset] = None
 
-    def _slot(self, ref: TensorRef) -> tuple[int, int]:
-        offset = ref.offset - HEADER_BYTES
-        order, generation = self._taken.get(offset, (0, 0))
-        fits = 0 <= ref.length <= (SLOT_BYTES_MIN << order) - HEADER_BYTES
-        if ref.arena != self.name or generation != ref.generation or generation == 0 or not fits:
-            raise StaleRefError(f"{ref} is not held in arena {self.name}")
-        return offset, order
-
 
 class ArenaReader:
     """Another process's arena, read-only.
@@ -171,6 +168,7 @@ class ArenaReader:
         finally:
             os.close(fd)
         self._memory = memoryview(self._map)
+        self._words = self._memory.cast("Q")
 
     def view(self, ref: TensorRef) -> memoryview:
         """The tensor's bytes, read-only.
@@ -178,22 +176,17 @@ class ArenaReader:
         Raises:
             StaleRefError: the slot was freed or taken again since, or the reference lies outside.
         """
-        slot, end = ref.offset - HEADER_BYTES, ref.offset + ref.length
-        if (
-            ref.arena != self.name
-            or slot < 0
-            or ref.length < 0
-            or end > self.bytes_max
-            or slot % SLOT_BYTES_MIN
-        ):
+        arena, offset, length, generation = ref
+        slot, end = offset - HEADER_BYTES, offset + length
+        if arena != self.name or slot < 0 or length < 0 or end > self.bytes_max or slot % SLOT_BYTES_MIN:
             raise StaleRefError(f"{ref} does not lie in arena {self.name}")
-        if _GENERATION.unpack_from(self._map, slot)[0] != ref.generation:
+        if self._words[slot // _WORD_BYTES] != generation:
             raise StaleRefError(f"{ref} was freed by the owner of arena {self.name}")
-        return self._memory[ref.offset : end]
+        return self._memory[offset:end]
 
     def close(self) -> None:
         """Unmap; safe to call twice."""
-        _unmap(self._memory, self._map)
+        _unmap(self._words, self._memory, self._map)
 
 
 def slots_bytes(lengths: Iterable[int]) -> int:
@@ -231,8 +224,9 @@ def _seal(fd: int) -> None:
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fixed)
 
 
-def _unmap(memory: memoryview, mapping: mmap.mmap) -> None:
+def _unmap(words: memoryview, memory: memoryview, mapping: mmap.mmap) -> None:
     # A view somebody still holds keeps its pages mapped until it goes; closing must not fail because of it.
     with contextlib.suppress(BufferError):
+        words.release()
         memory.release()
         mapping.close()

@@ -5,8 +5,6 @@ rule; only a list that a socket buffer cannot take (a batch of a thousand reques
 `Doorbell` blocks and serves workers; `LoopDoorbell` never blocks and serves the loop: what the socket does
 not take at once waits, up to `WAITING_PACKETS_MAX`, and beyond that the other end counts as lost. A kernel
 that is short of memory for a packet has not lost anybody: it is asked again (unix(7), sendmsg(2)).
-
-A packet costs a system call at both ends and may wake a process: what is in no hurry waits for company.
 """
 
 import array
@@ -27,8 +25,6 @@ PACKET_BYTES_MAX = 60_000  # well below the usual send buffer of 212,992 B, whic
 MESSAGE_BYTES_MAX = 64 << 20
 FDS_MAX = 8
 WAITING_PACKETS_MAX = 1024
-HELD_MAX = 32
-"""Messages in no hurry that wait for one that is."""
 FULL_S = 0.001
 """How long to wait before what had no room is tried again, where the socket does not say when it has."""
 
@@ -39,6 +35,7 @@ _SHORT_OF_MEMORY = frozenset((errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS))
 """The kernel's, for a packet or for descriptors on their way; a socket may count as writable meanwhile."""
 _encoder = msgspec.msgpack.Encoder()
 
+Piece = bytes | memoryview
 M = TypeVar("M")
 
 
@@ -80,15 +77,17 @@ class _Receiver(Generic[M]):
         if not packet:
             self.close()
             raise PeerLostError
-        self._pieces.append(packet[1:])
+        payload = packet[1:]
         if packet[0]:
+            self._pieces.append(payload)
             self._bytes += len(packet)
             if self._bytes > MESSAGE_BYTES_MAX:
                 raise PeerLostError(f"a message of more than {MESSAGE_BYTES_MAX} bytes")
             return None
-        payload = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        fds = self._fds
-        self._pieces, self._bytes, self._fds = [], 0, []
+        if self._pieces:
+            payload = b"".join((*self._pieces, payload))
+            self._pieces, self._bytes = [], 0
+        fds, self._fds = self._fds, []
         return self._decoder.decode(payload), fds
 
     def close(self) -> None:
@@ -122,12 +121,13 @@ class Doorbell(Generic[M]):
         Raises:
             PeerLostError: the other end has gone.
         """
+        payload = _encoder.encode(messages)
         with self._lock:
-            for flag, piece, riders in _packets(messages, fds, self._packet_bytes):
+            for flag, piece, riders in _packets(payload, fds, self._packet_bytes):
                 while not self._send_one(flag, piece, riders):
                     time.sleep(FULL_S)
 
-    def _send_one(self, flag: bytes, piece: memoryview, fds: Sequence[int]) -> bool:
+    def _send_one(self, flag: bytes, piece: Piece, fds: Sequence[int]) -> bool:
         """Whether the kernel had the memory for it."""
         try:
             self._socket.sendmsg([flag, piece], _ancillary(fds))
@@ -182,8 +182,7 @@ class LoopDoorbell(Generic[M]):
         self._on_message = on_message
         self._on_lost = on_lost
         self._loop = loop
-        self._held: list[Any] = []
-        self._waiting: deque[tuple[bytes, memoryview, Sequence[int]]] = deque()
+        self._waiting: deque[tuple[bytes, Piece, Sequence[int]]] = deque()
         self._is_writing = False
         self._is_open = True
         loop.add_reader(sock.fileno(), self._readable)
@@ -194,30 +193,20 @@ class LoopDoorbell(Generic[M]):
         return bool(self._waiting)
 
     def send(self, *messages: Any, fds: Sequence[int] = ()) -> None:
-        """Send now, behind what `hold` held back. Takes `fds` over and closes them once sent."""
+        """Send now. Takes `fds` over and closes them once sent."""
         if not self._is_open:
             _close_all(fds)
             return
-        if self._held:
-            messages = (*self._held, *messages)
-            self._held.clear()
         if not messages:
             return
-        if not (self._waiting or fds):
-            payload = _encoder.encode(messages)
-            if self._send_at_once(payload):
-                return
-        self._waiting.extend(_packets(messages, fds, self._packet_bytes))
+        payload = _encoder.encode(messages)
+        if not (self._waiting or fds) and self._send_at_once(payload):
+            return
+        self._waiting.extend(_packets(payload, fds, self._packet_bytes))
         if not self._is_writing:
             self._write()
         if len(self._waiting) > WAITING_PACKETS_MAX:
             self._lose(f"{len(self._waiting)} packets wait: the other end does not read")
-
-    def hold(self, message: Any) -> None:
-        """Let the next message that is sent take this one along, before it; or the `HELD_MAX`-th of these."""
-        self._held.append(message)
-        if len(self._held) >= HELD_MAX:
-            self.send()
 
     def drain(self) -> None:
         """Deliver everything that has arrived, however much: the sender has ended."""
@@ -236,7 +225,6 @@ class LoopDoorbell(Generic[M]):
         for _, _, fds in self._waiting:
             _close_all(fds)
         self._waiting.clear()
-        self._held.clear()
         self._receiver.close()
         self._socket.close()
 
@@ -312,15 +300,17 @@ def _packet_bytes(sock: socket.socket) -> int:
 
 
 def _packets(
-    messages: Iterable[Any], fds: Sequence[int], packet_bytes: int
-) -> list[tuple[bytes, memoryview, Sequence[int]]]:
+    payload: bytes, fds: Sequence[int], packet_bytes: int
+) -> list[tuple[bytes, Piece, Sequence[int]]]:
     """Cut one list of messages into (flag, piece, file descriptors); those ride on the first piece."""
-    payload = memoryview(_encoder.encode(list(messages)))
-    starts = range(0, len(payload), packet_bytes)
+    if len(payload) <= packet_bytes:  # nearly all
+        return [(_LAST, payload, fds)]
+    view = memoryview(payload)
+    starts = range(0, len(view), packet_bytes)
     return [
         (
             _MORE if start != starts[-1] else _LAST,
-            payload[start : start + packet_bytes],
+            view[start : start + packet_bytes],
             fds if start == 0 else (),
         )
         for start in starts

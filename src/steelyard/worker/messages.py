@@ -93,12 +93,13 @@ class Feed(NamedTuple):
 
 
 class Run(Message, frozen=True, tag="run"):
-    """Run one batch."""
+    """Run one batch, after giving back the outputs of those `read`: nobody reads them any more."""
 
     batch_id: int
     variant: str
     rows: int
     feeds: tuple[Feed, ...]
+    read: tuple[int, ...] = ()
 
 
 class Lend(Message, frozen=True, tag="lend"):
@@ -114,9 +115,9 @@ class Forget(Message, frozen=True, tag="forget"):
 
 
 class Free(Message, frozen=True, tag="free"):
-    """Nobody reads a batch's outputs any more."""
+    """Nobody reads these batches' outputs any more; as a rule `Run.read` says so."""
 
-    batch_id: int
+    read: tuple[int, ...]
 
 
 class SetCores(Message, frozen=True, tag="set_cores"):

@@ -98,7 +98,10 @@ class Worker:
         Raises:
             PeerLostError: the server has gone.
         """
-        while all(self.handle(message, fds) for message in received):
+        while True:
+            for message in received:
+                if not self.handle(message, fds):
+                    return
             received, fds = self._doorbell.receive()
 
     def close(self) -> None:
@@ -113,13 +116,15 @@ class Worker:
         """Carry out one order; False for `Stop`. `fds` are those of the arenas that a `Lend` names."""
         match message:
             case m.Run():
+                if message.read:
+                    self._free(message.read)
                 self._doorbell.send(self._run(message))
             case m.Lend(arenas=names):
                 self._arenas |= {name: ArenaReader(name, fd) for name, fd in zip(names, fds, strict=True)}
             case m.Forget(arena=name):
                 self._arenas.pop(name).close()
-            case m.Free(batch_id=batch_id):
-                tensors.free(self._outputs.pop(batch_id, ()), self._arena)
+            case m.Free(read=read):
+                self._free(read)
             case m.SetCores(cores=cores):
                 self._cores = cores
                 for runtime in tuple(self._resident.values()):
@@ -150,6 +155,10 @@ class Worker:
             return m.Failed(run.batch_id, one_line(error))
         self._outputs[run.batch_id] = stored
         return m.Done(run.batch_id, started_s, time.monotonic(), stored, made.items)
+
+    def _free(self, batch_ids: Sequence[int]) -> None:
+        for batch_id in batch_ids:
+            tensors.free(self._outputs.pop(batch_id, ()), self._arena)
 
     def _view(self, ref: TensorRef) -> memoryview:
         arena = self._arenas.get(ref.arena)

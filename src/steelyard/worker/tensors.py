@@ -53,12 +53,10 @@ def own_feeds(slices: Sequence[Slice], requests: Sequence[Request]) -> tuple[Fee
         InputError: the requests do not agree in the names of their tensors.
     """
     if len(slices) == 1:
-        return tuple(
-            [
-                Feed(tensor.name, (own_block(tensor, slices[0], requests[0]),))
-                for tensor in requests[0].tensors
-            ]
-        )
+        part, request = slices[0], requests[0]
+        rows = WHOLE if part.rows == request.rows else part.rows
+        start = part.row_start
+        return tuple([Feed(tensor.name, (Block(tensor, start, rows),)) for tensor in request.tensors])
     names = [tensor.name for tensor in requests[0].tensors]
     if any([tensor.name for tensor in request.tensors] != names for request in requests):
         raise InputError(f"a batch mixes requests with other inputs than {', '.join(names)}")
@@ -90,18 +88,18 @@ class Gatherer:
             StaleRefError: what a block lies in was freed meanwhile.
         """
         decoded: dict[TensorRef, Array] = {}
-        return {feed.name: self._gather(feed, view, decoded) for feed in feeds}
-
-    def _gather(self, feed: Feed, view: View, decoded: dict[TensorRef, Array]) -> Value:
-        blocks = [_elements(block, view, decoded) for block in feed.blocks]
-        if feed.counts is not None:
-            return _by_row(feed.name, blocks, feed.counts)
-        repeats = [block.repeats for block in feed.blocks]
-        if len(blocks) > 1 or len(repeats[0]) > 1:
-            return self._gathered(feed.name, blocks, repeats)
-        if not repeats[0]:
-            return blocks[0]
-        return np.broadcast_to(blocks[0], (repeats[0][0], *blocks[0].shape[1:]))
+        gathered: dict[str, Value] = {}
+        for name, blocks, counts in feeds:
+            arrays = [_elements(block, view, decoded) for block in blocks]
+            if counts is not None:
+                gathered[name] = _by_row(name, arrays, counts)
+            elif len(blocks) > 1 or len(blocks[0].repeats) > 1:
+                gathered[name] = self._gathered(name, arrays, [block.repeats for block in blocks])
+            elif blocks[0].repeats:
+                gathered[name] = np.broadcast_to(arrays[0], (*blocks[0].repeats, *arrays[0].shape[1:]))
+            else:
+                gathered[name] = arrays[0]
+        return gathered
 
     def _gathered(self, name: str, blocks: list[Array], repeats: list[tuple[int, ...]]) -> Array:
         """The rows of all blocks, each as often as it is repeated."""
@@ -175,13 +173,11 @@ def store(outputs: Mapping[str, Value], signature: Signature, arena: Arena) -> t
     Raises:
         ModelError: the arena is full, or an output has a type the protocol does not know.
     """
-    words = {tensor.name: tensor.dtype for tensor in signature.outputs}
     stored: list[Tensor] = []
     try:
         for name, output in outputs.items():
             pieces = output if isinstance(output, list) else [output]
-            word = words.get(name) or words.get(name.rpartition("@")[0]) or oip_dtype(pieces[0].dtype)
-            stored.append(_store_one(name, word, pieces, arena))
+            stored.append(_store_one(name, _word(name, pieces[0], signature), pieces, arena))
     except ModelError:
         free(stored, arena)
         raise
@@ -192,6 +188,15 @@ def free(tensors: Iterable[Tensor], arena: Arena) -> None:
     """Give the slots of stored tensors back."""
     for tensor in tensors:
         arena.free(tensor.ref)
+
+
+def _word(name: str, array: Array, signature: Signature) -> str:
+    """The protocol's word for the type of an output."""
+    for given in (name, name.rpartition("@")[0]):
+        for tensor in signature.outputs:
+            if tensor.name == given:
+                return tensor.dtype
+    return oip_dtype(array.dtype)
 
 
 def _store_one(name: str, word: str, pieces: list[Array], arena: Arena) -> Tensor:
@@ -214,7 +219,7 @@ def _store_one(name: str, word: str, pieces: list[Array], arena: Arena) -> Tenso
     if payload is not None:
         view[:] = payload
     elif len(pieces) == 1:
-        np.copyto(np.ndarray(shape, first.dtype, buffer=view), first)
+        np.ndarray(shape, first.dtype, buffer=view)[...] = first
     else:
         np.concatenate(pieces, out=np.ndarray(shape, first.dtype, buffer=view))
     return Tensor(name, word, shape, ref)
