@@ -50,6 +50,25 @@ def test_age_sheds_at_assembly_what_has_reached_the_limit() -> None:
     assert sequences(bench.running()) == [3]
 
 
+def test_who_waits_alone_goes_to_the_first_replica_in_line_that_is_in_time() -> None:
+    bench = bench_with(StageRules(drop="infeasible", admission="open", routing="round_robin"))
+    bench.ready(2, cores=2.0)
+    # It is the turn of replica 1, which takes 10 ms; replica 2 takes 5 ms.
+    bench.arrive(slo_s=0.008)
+    assert sequences(bench.running(2)) == [1]
+    bench.complete(2)
+    bench.arrive(slo_s=0.012)
+    assert sequences(bench.running(1)) == [2]
+
+
+def test_who_waits_alone_is_cut_where_the_replica_takes_fewer_rows() -> None:
+    bench = bench_with(StageRules(), batch_rows_max=2)
+    bench.ready(2)
+    bench.arrive(rows=3)
+    # Three rows are two pieces: nobody waits alone, and each runs where nothing does.
+    assert (bench.running(1).rows, bench.running(2).rows) == (2, 1)
+
+
 def test_infeasible_takes_as_many_as_the_head_allows() -> None:
     bench = bench_with(StageRules(drop="infeasible", admission="open"))
     bench.arrive()

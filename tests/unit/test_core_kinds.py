@@ -43,7 +43,7 @@ def test_how_soon_is_of_the_live_ones_with_all_that_is_grantable_and_at_most_a_b
 def test_corrections_count_once_they_are_told() -> None:
     kinds, estimator = kinds_of([ONE], [0])
     before_s = kinds.soonest(1, 0).live_s
-    estimator.observe("big", 0, 1, 2.0, 2 * before_s, now_s=1.0)  # twice as long as profiled
+    estimator.line("big", 0, 2.0).observe(1, 2 * before_s, now_s=1.0)  # twice as long as profiled
     assert kinds.soonest(1, 0).live_s == before_s
     kinds.forget()
     assert kinds.soonest(1, 0).live_s == pytest.approx(2 * before_s)

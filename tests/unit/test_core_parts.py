@@ -28,8 +28,8 @@ def make_piece(
     sequence: int, due_s: float, *, rows: int = 1, key: str = "x", arrived_s: float = 0.0
 ) -> Piece:
     request = make_request(sequence, arrived_s, slo_s=due_s - arrived_s, rows=rows, batch_key=key)
-    visit = Visit(OpenRequest(request, due_s=due_s), MAIN, rows, arrived_s)
-    return Piece(visit, 0, rows, sequence=sequence)
+    visit = Visit(OpenRequest(request, due_s), MAIN, rows, arrived_s)
+    return Piece(visit, 0, rows, sequence)
 
 
 class TestQueue:
@@ -116,7 +116,7 @@ class TestEstimator:
     def test_the_correction_applies_at_once(self) -> None:
         estimator = Estimator(STAGE_OF_ONE, TABLE)
         assert estimator.service_s("model", 0, 1, 1.0) == pytest.approx(0.010)
-        estimator.observe("model", 0, 1, 1.0, 0.030, now_s=0.0)
+        estimator.line("model", 0, 1.0).observe(1, 0.030, now_s=0.0)
         assert estimator.service_s("model", 0, 1, 1.0) == pytest.approx(0.030)
 
     def test_sizes_are_those_that_raise_throughput(self) -> None:

@@ -60,7 +60,7 @@ def _take_any(stage: StageState, bucket: list[Entry], replica: Replica, now_s: f
             batch = assemble(stage, bucket, replica, variant, rows_max)
             if not _is_bounded(bucket):
                 return batch
-            if (kept := _within_bounds(stage, batch, now_s)) is not None:
+            if (kept := _within_bounds(batch, now_s)) is not None:
                 return kept
     return _take_any(stage, bucket, replica, now_s) if _reconsider(bucket, now_s) else None
 
@@ -180,8 +180,8 @@ def assemble(stage: StageState, bucket: list[Entry], replica: Replica, variant: 
             break
         pieces.append(piece)
         rows += piece.rows
-    service_s = stage.estimator.service_s(variant, pieces[0].bucket, rows, replica.cores)
-    return Batch(replica, variant, pieces, rows, service_s, is_full or rows >= rows_max)
+    line = stage.estimator.line(variant, pieces[0].bucket, replica.cores)
+    return Batch(replica, line, pieces, rows, line.service_s(rows), is_full or rows >= rows_max)
 
 
 def _fill(
@@ -224,7 +224,7 @@ def _fill(
             break
     if not pieces:
         return None
-    return Batch(replica, variant, pieces, rows, service_s, is_full or rows >= rows_best)
+    return Batch(replica, line, pieces, rows, service_s, is_full or rows >= rows_best)
 
 
 def _is_bounded(bucket: list[Entry]) -> bool:
@@ -233,10 +233,10 @@ def _is_bounded(bucket: list[Entry]) -> bool:
     return terms is not None and terms.is_bounded
 
 
-def _within_bounds(stage: StageState, batch: Batch, now_s: float) -> Batch | None:
+def _within_bounds(batch: Batch, now_s: float) -> Batch | None:
     """As many of a batch's first pieces as keep to the bounds of each of them; None if there are none."""
-    replica, variant, pieces = batch.replica, batch.variant, batch.pieces
-    cores, shape, finish_s = replica.cores, pieces[0].bucket, now_s + batch.service_s
+    line, pieces, cores = batch.line, batch.pieces, batch.cores
+    finish_s = now_s + batch.service_s
     rows = 0
     rows_to: list[int] = []
     row_ms_to: list[float] = []  # core-milliseconds a row that all pieces up to one allow
@@ -244,18 +244,18 @@ def _within_bounds(stage: StageState, batch: Batch, now_s: float) -> Batch | Non
     for piece in pieces:
         ledger = piece.open.bounds
         if ledger is not None:
-            left_ms = ledger.core_ms_left(piece, variant, cores, finish_s, now_s=now_s)
+            left_ms = ledger.core_ms_left(piece, line.variant, cores, finish_s, now_s=now_s)
             row_ms_left = min(row_ms_left, left_ms / piece.rows)
         rows += piece.rows
         rows_to.append(rows)
         row_ms_to.append(row_ms_left)
     for count in range(len(pieces), 0, -1):
         rows = rows_to[count - 1]
-        service_s = stage.estimator.service_s(variant, shape, rows, cores)
+        service_s = line.service_s(rows)
         if 1000.0 * cores * service_s / rows <= row_ms_to[count - 1] + ROUNDING:
             if count == len(pieces):
                 return batch
-            return Batch(replica, variant, pieces[:count], rows, service_s, is_full=True)
+            return Batch(batch.replica, line, pieces[:count], rows, service_s, True)
     return None
 
 
@@ -263,7 +263,7 @@ def _fill_within_bounds(stage: StageState, bucket: list[Entry], batch: Batch, no
     """The same, passing over pieces that could not run even alone, up to `PASSED_MAX` of them."""
     left, wanted = bucket, batch
     for _ in range(PASSED_MAX):
-        kept = _within_bounds(stage, wanted, now_s)
+        kept = _within_bounds(wanted, now_s)
         if kept is not None:
             return kept
         head = wanted.pieces[0]
@@ -311,7 +311,7 @@ def _skipped_for_window(stage: StageState, bucket: list[Entry], head: Batch, now
     start = bisect_left(bucket, (head.pieces[0].order_s, head.pieces[0].sequence))
     if start + len(head.pieces) == len(bucket):
         return []  # nobody behind the head's batch: nothing to gain
-    line = stage.estimator.line(head.variant, head.pieces[0].bucket, head.replica.cores)
+    line = head.line
     worth = float(head.rows)
     if stage.weighs:
         worth = sum([piece.rows * stage.weight_of(piece.open.request) for piece in head.pieces], 0.0)

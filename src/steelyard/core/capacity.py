@@ -179,10 +179,8 @@ class Capacity:
         free_s = self._pool.busy_until_s
         if free_s < now_s:
             free_s = now_s
-        return (
-            free_s + self._kinds.soonest(rows, bucket).live_s <= due_s
-            and self._kinds.rates(bucket).live_rps * (due_s - free_s) >= rows_before + rows
-        )
+        _, live_s, live_rps = self._kinds.soonest(rows, bucket)
+        return free_s + live_s <= due_s and live_rps * (due_s - free_s) >= rows_before + rows
 
     def outlook(self, rows: int, bucket: int, *, due_s: float, now_s: float) -> Outlook:
         """What can be done for a new request of `rows` rows by `due_s`; there must be a possible replica."""

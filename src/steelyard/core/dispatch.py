@@ -9,6 +9,7 @@ from steelyard.core.assembly import DROP_RULES, Shedding
 from steelyard.core.bounds import Bounds, Ledger
 from steelyard.core.forming import FORMING_RULES, NEVER, NOW, SHED_LAG_S
 from steelyard.core.lanes import Lanes
+from steelyard.core.lifecycle import Replica
 from steelyard.core.plan import StagePlan
 from steelyard.core.residuals import FORGET_S
 from steelyard.core.routing import make_router
@@ -94,6 +95,10 @@ class Dispatcher:
             stage.assignment.refresh()
         idle = stage.pool.idle
         if idle:
+            if self._is_plain and len(queue.entries) == 1:
+                batch = self._alone(queue.head(), idle, now_s)
+                if batch is not None:
+                    return batch
             replicas = self._router.order(idle, queue.head()) if len(idle) > 1 else list(idle.values())
             for replica in replicas:
                 for bucket in queue.buckets():
@@ -112,6 +117,21 @@ class Dispatcher:
         if self._sheds_lost:
             return self._watch_head(now_s)
         return self._watch_bounded(now_s) if stage.assignment.is_used else None
+
+    def _alone(self, head: Piece, idle: dict[int, Replica], now_s: float) -> Batch | None:
+        """The batch of a piece that waits alone, if the first replica in line can finish it in time.
+
+        What `plain` rules all come to, without their comparisons with others that wait.
+        """
+        replica = self._router.first(idle, head)
+        if head.terms is not None or len(replica.variants) > 1:
+            return None
+        rows = head.rows
+        line = self.stage.estimator.line(replica.variants[0], head.open.request.bucket, replica.cores)
+        service_s = line.service_s(rows)
+        if rows > line.rows_max or now_s + service_s > head.due_s:
+            return None
+        return Batch(replica, line, [head], rows, service_s, True)
 
     def launch(self, batch: Batch, batch_id: int, *, now_s: float) -> None:
         """Move the pieces of a batch from the queue onto its replica."""
@@ -156,11 +176,10 @@ class Dispatcher:
             self._lanes = Lanes(self.stage)
         self._reroutes = rules.reroutes
         self._sheds_lost = rules.drop in ("infeasible", "early")
-        is_plain = (
-            rules.choice != "fit" and rules.routing == "least_finish" and len(self.stage.mix.shares) < 2
-        )
-        self._has_choice = not is_plain or self._lanes is not None
+        has_one = rules.choice != "fit" and rules.routing == "least_finish" and len(self.stage.mix.shares) < 2
+        self._has_choice = not has_one or self._lanes is not None
         self._holds = rules.forming != "hold" or self.stage.plan.hold_s_max > 0
+        self._is_plain = self._sheds_lost and not self._holds
         self._watched = None
 
     def _departure_s(self, batch: Batch) -> float:

@@ -84,6 +84,11 @@ class Line:
             profiled_s = self._profiled_s[rows] = max(profiled_s, SERVICE_S_MIN)
         return profiled_s
 
+    def observe(self, rows: int, observed_s: float, *, now_s: float) -> None:
+        """Learn from a batch that took `observed_s`."""
+        ratio = observed_s / self.profiled_s(rows)
+        self._residuals.observe(self.variant, rows, self._cores, ratio, now_s=now_s)
+
     def sizes(self, rows_max: int) -> tuple[int, ...]:
         """Batch sizes worth choosing under backlog, ascending; the last has the highest throughput.
 
@@ -167,10 +172,3 @@ class Estimator:
     def cores_usable(self, variant: str, cores: float, further: float) -> float:
         """Cores of a replica that has `cores` and could get `further` ones, up to what the variant uses."""
         return max(cores, min(cores + further, float(self._cores_max.get(variant, cores))))
-
-    def observe(
-        self, variant: str, bucket: int, rows: int, cores: float, observed_s: float, *, now_s: float
-    ) -> None:
-        """Learn from a batch that took `observed_s`."""
-        ratio = observed_s / self.line(variant, bucket, cores).profiled_s(rows)
-        self.residuals.observe(variant, rows, cores, ratio, now_s=now_s)

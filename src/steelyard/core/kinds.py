@@ -38,10 +38,12 @@ class Soonest(NamedTuple):
     Attributes:
         kinds: on a replica of each kind.
         live_s: on one that is not starting; inf if there is none.
+        live_rps: as in `Rates`, for who asks both.
     """
 
     kinds: list[float]
     live_s: float
+    live_rps: float
 
 
 class Kinds:
@@ -109,7 +111,8 @@ class Kinds:
                         least_s = service_s
                 kinds.append(least_s)
             live_s = min([kinds[place] for place in self._places_live], default=float("inf"))
-            soonest = self._soonest[rows, bucket] = Soonest(kinds, live_s)
+            live_rps = self.rates(bucket).live_rps
+            soonest = self._soonest[rows, bucket] = Soonest(kinds, live_s, live_rps)
         return soonest
 
     def _lines(self, bucket: int) -> list[list[tuple[Line, Line]]]:

@@ -128,7 +128,7 @@ def advance(visit: Visit, finished_s: float, *, queue_s: float, service_s: float
         if follower is None:
             if all(is_done_at(opened, source.name) for source in stage.sources):
                 rows = rows_at(stage, opened)
-                begun = Visit(opened, stage, rows, finished_s, queue_s=queue_s, service_s=service_s)
+                begun = Visit(opened, stage, rows, finished_s, queue_s, service_s)
                 ended += _begin(begun)
         elif not follower.is_done:
             if stage.maker is visit.stage and follower.made_from != made_from(stage, opened):

@@ -41,9 +41,12 @@ class StageQueue:
         piece.is_queued = True
         entry = (order_s, piece.sequence, piece)
         entries, buckets = self.entries, self._buckets
+        self.rows += piece.rows
         if not entries:
             buckets[piece.key] = entries
-        elif (bucket := buckets.get(piece.key)) is not entries:
+            entries.append(entry)
+            return
+        if (bucket := buckets.get(piece.key)) is not entries:
             if bucket is not None:
                 insort(bucket, entry)
             else:
@@ -51,11 +54,10 @@ class StageQueue:
                     (key,) = buckets
                     buckets[key] = list(entries)
                 buckets[piece.key] = [entry]
-        if entries and entry < entries[-1]:
+        if entry < entries[-1]:
             insort(entries, entry)
         else:
             entries.append(entry)  # mostly, who comes last is due last
-        self.rows += piece.rows
 
     def remove(self, piece: Piece) -> None:
         """Take out a piece that waits."""

@@ -79,7 +79,7 @@ class OpenRequests:
 
     def admit(self, request: Request, due_s: float, *, has_bounds: bool) -> None:
         """Let a request wait; `due_s` is when its last batch must have finished."""
-        opened = OpenRequest(request, due_s=due_s, stages_left=len(self._stages))
+        opened = OpenRequest(request, due_s, len(self._stages))
         self.by_id[request.id] = opened
         if has_bounds:
             opened.bounds = Ledger(self._bounds, opened)
@@ -132,21 +132,22 @@ class OpenRequests:
         row_core_ms = 1000.0 * (event.finished_s - event.started_s) * batch.cores / batch.rows
         has_takers = bool(batch.pieces[0].visit.stage.item_takers)
         for piece in batch.pieces:
-            opened, visit = piece.open, piece.visit
-            if opened.is_ended:
-                self.stop_reading(opened)
-            else:
-                opened.readers -= 1
-                opened.core_ms += row_core_ms * piece.rows
+            opened, visit, rows = piece.open, piece.visit, piece.rows
+            opened.readers -= 1
+            if not opened.is_ended:
+                opened.core_ms += row_core_ms * rows
                 visit.variant = batch.variant
-                visit.pieces.remove(piece)
+                pieces = visit.pieces
+                pieces.remove(piece)
                 # The last piece of a request that nothing follows needs no part; items are counted by parts.
-                if visit.pieces or visit.done or opened.stages_left > 1 or has_takers:
+                if pieces or visit.done or opened.stages_left > 1 or has_takers:
                     visit.done.append(Part(batch, piece, offset))
                     batch.holders += 1
-                if not visit.pieces:
+                if not pieces:
                     self._finish_visit(visit, batch, offset, event, now_s)
-            offset += piece.rows
+            elif not opened.readers:
+                self._release(opened)
+            offset += rows
         batch.holders -= 1
         if not batch.holders:
             self._release_outputs(batch)
@@ -161,15 +162,18 @@ class OpenRequests:
         if len(visit.done) > 1:
             visit.settle_variant()
         opened.stages_left -= 1
-        queued_s = event.started_s - visit.arrived_s
+        started_s, finished_s = event.started_s, event.finished_s
+        queued_s = started_s - visit.arrived_s
         queue_s = visit.queue_s + (queued_s if queued_s > 0 else 0.0)
-        service_s = visit.service_s + (event.finished_s - event.started_s)
-        if visit.stage.item_takers:
-            self._judge_items(visit)
-        if opened.stages_left and not opened.is_ended:
-            self._go_on(visit, event.finished_s, queue_s, service_s)
-        if not opened.stages_left and not opened.is_ended:
-            self._complete(visit, batch, offset, queue_s, service_s, now_s)
+        service_s = visit.service_s + (finished_s - started_s)
+        if self._has_several:
+            if visit.stage.item_takers:
+                self._judge_items(visit)
+            if opened.stages_left and not opened.is_ended:
+                self._go_on(visit, finished_s, queue_s, service_s)
+            if opened.stages_left or opened.is_ended:
+                return
+        self._complete(visit, batch, offset, queue_s, service_s, now_s)
 
     def _judge_items(self, visit: Visit) -> None:
         """End a request whose items do not fit what was done before, or into the queues behind."""
@@ -196,28 +200,28 @@ class OpenRequests:
     ) -> None:
         """Answer a request; the outputs of its `last` visit, if one piece, are in `batch` alone."""
         opened = last.open
-        is_late = now_s > opened.due_s
         tally = self._tally
         tally.completed += 1
-        missed: tuple[str, ...] = ()
-        visits = opened.visits
-        answers: dict[str, tuple[OutputPart, ...]] = {}
-        for name in self._answers:
-            visit = visits[name]
-            is_whole = visit is last and not visit.done
-            answers[name] = (batch.output(offset, visit.rows),) if is_whole else visit.outputs()
         variants: tuple[str, ...] = (last.variant,)
-        if self._has_several:
-            variants = tuple([visits[name].variant for name in self._names])
+        if last.done or self._has_several:
+            answers = self._answers_of(last, batch, offset)
+            variants = tuple([opened.visits[name].variant for name in self._names])
+        else:
+            answers = {self._names[0]: (batch.output(offset, last.rows),)}
+            opened.visits.clear()
         by = self._answerers.get(variants)
         if by is None:
             by = self._answered_by(variants)
+        variants_of, accuracy, is_measured = by
+        rows_by = NO_ROWS
+        if opened.is_mixed:  # then its last visit was done in several parts, or was not the only one
+            visits = opened.visits
+            rows_by = {name: rows for name in self._names if (rows := visits[name].rows_by) is not None}
+            accuracy, is_measured = self._bounds.accuracies.mean(variants_of, rows_by)
+        missed: tuple[str, ...] = ()
+        is_late = now_s > opened.due_s
         if is_late:
             tally.late += 1
-        accuracy, is_measured, rows_by = by.accuracy, by.is_measured, NO_ROWS
-        if opened.is_mixed:
-            rows_by = {name: rows for name in self._names if (rows := visits[name].rows_by) is not None}
-            accuracy, is_measured = self._bounds.accuracies.mean(by.variants, rows_by)
         if is_late or opened.bounds is not None:
             missed = self._bounds.missed(opened, accuracy, is_late=is_late)
         complete = Complete(
@@ -227,7 +231,7 @@ class OpenRequests:
             service_s,
             is_late,
             answers,
-            by.variants,
+            variants_of,
             accuracy,
             is_measured,
             opened.core_ms,
@@ -235,6 +239,15 @@ class OpenRequests:
             rows_by,
         )
         self._end(opened, complete)
+
+    def _answers_of(self, last: Visit, batch: Batch, offset: int) -> dict[str, tuple[OutputPart, ...]]:
+        """What the service is answered by, by stage."""
+        answers: dict[str, tuple[OutputPart, ...]] = {}
+        for name in self._answers:
+            visit = last.open.visits[name]
+            is_whole = visit is last and not visit.done
+            answers[name] = (batch.output(offset, visit.rows),) if is_whole else visit.outputs()
+        return answers
 
     def _answered_by(self, variants: tuple[str, ...]) -> Answerers:
         """What is said of variants that answered, in the order of the stages, to everybody."""

@@ -11,7 +11,11 @@ from steelyard.core.work import Piece
 
 
 class Router(Protocol):
-    """Order in which idle replicas are offered the most urgent piece; asked if there are several."""
+    """Order in which idle replicas are offered the most urgent piece."""
+
+    def first(self, idle: Mapping[int, Replica], head: Piece) -> Replica:
+        """The preferred one."""
+        ...
 
     def order(self, idle: Mapping[int, Replica], head: Piece) -> list[Replica]:
         """All of `idle`, the preferred one first."""
@@ -29,6 +33,10 @@ class LeastFinish:
         self._pool = pool
         self._estimator = estimator
         self._mix = mix
+
+    def first(self, idle: Mapping[int, Replica], head: Piece) -> Replica:
+        """The fastest."""
+        return idle[min(idle)] if self._pool.is_uniform else self.order(idle, head)[0]
 
     def order(self, idle: Mapping[int, Replica], head: Piece) -> list[Replica]:
         """Fastest first."""
@@ -52,6 +60,10 @@ class RoundRobin:
 
     def __init__(self) -> None:
         self._last_id = -1
+
+    def first(self, idle: Mapping[int, Replica], head: Piece) -> Replica:
+        """The one after the last that took a batch."""
+        return self.order(idle, head)[0]
 
     def order(self, idle: Mapping[int, Replica], head: Piece) -> list[Replica]:
         """From the one after the last that took a batch on."""

@@ -258,9 +258,7 @@ class ServiceMachine:
         service_s = event.finished_s - event.started_s
         self.tally.add_batch(stage.name, batch, service_s)
         if not batch.is_resized:
-            stage.estimator.observe(
-                batch.variant, batch.bucket, batch.rows, batch.cores, service_s, now_s=self._now_s
-            )
+            batch.line.observe(batch.rows, service_s, now_s=self._now_s)
         stage.pool.free(batch.replica)
         self._requests.keep(batch, event)
         self._dispatch()

@@ -158,7 +158,7 @@ class StageState:
     def whole(self, visit: Visit) -> Piece:
         """All of a visit as one piece, which does not wait yet."""
         self._sequence += 1
-        return Piece(visit, 0, visit.rows, sequence=self._sequence)
+        return Piece(visit, 0, visit.rows, self._sequence)
 
     def begin(self, visit: Visit) -> None:
         """Let all of a visit wait."""
@@ -188,7 +188,7 @@ class StageState:
     def _cut(self, piece: Piece, rows: int) -> Piece:
         """Leave a piece so many rows; returns one of the rest."""
         self._sequence += 1
-        rest = Piece(piece.visit, piece.row_start + rows, piece.rows - rows, sequence=self._sequence)
+        rest = Piece(piece.visit, piece.row_start + rows, piece.rows - rows, self._sequence)
         rest.due_s = piece.due_s
         piece.rows = rows
         if piece.alone:

@@ -102,8 +102,10 @@ class Tally:
             rejected=total.rejected - last.rejected,
             failed=total.failed - last.failed,
             cancelled=total.cancelled - last.cancelled,
-            stages=tuple(_stage_window(stage, now_s) for stage in stages),
-            busy=tuple(BusyCell(*key, int(batches), busy_s) for key, (batches, busy_s) in self._busy.items()),
+            stages=tuple([_stage_window(stage, now_s) for stage in stages]),
+            busy=tuple(
+                [BusyCell(*key, int(batches), busy_s) for key, (batches, busy_s) in self._busy.items()]
+            ),
             budget_s_min=self._budget_s_min,
             items=tuple([ItemCell(*key, rows, items) for key, (rows, items) in self._items.items()]),
         )
@@ -118,10 +120,10 @@ class Tally:
 def _stage_window(stage: StageState, now_s: float) -> StageWindow:
     return StageWindow(
         stage=stage.name,
-        queue_requests=len({piece.open.request.id for piece in stage.queue}),
+        queue_requests=len({piece.open.request.id for piece in stage.queue}) if stage.queue.entries else 0,
         queue_rows=stage.queue.rows,
         head_slack_s=stage.slack_s(now_s=now_s),
-        in_flight_rows=sum(batch.rows for batch in stage.batches.values()),
+        in_flight_rows=sum([batch.rows for batch in stage.batches.values()]),
         service_ratio=stage.estimator.residuals.mean_ratio,
         fan_out=stage.fan_out if stage.maker is not None else None,
     )

@@ -4,6 +4,9 @@ A request visits each stage once. A visit runs as one piece, or as several when 
 may have. Pieces wait and run independently; the request ends once, as a whole. These objects are the
 machine's own and mutable: nothing outside `core` sees them. At a stage that takes items, the request's rows
 are its items, which may be none: such a visit has no pieces and is done when it begins.
+
+They are made for every request, and Python makes a dictionary of arguments by name when it makes an object:
+these classes are called by place.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from steelyard.core.types import Request, Tensor
 if TYPE_CHECKING:
     from steelyard.core.assignment import Terms
     from steelyard.core.bounds import Ledger
+    from steelyard.core.estimate import Line
     from steelyard.core.lifecycle import Replica
     from steelyard.core.stage import StageState
 
@@ -47,7 +51,7 @@ class OpenRequest:
         "visits",
     )  # fmt: skip
 
-    def __init__(self, request: Request, *, due_s: float, stages_left: int = 1) -> None:
+    def __init__(self, request: Request, due_s: float, stages_left: int = 1) -> None:
         self.request = request
         self.due_s = due_s
         self.visits: dict[str, Visit] = {}
@@ -91,7 +95,6 @@ class Visit:
         stage: StageState,
         rows: int,
         arrived_s: float,
-        *,
         queue_s: float = 0.0,
         service_s: float = 0.0,
     ) -> None:
@@ -164,7 +167,7 @@ class Piece:
         "row_start", "rows", "sequence", "terms", "visit",
     )  # fmt: skip
 
-    def __init__(self, visit: Visit, row_start: int, rows: int, *, sequence: int) -> None:
+    def __init__(self, visit: Visit, row_start: int, rows: int, sequence: int) -> None:
         opened = visit.open
         self.visit = visit
         self.open = opened
@@ -204,8 +207,8 @@ class Batch:
 
     Attributes:
         replica: where it runs, or would.
+        line: its times by rows.
         variant: which answers.
-        bucket: shape bucket of all its pieces.
         rows: of all pieces together.
         cores: of its replica when it started.
         pieces: in the order of their rows in the batch.
@@ -221,22 +224,22 @@ class Batch:
     """
 
     __slots__ = (
-        "batch_id", "bucket", "cores", "expected_s", "holders", "is_full", "is_resized", "items", "keys",
+        "batch_id", "cores", "expected_s", "holders", "is_full", "is_resized", "items", "keys", "line",
         "outputs", "pieces", "replica", "rows", "service_s", "variant",
     )  # fmt: skip
 
     def __init__(
         self,
         replica: Replica,
-        variant: str,
+        line: Line,
         pieces: list[Piece],
         rows: int,
         service_s: float,
         is_full: bool,
     ) -> None:
         self.replica = replica
-        self.variant = variant
-        self.bucket = pieces[0].open.request.bucket
+        self.line = line
+        self.variant = line.variant
         self.rows = rows
         self.cores = replica.cores
         self.pieces = pieces
