@@ -15,6 +15,7 @@ from typing import Any
 from _markdown import table
 from accuracy_page import infadapter, ipa
 from client_page import client
+from conformance_page import conformance, fuzz
 from front_ends_page import front_ends, grpc_edge
 from headlines_page import ablation, headlines, papers, sponge_case
 from pages_page import bounds, label_bounds, pages, switches
@@ -231,6 +232,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "front_ends": ("front_ends", front_ends),
     "grpc_edge": ("grpc_edge", grpc_edge),
     "client": ("client", client),
+    "fuzz": ("fuzz", fuzz),
+    "conformance": ("conformance", conformance),
     "peers": ("peers", peers),
     "soak": ("soak", soak),
     "forecast": ("forecast", forecast),
