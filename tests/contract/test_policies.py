@@ -36,6 +36,6 @@ def test_another_hash_seed_decides_the_same(name: str) -> None:
             env={**os.environ, "PYTHONHASHSEED": seed},
             capture_output=True,
             check=True,
-            timeout=60,
+            timeout=200,
         )
         assert result.stdout == transcript(name)
