@@ -1,5 +1,6 @@
 """What the gRPC edge does with requests, called straight; tensors bit for bit, refusals as statuses."""
 
+import asyncio
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +17,8 @@ from steelyard.serve.edge import EdgeSettings
 from steelyard.serve.edge.replies import end_refusal
 from steelyard.serve.edge.tensors import KINDS, pack_bytes
 from steelyard.serve.grpc.callers import is_local
-from steelyard.serve.grpc.messages import InferRequest, InferResponse
+from steelyard.serve.grpc.listen import control_call
+from steelyard.serve.grpc.messages import INFERENCE, InferRequest, InferResponse, methods
 from steelyard.serve.grpc.refusals import OVERLOAD_STATUS, status_code, trailing_metadata
 from steelyard.serve.grpc.requests import CONTENTS
 from steelyard.testing.grpc import FakeContext, RefusedCallError, ask
@@ -264,6 +266,24 @@ def test_a_large_message_has_its_tensors_raw(intake: ComputingIntake) -> None:
     found = refusal(intake, typed(id="i" * 100), json_bytes_max=99)
     assert found.code == grpc.StatusCode.INVALID_ARGUMENT
     assert "send large tensors as raw_input_contents" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"\n\x05abc", "the message cannot be decoded"),  # a name of 5 bytes, 3 of which are there
+        (b"\n\x08abcdefgh", "the message has 10 bytes, the limit is 9"),
+    ],
+)
+def test_control_calls_take_small_messages_that_can_be_decoded(data: bytes, text: str) -> None:
+    async def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError
+
+    request, response = methods(INFERENCE)["ModelMetadata"]
+    serve = control_call(never, request, response, "127.0.0.1", 9)
+    with pytest.raises(RefusedCallError, match=text) as found:
+        asyncio.run(serve(data, FakeContext()))
+    assert found.value.code == grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_a_full_arena_is_an_exhausted_resource() -> None:

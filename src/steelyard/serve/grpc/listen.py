@@ -1,8 +1,9 @@
 """The gRPC listener: grpc.aio on the running loop, every service of `serve.grpc` on one port.
 
 The rule of this file: what a client may make us hold is bounded. A message has at most `body_bytes_max`
-bytes, as a body over HTTP, and at most 2 GiB; a connection has at most `STREAMS_MAX` calls, the server
-`CALLS_MAX`; clients that have vanished are found by pings, and their requests leave the queue.
+bytes, as a body over HTTP, and at most 2 GiB; what is decoded of it has at most `json_bytes_max`. A
+connection has at most `STREAMS_MAX` calls, the server `CALLS_MAX`; clients that have vanished are found by
+pings, and their requests leave the queue.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from steelyard.core.errors import InputError
 from steelyard.serve.base import Intake
@@ -93,7 +95,11 @@ async def serve_grpc(
     inference = InferenceCalls(intake, regions, settings, log, on_status, host=host)
     server = grpc.aio.server(options=_options(settings, reuse_port), maximum_concurrent_rpcs=CALLS_MAX)
     server.add_generic_rpc_handlers(
-        (_protocol_handlers(inference, control, host), health_handlers(control), *reflection_handlers())
+        (
+            _protocol_handlers(inference, control, host, settings),
+            health_handlers(control),
+            *reflection_handlers(),
+        )
     )
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
@@ -118,7 +124,9 @@ def _options(settings: EdgeSettings, reuse_port: bool) -> list[tuple[str, int]]:
     ]
 
 
-def _protocol_handlers(inference: InferenceCalls, control: ControlCalls, host: str) -> grpc.GenericRpcHandler:
+def _protocol_handlers(
+    inference: InferenceCalls, control: ControlCalls, host: str, settings: EdgeSettings
+) -> grpc.GenericRpcHandler:
     """The protocol's service; inference takes and gives encoded messages (`wire`)."""
     handlers: dict[str, grpc.RpcMethodHandler] = {
         "ModelInfer": grpc.unary_unary_rpc_method_handler(inference.infer),
@@ -127,20 +135,26 @@ def _protocol_handlers(inference: InferenceCalls, control: ControlCalls, host: s
     for name, (request, response) in methods(INFERENCE).items():
         if name in CALLS:
             handlers[name] = grpc.unary_unary_rpc_method_handler(
-                _control_call(partial(control.call, name), response, host),
-                request_deserializer=request.FromString,
+                control_call(partial(control.call, name), request, response, host, settings.json_bytes_max),
                 response_serializer=response.SerializeToString,
             )
     return grpc.method_handlers_generic_handler(INFERENCE, handlers)
 
 
-def _control_call(
-    call: Callable[..., Coroutine[Any, Any, Any]], response: Any, host: str
-) -> Callable[[Any, Any], Coroutine[Any, Any, Any]]:
-    async def answer(request: Any, context: Any) -> Any:
+def control_call(
+    call: Callable[..., Coroutine[Any, Any, Any]], request: Any, response: Any, host: str, bytes_max: int
+) -> Callable[[bytes, Any], Coroutine[Any, Any, Any]]:
+    """What serves a control call: its message is decoded on the loop, so it may have `bytes_max` only."""
+
+    async def answer(data: bytes, context: Any) -> Any:
         try:
+            if len(data) > bytes_max:
+                raise RefusedError(413, f"the message has {len(data)} bytes, the limit is {bytes_max}")
+            asked = request.FromString(data)
             local = is_local(context.peer(), metadata_of(context), host)
-            return await call(request, response, local=local)
+            return await call(asked, response, local=local)
+        except DecodeError as error:
+            await abort(context, RefusedError(400, f"the message cannot be decoded: {error}"))
         except RefusedError as error:
             await abort(context, error)
         except InputError as error:
