@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from steelyard import __version__
-from steelyard.core.commands import RunBatch
 from steelyard.core.types import Request, Service
 from steelyard.metrics.app import PagesApp
 from steelyard.metrics.exporter import CONTENT_TYPE, Exporter, ServiceMetrics
@@ -27,6 +26,8 @@ class Account:
         queue_rows: by service, told by each sensing window.
         statistics: of the protocol, by service.
         front_ends: tells of those in processes of their own.
+        on_batch: to be told (service, batch) when a batch starts.
+        on_status: to be told (service, status, count) when HTTP answers were sent.
     """
 
     def __init__(self, services: Mapping[str, Service], *, clock: Callable[[], float]) -> None:
@@ -37,6 +38,8 @@ class Account:
         self.queue_rows = dict.fromkeys(services, 0)
         self.statistics = {name: ServiceStatistics() for name in services}
         self.front_ends: Callable[[], list[dict[str, Any]]] = list
+        self.on_batch = self._exporter.observe_batch
+        self.on_status = self._exporter.observe_http
         self.app = PagesApp(
             {
                 "/metrics": (CONTENT_TYPE, lambda: self._exporter.render(now_s=self._clock())),
@@ -50,14 +53,6 @@ class Account:
         self._exporter.observe_end(request.service, request, end, now_s=now_s)
         latency_s = now_s - request.arrived_s
         self.statistics[request.service].observe(end, rows=request.rows, latency_s=latency_s, now_s=now_s)
-
-    def on_batch(self, service: str, batch: RunBatch) -> None:
-        """A batch starts."""
-        self._exporter.observe_batch(service, batch)
-
-    def on_status(self, service: str, status: int, count: int = 1) -> None:
-        """HTTP answers were sent."""
-        self._exporter.observe_http(service, status, count)
 
     def on_replica(self, service: str, replica_id: int, state: str, cores: float) -> None:
         """A replica has this state and these reserved cores from now on."""
