@@ -172,6 +172,15 @@ class TestAim:
         assert self.choose(aim, 300.0, 8.0, now_s=TURN_S - 1.0, seen=rich) == "large"
         assert self.choose(aim, 300.0, 8.0, now_s=TURN_S, seen=rich) == "tiny"
 
+    def test_a_lower_turn_ends_when_it_has_spent_what_there_was(self) -> None:
+        """9 s of 3,000 rows at 0.95 leave 27,000 x 0.048 = 1,296; a second of 20,000 at 0.85 takes 1,040."""
+        aim = Aim(service(LARGE_TINY, objective=Objective(accuracy_floor=0.90)))
+        rich = view(*(window(at_s + 1.0, large=3000) for at_s in range(9)))
+        assert self.choose(aim, 300.0, 8.0, now_s=TURN_S, seen=rich) == "tiny"
+        surge = [window(TURN_S + 1.0 + i, tiny=20_000) for i in range(2)]
+        assert self.choose(aim, 300.0, 8.0, now_s=TURN_S + 1.0, seen=view(surge[0])) == "tiny"
+        assert self.choose(aim, 300.0, 8.0, now_s=TURN_S + 2.0, seen=view(*surge)) == "large"
+
     def test_a_floor_that_all_reach_takes_the_cheapest_and_one_that_none_reaches_the_best(self) -> None:
         low = Aim(service(LARGE_TINY, objective=Objective(accuracy_floor=0.5)))
         assert self.choose(low, 300.0, 8.0) == "tiny"

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from steelyard.core.accuracy import Accuracies
 from steelyard.core.snapshot import ServiceView
-from steelyard.core.types import Service
+from steelyard.core.types import Objective, Service
 from steelyard.plan.accuracy import pick
 from steelyard.policies.steelyard.levels import Level
 from steelyard.policies.steelyard.sizing import EXACT
@@ -90,7 +90,7 @@ class Aim:
             level = _ceiling(offers, cores)
         elif objective.accuracy_floor is not None:
             self._account.add(view, objective.accuracy_floor)
-            if present is not None and now_s < self._turn_until_s and present in front:
+            if present is not None and now_s < self._turn_until_s and self._may_stay(present, objective):
                 return present
             level = self._turn(offers, cores, rate_rps, objective.accuracy_floor)
             self._turn_until_s = now_s + TURN_S
@@ -99,6 +99,10 @@ class Aim:
             level = best.level if best is not None else front[-1]
         self._present = level
         return level
+
+    def _may_stay(self, present: Level, objective: Objective) -> bool:
+        """Whether the turn of the present level goes on: what it takes from the account is there."""
+        return (present.accuracy or 0.0) >= (objective.accuracy_floor or 0.0) or self._account.above > 0
 
     def _offer(
         self,
