@@ -19,6 +19,7 @@ from conformance_page import conformance, fuzz
 from front_ends_page import front_ends, grpc_edge
 from headlines_page import ablation, headlines, papers, sponge_case
 from pages_page import bounds, label_bounds, pages, switches
+from parity_page import parity, slow_down
 from peers_page import peers, soak
 from shared_page import loki, proteus
 from sim_page import sim_day, sim_speed, theory
@@ -239,6 +240,9 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "forecast": ("forecast", forecast),
     "planning": ("planning", planning),
     "theory": ("theory", theory),
+    "parity_sleep": ("parity_sleep", parity),
+    "parity_ocr": ("parity_ocr", parity),
+    "slow_down": ("slow_down", slow_down),
     "sim_speed": ("sim_speed", sim_speed),
     "sim_speed_compiled": ("sim_speed_compiled", sim_speed),
     "sim_day": ("sim_day", sim_day),

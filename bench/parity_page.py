@@ -1,0 +1,64 @@
+"""Live runs beside their simulations, as in docs/results.md."""
+
+from typing import Any
+
+from _markdown import table
+
+HEAD = (
+    "policy",
+    "requests",
+    "violations, live",
+    "simulated",
+    "core-s, live",
+    "simulated",
+    "p50 ms, live",
+    "simulated",
+    "p99 ms, live",
+    "simulated",
+    "outside",
+)
+OUTSIDE = {
+    "violations_points": "violations",
+    "core_seconds_ratio": "core-seconds",
+    "p50_ratio": "p50",
+    "p99_ratio": "p99",
+}
+
+
+def parity(record: dict[str, Any]) -> str:
+    """One row a policy: both sides, and which of the bands are not kept."""
+    rows = [
+        (
+            row["policy"],
+            f"{row['requests']:,}",
+            *(f"{row[side]['violation_ratio']:.2%}" for side in ("live", "simulated")),
+            *(f"{row[side]['core_seconds']:.1f}" for side in ("live", "simulated")),
+            *(f"{row[side]['p50_ms']:.0f}" for side in ("live", "simulated")),
+            f"{row['live']['p99_ms']:.0f} ({row['live_p99_ms'][0]:.0f} – {row['live_p99_ms'][-1]:.0f})",
+            f"{row['simulated']['p99_ms']:.0f}",
+            ", ".join(OUTSIDE[miss.split()[0]] for miss in row["misses"]) or "–",
+        )
+        for row in record["policies"]
+    ]
+    within = record["within"]
+    bands = f"Wanted: violations within {within['violations_points']:g} points, " + ", ".join(
+        f"{OUTSIDE[key]} within {share:.0%}" for key, share in within.items() if key != "violations_points"
+    )
+    runs = f"{record['seed']} seeds a policy, {record['seconds']} s a run"
+    return f"{runs}, each simulated {record['simulated_seeds']} times. {bands}.\n\n{table(HEAD, rows)}"
+
+
+def slow_down(record: dict[str, Any]) -> str:
+    """Violations by policy and side: before, in the first seconds of slowness, and after them."""
+    spans = ("before", "first", "absorbed")
+    rows = [
+        (row["policy"], side, *(f"{row[side][span]:.2%}" for span in spans))
+        for row in record["policies"]
+        for side in ("live", "simulated")
+    ]
+    first = f"first {record['absorbed_s']:g} s"
+    setting = (
+        f"{record['seed']} seeds; {record['slower']:g} times slower, load {record['load_share']:g} of what "
+        f"one core answers, SLO {record['slo_ms']:g} ms. Violations:"
+    )
+    return f"{setting}\n\n{table(('policy', '', 'before', first, 'the rest of it'), rows)}"
