@@ -30,10 +30,9 @@ from steelyard.demo.pages.draw import Page, draw_pages
 from steelyard.demo.pages.models import DETECTORS, READERS, prepare_models
 from steelyard.demo.pages.scores import right_lines
 from steelyard.demo.pages.spec import SERVICE, pages_spec, write_spec
-from steelyard.demo.pages.tour import DIFFICULTY
+from steelyard.demo.pages.tour import DIFFICULTY, measured_times
 from steelyard.demo.processes import serving
 from steelyard.demo.spec import CORES
-from steelyard.demo.tour import profiled
 from steelyard.profiler.accuracies import wilson_95
 
 BOUNDS = (None, 0.85, 0.92, 0.95)
@@ -80,7 +79,7 @@ def main() -> None:
             ),
         )
         profiles = ("--profiles", str(folder / "profiles"))
-        profiled(spec, folder, "--quick", *profiles)
+        measured_times(spec, folder, find_font(), profiles)
         with serving(spec, policy="steelyard", log=folder / "server.log", options=profiles) as server:
             reads = read_all(server.url, pages, bounds, callers=options.callers)
     rows = [row(bound, [each for each in reads if each.bound == bound]) for bound in BOUNDS]

@@ -26,11 +26,12 @@ from steelyard.demo.pages.tour import (
     ARRANGEMENTS,
     Arrangement,
     measured_accuracies,
+    measured_times,
     plan_pages,
     run_once,
     spec_of,
 )
-from steelyard.demo.tour import Settings, profiled
+from steelyard.demo.tour import Settings
 from steelyard.metrics.runs import RunSeries
 
 PROVISIONAL_SLO_MS = 10_000.0
@@ -61,7 +62,7 @@ def main() -> None:
         folder = Path(made)
         profiles = ("--profiles", str(folder / "profiles"))
         spec = spec_of(FAMILY, models, folder, PROVISIONAL_SLO_MS)
-        cells = profiled(spec, folder, "--quick", *profiles)["profiles"]
+        cells = measured_times(spec, folder, font, profiles)
         accuracies = measured_accuracies(spec, folder, font, profiles, pages=options.labelled)
         for found in accuracies:
             print(found, flush=True)

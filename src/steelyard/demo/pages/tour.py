@@ -38,6 +38,8 @@ BASE_SHARE, SURGE_SHARE = 0.3, 1.3
 SLO_FACTOR = 4.0
 """The SLO in latencies of one page that has a core to itself, with the most accurate variants."""
 LABELLED_PAGES = 24
+EXAMPLE_PAGES = 16
+"""On which times are measured: what `crop` takes depends on what the detector finds."""
 DIFFICULTY = "medium"
 _PROVISIONAL_SLO_MS = 10_000.0
 LABELLED_PAGE_S_MAX = 10.0
@@ -76,7 +78,7 @@ def pages_tour(settings: Settings, console: Console) -> Outcome:
         f"{len(DETECTORS)} detectors, {len(READERS)} readers"
     )
     everything = spec_of(ARRANGEMENTS[0], models, settings.out, _PROVISIONAL_SLO_MS)
-    cells = profiled(everything, settings.out, "--quick", *options)["profiles"]
+    cells = measured_times(everything, settings.out, font, options)
     accuracies = measured_accuracies(everything, settings.out, font, options, pages=LABELLED_PAGES)
     surge = plan_pages(cells, seconds=settings.seconds, seed=settings.seed)
     _introduce(surge, accuracies, console)
@@ -151,6 +153,21 @@ def spec_of(arrangement: Arrangement, models: PageModels, folder: Path, slo_ms: 
         ),
     )
     return path
+
+
+def measured_times(spec: Path, folder: Path, font: Path, options: Sequence[str]) -> list[Mapping[str, Any]]:
+    """What every stage takes on pages, kept where the server finds it.
+
+    The pages are others than those of the surge, and than those of the accuracies.
+
+    Raises:
+        SteelyardError: measuring failed; the message names the log.
+    """
+    examples = folder / "examples.npz"
+    drawn = draw_pages(EXAMPLE_PAGES, np.random.default_rng(2_000_003), font=font, difficulty=DIFFICULTY)
+    np.savez(examples, page=np.stack([page.image for page in drawn]))
+    found = profiled(spec, folder, "--quick", "--examples", str(examples), *options)
+    return list(found["profiles"])
 
 
 def measured_accuracies(
