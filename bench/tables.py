@@ -1,7 +1,7 @@
-"""Writes the tables of docs/results.md from the records in bench/results, between the marks of each table.
+"""Writes the tables of docs/results.md and README.md from the records in bench/results, between their marks.
 
-A number on that page is therefore one that a script measured and stored. `--check` only says whether the page
-still agrees with the records (a test runs it).
+A number in such a table is therefore one that a script measured and stored. `--check` only says whether the
+pages still agree with the records (a test runs it).
 
     python bench/tables.py [--check]
 """
@@ -21,12 +21,15 @@ from headlines_page import ablation, headlines, papers, sponge_case
 from pages_page import bounds, label_bounds, pages, switches
 from parity_page import parity, slow_down
 from peers_page import peers, soak
+from readme_page import measured
 from shared_page import loki, proteus
 from sim_page import sim_day, sim_speed, theory
 from switch_page import switch
 from variants_page import variants
 
-PAGE = Path(__file__).parent.parent / "docs" / "results.md"
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "results.md"
+README = ROOT / "README.md"
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -264,40 +267,53 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
 """By mark: the record's name, and what makes the table of it."""
 
 
-def _measured(name: str, render: Callable[[dict[str, Any]], str]) -> str:
-    """The table of a record, or else of its quick form, and where it comes from; or that there is none."""
+def _record(name: str) -> dict[str, Any] | None:
+    """A record, or else its quick form, or None."""
     files = (RESULTS / f"{stored}.json" for stored in (name, f"{name}_quick"))
     file = next((file for file in files if file.exists()), None)
-    if file is None:
-        return "*Not measured yet.*"
-    record = json.loads(file.read_text())
-    return f"{render(record)}\n\n{stamp(record)}"
+    return None if file is None else json.loads(file.read_text())
 
 
-def rendered(page: str) -> str:
-    """The page with every table made anew from its record."""
+def _measured(name: str, render: Callable[[dict[str, Any]], str]) -> str:
+    """The table of a record and where it comes from; or that there is none."""
+    record = _record(name)
+    return "*Not measured yet.*" if record is None else f"{render(record)}\n\n{stamp(record)}"
+
+
+def _needed(name: str) -> dict[str, Any]:
+    record = _record(name)
+    if record is None:
+        raise SystemExit(f"{README}: want the record {name} in {RESULTS}")
+    return record
+
+
+def _between_marks(path: Path, page: str, mark: str, text: str) -> str:
+    begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    if page.count(begin) != 1 or page.count(end) != 1:
+        raise SystemExit(f"{path}: want one pair of marks {begin} {end}")
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
+
+
+def rendered() -> dict[Path, str]:
+    """The pages with every table made anew from its record."""
+    page = PAGE.read_text()
     for mark, (name, render) in TABLES.items():
-        begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
-        if page.count(begin) != 1 or page.count(end) != 1:
-            raise SystemExit(f"{PAGE}: want one pair of marks {begin} {end}")
-        before, _, rest = page.partition(begin)
-        _, _, after = rest.partition(end)
-        page = f"{before}{begin}\n\n{_measured(name, render)}\n\n{end}{after}"
-    return page
+        page = _between_marks(PAGE, page, mark, _measured(name, render))
+    return {PAGE: page, README: _between_marks(README, README.read_text(), "measured", measured(_needed))}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument(
-        "--check", action="store_true", help="change nothing; fail if the page is out of date"
-    )
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a page is out of date")
     options = parser.parse_args()
-    page = PAGE.read_text()
-    fresh = rendered(page)
-    if options.check and fresh != page:
-        raise SystemExit(f"{PAGE} does not agree with bench/results: run python bench/tables.py")
-    if not options.check:
-        PAGE.write_text(fresh)
+    for path, fresh in rendered().items():
+        if fresh == path.read_text():
+            continue
+        if options.check:
+            raise SystemExit(f"{path} does not agree with bench/results: run python bench/tables.py")
+        path.write_text(fresh)
 
 
 if __name__ == "__main__":
