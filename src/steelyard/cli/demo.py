@@ -15,12 +15,12 @@ from steelyard.core.errors import SteelyardError
 def demo(
     seconds: Annotated[int, typer.Option(help="Length of each run; there are up to three.")] = 50,
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where the report, the spec and the logs go.")
+        Path, typer.Option(metavar="DIR", help="Where to write the report, the spec and the logs.")
     ] = Path("out/demo"),
-    seed: Annotated[int, typer.Option(help="Of the lines and their arrivals.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the lines and their arrivals.")] = 1,
     profiles: Annotated[Path | None, typer.Option(metavar="DIR", help="Where profiles are stored.")] = None,
     pipeline: Annotated[
-        bool, typer.Option("--pipeline", help="Whole pages through a pipeline, and the third axis.")
+        bool, typer.Option("--pipeline", help="Serve whole pages through a pipeline with variants.")
     ] = False,
     json: JsonOption = None,
 ) -> int:

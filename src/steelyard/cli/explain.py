@@ -38,14 +38,15 @@ class Explained(Frozen, frozen=True):
 
 def explain(
     journal: Annotated[
-        Path, typer.Argument(help="A file of serve's --journal or --decisions, or simulate's.")
+        Path,
+        typer.Argument(help="A file of `serve --journal`, `serve --decisions` or `simulate --decisions`."),
     ],
     at: Annotated[
         float | None, typer.Option(min=0, help="Only the decision in force at this second.")
     ] = None,
     json: JsonOption = None,
 ) -> None:
-    """Say why each decision was taken, and why not the second-best plan."""
+    """Show why each decision was taken, and why the second-best plan was not."""
     decisions = list(read_decisions(journal))
     if at is not None:
         in_force = {d.run: d for d in decisions if d.kind != "discarded" and d.t_s <= at}

@@ -26,21 +26,23 @@ def load(
     model: Annotated[str, typer.Option("--model", "-m", help="Service to call.")],
     inputs: Annotated[
         list[Path],
-        typer.Option("--input", help="Request to send: .npy, .npz or .json; several are drawn at random."),
+        typer.Option("--input", help="Request to send: .npy, .npz or .json; several: chosen at random."),
     ],
-    rate: Annotated[float | None, typer.Option(help="Poisson arrivals, requests a second.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="How long, with --rate.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Poisson arrivals, requests per second.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Length, with --rate.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Arrivals from a trace file instead.")] = None,
     trace_scale: Annotated[float, typer.Option(help="Multiply the trace's counts.")] = 1.0,
-    trace_slice: Annotated[str | None, typer.Option(help="Seconds A:B of the trace, half-open.")] = None,
-    trace_gaps: Annotated[str, typer.Option(help="Seconds without data: hold or silence.")] = "silence",
-    slo: Annotated[str | None, typer.Option(help="Latency objective, for example 50ms.")] = None,
+    trace_slice: Annotated[str | None, typer.Option(help="Only seconds [A, B) of the trace.")] = None,
+    trace_gaps: Annotated[
+        str, typer.Option(help="How to fill seconds without data: hold or silence.")
+    ] = "silence",
+    slo: Annotated[str | None, typer.Option(help="Latency objective to count against, such as 50ms.")] = None,
     max_latency_ms: Annotated[
         float | None, typer.Option(help="Latency bound sent with every request.")
     ] = None,
-    in_flight_max: Annotated[int, typer.Option(help="Most requests sent and not answered.")] = 512,
-    timeout: Annotated[str, typer.Option(help="Give a request up after this long.")] = "30s",
-    seed: Annotated[int, typer.Option(help="Of the arrivals and of the choice of inputs.")] = 0,
+    in_flight_max: Annotated[int, typer.Option(help="Most requests open at a time.")] = 512,
+    timeout: Annotated[str, typer.Option(help="Give up a request after this time.")] = "30s",
+    seed: Annotated[int, typer.Option(help="Seed of the arrivals and of the choice of inputs.")] = 0,
     json: JsonOption = None,
 ) -> int:
     """Send requests at their intended times, whatever the server does, and measure from those times."""

@@ -24,11 +24,11 @@ class Entry(NamedTuple):
 COMMANDS = {
     "demo": Entry("steelyard.cli.demo:demo", "Watch a real model hold its SLO through a surge."),
     "serve": Entry("steelyard.cli.serve:serve", "Serve models under a latency objective."),
-    "profile": Entry("steelyard.cli.profile:profile", "Measure models over rows and cores."),
-    "plan": Entry("steelyard.cli.plan:plan", "Say what a rate needs, without serving it."),
-    "simulate": Entry("steelyard.cli.simulate:simulate", "Run policies over traces, without serving."),
-    "load": Entry("steelyard.cli.load:load", "Offer open-loop load and measure what clients see."),
-    "explain": Entry("steelyard.cli.explain:explain", "Say why each decision was taken."),
+    "profile": Entry("steelyard.cli.profile:profile", "Measure models over batch sizes and cores."),
+    "plan": Entry("steelyard.cli.plan:plan", "Show what a rate needs, without serving it."),
+    "simulate": Entry("steelyard.cli.simulate:simulate", "Compare policies on traces, in simulated time."),
+    "load": Entry("steelyard.cli.load:load", "Send open-loop load and measure what clients see."),
+    "explain": Entry("steelyard.cli.explain:explain", "Show why each decision was taken."),
     "trace": Entry("steelyard.cli.trace:app", "Make and describe arrival traces."),
 }
 

@@ -76,16 +76,16 @@ class Question(NamedTuple):
 
 def plan(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A spec file, or an ONNX file with --slo.")],
-    rate: Annotated[float, typer.Option(help="Requests a second to plan for.")],
+    rate: Annotated[float, typer.Option(help="Requests per second to plan for.")],
     policy: Annotated[
-        str | None, typer.Option(help="A policy's or configuration's name; default the spec's.")
+        str | None, typer.Option(help="A policy or configuration; default: the spec's.")
     ] = None,
-    service: Annotated[str | None, typer.Option(help="Which service, where there are several.")] = None,
+    service: Annotated[str | None, typer.Option(help="Which service, if there are several.")] = None,
     slo: Annotated[str | None, typer.Option(help="Latency objective of an ONNX file, such as 50ms.")] = None,
     profiles: Annotated[Path | None, typer.Option(metavar="DIR", help="Where profiles are stored.")] = None,
     json: JsonOption = None,
 ) -> int:
-    """Say what a policy would give a service at a rate, and whether that holds its objective."""
+    """Show what a policy would give a service at a rate, and whether that holds its objective."""
     from steelyard.backend.cpu import usable_core_ids
     from steelyard.cli.serve import find_modules_beside, open_spec
 

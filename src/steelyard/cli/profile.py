@@ -27,7 +27,7 @@ def profile(
     profiles: Annotated[Path | None, typer.Option(metavar="DIR", help="Where profiles are stored.")] = None,
     examples: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Measure on what stages are given of these examples."),
+        typer.Option(metavar="FILE", help="Measure on the stages' inputs made from these requests."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The short form that serve uses.")] = False,
     labels: Annotated[
@@ -35,17 +35,15 @@ def profile(
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="exact (the default), top1 or module:function; with --labels."),
+        typer.Option(metavar="NAME", help="exact (default), top1 or module:function; with --labels."),
     ] = None,
     output: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which output exact and top1 look at.")
+        str | None, typer.Option(metavar="NAME", help="The output that exact and top1 compare.")
     ] = None,
-    service: Annotated[
-        str | None, typer.Option(help="Whose labels or examples, where there are several.")
-    ] = None,
+    service: Annotated[str | None, typer.Option(help="The service of the labels or examples.")] = None,
     json: JsonOption = None,
 ) -> None:
-    """Measure service times over rows and cores, or accuracies; resumes where it was interrupted."""
+    """Measure service times over rows and cores, or accuracies. An interrupted run resumes."""
     from steelyard.backend.cpu import usable_core_ids
     from steelyard.cli.measure import measure
     from steelyard.cli.serve import find_modules_beside, open_spec

@@ -28,48 +28,56 @@ def serve(
     spec: Annotated[
         Path, typer.Argument(metavar="SPEC", help="A spec file, an ONNX file with --slo, or file.py:name.")
     ],
-    slo: Annotated[str | None, typer.Option(help="Latency objective of an ONNX file, such as 50ms.")] = None,
+    slo: Annotated[
+        str | None, typer.Option(help="Latency objective of an ONNX file or function, such as 50ms.")
+    ] = None,
     policy: Annotated[
-        str | None, typer.Option(help="A policy's or configuration's name; default the spec's.")
+        str | None, typer.Option(help="A policy or configuration; default: the spec's.")
     ] = None,
     cores: Annotated[
-        int | None, typer.Option(min=1, help="Cores to use; default the spec's, or all it may.")
+        int | None, typer.Option(min=1, help="Cores to use; default: the spec's, or all available.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    http_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default 8080; 0 is off.")] = None,
-    grpc_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default 8081; 0 is off.")] = None,
+    http_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="HTTP port, default 8080; 0: off.")
+    ] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="gRPC port, default 8081; 0: off.")
+    ] = None,
     front_ends: Annotated[
         int,
         typer.Option(
-            min=0, max=FRONT_ENDS_MAX, metavar="N", help="Processes that speak HTTP; 0: the server itself."
+            min=0, max=FRONT_ENDS_MAX, metavar="N", help="Processes that handle HTTP; 0: the server's own."
         ),
     ] = 0,
     grpc_in_process: Annotated[
-        bool, typer.Option("--grpc-in-process", help="Speak gRPC in the server's own process.")
+        bool, typer.Option("--grpc-in-process", help="Handle gRPC in the server's own process.")
     ] = False,
     metrics_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Default 8082; 0 is off.")
+        int | None, typer.Option(min=0, max=65535, help="Metrics port, default 8082; 0: off.")
     ] = None,
-    ports: Annotated[str | None, typer.Option(help="`triton` stands for 8000, 8001 and 8002.")] = None,
+    ports: Annotated[str | None, typer.Option(help="triton: use ports 8000, 8001 and 8002.")] = None,
     profiles: Annotated[Path | None, typer.Option(metavar="DIR", help="Where profiles are stored.")] = None,
     journal: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Record every event and command.")
+        Path | None, typer.Option(metavar="FILE", help="Record every event and command here.")
     ] = None,
     decisions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where decisions are recorded.")
     ] = None,
-    overload_status: Annotated[int, typer.Option(help="HTTP status of a refusal: 503 or 429.")] = 503,
+    overload_status: Annotated[
+        int, typer.Option(help="HTTP status of refusals under overload: 503 or 429.")
+    ] = 503,
     body_max: Annotated[str, typer.Option(metavar="SIZE", help="Largest request body.")] = "64MiB",
     arena: Annotated[
         str, typer.Option(metavar="SIZE", help="Memory for the tensors of open requests.")
     ] = "512MiB",
     drain: Annotated[
-        str, typer.Option(metavar="TIME", help="How long SIGTERM waits for queued requests.")
+        str, typer.Option(metavar="TIME", help="How long to answer queued requests after SIGTERM.")
     ] = "30s",
     log_requests: Annotated[bool, typer.Option("--log-requests", help="Log every request.")] = False,
     print_spec: Annotated[bool, typer.Option("--print-spec", help="Print the spec and exit.")] = False,
 ) -> int:
-    """Serve models under a latency objective until SIGTERM, then drain."""
+    """Serve models under a latency objective until SIGTERM, then answer what is queued."""
     loaded = open_spec(spec, slo)
     if print_spec:
         typer.echo(loaded.text, nl=False)

@@ -55,35 +55,37 @@ def simulate(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A spec file, or an ONNX file with --slo.")],
     trace: Annotated[
         list[str],
-        typer.Option(metavar="[SERVICE=]FILE", help="Arrivals; once a service, or one file that names them."),
+        typer.Option(
+            metavar="[SERVICE=]FILE", help="Arrivals: one per service, or one file that names them."
+        ),
     ],
     policy: Annotated[
         str | None,
-        typer.Option(metavar="P,P...", help="Policies' or configurations' names; default the spec's."),
+        typer.Option(metavar="P,P...", help="Policies or configurations; default: the spec's."),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Of arrivals within their seconds, and service times.")
-    ] = 0,
-    seeds: Annotated[int, typer.Option(min=1, max=SEEDS_MAX, help="Run so many, from --seed on.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of arrivals and service times.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, max=SEEDS_MAX, help="Number of seeds, from --seed on.")] = 1,
     trace_scale: Annotated[float, typer.Option(help="Multiply the trace's counts.")] = 1.0,
     trace_slice: Annotated[
-        str | None, typer.Option(metavar="A:B", help="Seconds [A, B) of the trace only.")
+        str | None, typer.Option(metavar="A:B", help="Only seconds [A, B) of the trace.")
     ] = None,
-    trace_gaps: Annotated[str, typer.Option(help="Seconds without data: hold or silence.")] = "silence",
-    cold: Annotated[bool, typer.Option("--cold", help="Start from nothing, not from a plan.")] = False,
+    trace_gaps: Annotated[
+        str, typer.Option(help="How to fill seconds without data: hold or silence.")
+    ] = "silence",
+    cold: Annotated[bool, typer.Option("--cold", help="Start on an empty cluster.")] = False,
     slo: Annotated[str | None, typer.Option(help="Latency objective of an ONNX file, such as 50ms.")] = None,
     profiles: Annotated[Path | None, typer.Option(metavar="DIR", help="Where profiles are stored.")] = None,
     processes: Annotated[
         int | None,
-        typer.Option(min=1, max=PROCESSES_MAX, help="Runs at once; default one for each core."),
+        typer.Option(min=1, max=PROCESSES_MAX, help="Runs at a time; default: one per core."),
     ] = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML report.")] = None,
     decisions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write every decision, for `steelyard explain`.")
     ] = None,
     json: JsonOption = None,
 ) -> int:
-    """Run policies over arrival traces with the code that serves, and compare what they violate and cost."""
+    """Run policies over arrival traces with the code that serves; compare violations and cost."""
     from steelyard.backend.cpu import usable_core_ids
     from steelyard.cli.decisions import decisions_file
     from steelyard.cli.replay import traces_of

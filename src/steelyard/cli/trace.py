@@ -24,28 +24,26 @@ app = typer.Typer(help="Make and describe arrival traces.", add_completion=False
 def synth(
     shape: Annotated[str, typer.Argument(help=f"One of {', '.join(SHAPES)}.")],
     seconds: Annotated[int, typer.Option(help="Length of the trace.")] = 60,
-    base: Annotated[
-        float, typer.Option(help="Base rate, requests/s; the low of diurnal, the start of ramp.")
-    ] = 10.0,
+    base: Annotated[float, typer.Option(help="Base rate, requests/s: low of diurnal, start of ramp.")] = 10.0,
     peak: Annotated[float | None, typer.Option(help="Highest rate; by default three times the base.")] = None,
     start: Annotated[
-        int | None, typer.Option("--from", help="Second at which surge or spike begins.")
+        int | None, typer.Option("--from", help="Second at which a surge or spike begins.")
     ] = None,
     end: Annotated[int | None, typer.Option("--to", help="Second at which a surge ends.")] = None,
     period: Annotated[
         float | None, typer.Option(help="Seconds of one diurnal wave; by default the length.")
     ] = None,
-    decay: Annotated[float | None, typer.Option(help="Seconds in which a spike falls by 1/e.")] = None,
+    decay: Annotated[float | None, typer.Option(help="Seconds in which a spike falls to 1/e.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the Poisson counts.")] = 0,
     even: Annotated[
         bool, typer.Option("--even", help="Counts as even as whole numbers allow, not Poisson.")
     ] = False,
     out: Annotated[
-        str, typer.Option(metavar="FILE", help="Where the counts go; - is standard output.")
+        str, typer.Option(metavar="FILE", help="Where to write the counts; - is standard output.")
     ] = "-",
     json: JsonOption = None,
 ) -> None:
-    """Make a trace: a line is the number of requests in one second."""
+    """Make a trace: each line is the number of requests in one second."""
     if out == "-" and json == "-":
         raise TraceError("--out and --json cannot both be standard output")
     rates = _rates(
@@ -73,18 +71,18 @@ def synth(
 @app.command()
 def info(
     file: Annotated[
-        Path, typer.Argument(help="Counts a second, or CSV with t_s or timestamp; perhaps gzip.")
+        Path, typer.Argument(help="One count per second, or CSV with t_s or timestamp; may be gzip.")
     ],
     scale: Annotated[float, typer.Option("--trace-scale", help="Multiply every count.")] = 1.0,
     cut: Annotated[
         str | None, typer.Option("--trace-slice", metavar="A:B", help="Seconds [A, B) only.")
     ] = None,
     gaps: Annotated[
-        str, typer.Option("--trace-gaps", help="Seconds without data: hold or silence.")
+        str, typer.Option("--trace-gaps", help="How to fill seconds without data: hold or silence.")
     ] = "silence",
     json: JsonOption = None,
 ) -> None:
-    """Say how long a trace is, how many requests it has, and how bursty it is."""
+    """Show how long a trace is, how many requests it has, and how bursty it is."""
     trace = open_trace(file, gaps=gaps, cut=cut, scale=scale)
     stats = describe(trace)
     if json != "-":
