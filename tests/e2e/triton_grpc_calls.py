@@ -5,6 +5,7 @@ Usage: python -m tests.e2e.triton_grpc_calls ADDRESS, in the project's folder. T
 everything was as a stock client expects it.
 """
 
+import os
 import queue
 import sys
 from collections.abc import Callable
@@ -17,6 +18,8 @@ import tritonclient.utils.shared_memory as shm
 from tritonclient.utils import InferenceServerException
 
 X = np.random.default_rng(3).normal(size=(3, 64)).astype(np.float32)
+NAME = f"steelyard-grpc-{os.getpid()}"
+"""Of shared memory, of which every process of the machine sees all."""
 OVERLOADED = "StatusCode.RESOURCE_EXHAUSTED"
 
 
@@ -109,12 +112,12 @@ def streamed(client: Any, want: np.ndarray[Any, Any]) -> None:
 def shared_memory(client: Any, want: np.ndarray[Any, Any]) -> None:
     client.unregister_system_shared_memory()
     client.unregister_cuda_shared_memory()
-    inputs = shm.create_shared_memory_region("in", "/steelyard-grpc-in", X.nbytes)
-    outputs = shm.create_shared_memory_region("out", "/steelyard-grpc-out", want.nbytes + 8)
+    inputs = shm.create_shared_memory_region("in", f"/{NAME}-in", X.nbytes)
+    outputs = shm.create_shared_memory_region("out", f"/{NAME}-out", want.nbytes + 8)
     try:
         shm.set_shared_memory_region(inputs, [X])
-        client.register_system_shared_memory("in", "/steelyard-grpc-in", X.nbytes)
-        client.register_system_shared_memory("out", "/steelyard-grpc-out", want.nbytes + 8)
+        client.register_system_shared_memory("in", f"/{NAME}-in", X.nbytes)
+        client.register_system_shared_memory("out", f"/{NAME}-out", want.nbytes + 8)
         assert set(client.get_system_shared_memory_status().regions) == {"in", "out"}
         assert client.get_system_shared_memory_status("in").regions["in"].byte_size == X.nbytes
         given = triton.InferInput("x", list(X.shape), "FP32")

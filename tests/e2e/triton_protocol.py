@@ -5,6 +5,7 @@ x [-1, 64] -> y [-1, 10]. Ends with status 0 if everything was as a stock client
 """
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,8 @@ import tritonclient.utils.shared_memory as shm
 from tritonclient.utils import InferenceServerException
 
 X = np.random.default_rng(3).normal(size=(3, 64)).astype(np.float32)
+NAME = f"steelyard-http-{os.getpid()}"
+"""Of shared memory, of which every process of the machine sees all."""
 
 
 def tensor(module: Any = triton) -> Any:
@@ -72,12 +75,12 @@ def statistics(client: Any) -> None:
 
 def shared_memory(client: Any, want: np.ndarray[Any, Any]) -> None:
     client.unregister_system_shared_memory()
-    inputs = shm.create_shared_memory_region("in", "/steelyard-test-in", X.nbytes)
-    outputs = shm.create_shared_memory_region("out", "/steelyard-test-out", want.nbytes)
+    inputs = shm.create_shared_memory_region("in", f"/{NAME}-in", X.nbytes)
+    outputs = shm.create_shared_memory_region("out", f"/{NAME}-out", want.nbytes)
     try:
         shm.set_shared_memory_region(inputs, [X])
-        client.register_system_shared_memory("in", "/steelyard-test-in", X.nbytes)
-        client.register_system_shared_memory("out", "/steelyard-test-out", want.nbytes)
+        client.register_system_shared_memory("in", f"/{NAME}-in", X.nbytes)
+        client.register_system_shared_memory("out", f"/{NAME}-out", want.nbytes)
         assert {region["name"] for region in client.get_system_shared_memory_status()} == {"in", "out"}
         given = triton.InferInput("x", list(X.shape), "FP32")
         given.set_shared_memory("in", X.nbytes)

@@ -16,7 +16,7 @@ import pytest
 
 from steelyard.testing.live import (
     WAIT_S_MAX,
-    LiveServer,
+    cgroups_of,
     descendants,
     mapped_arenas,
     serve,
@@ -92,17 +92,12 @@ def test_a_killed_server_leaves_nothing(spec: Path, tmp_path: Path) -> None:
     with serve(spec, tmp_path) as server:
         wait_until(lambda: len(worker_pids(server)) == 2, "two workers")
         family = descendants(server.process.pid)
-        groups = cgroups_of(server)
+        groups = cgroups_of(server.process.pid)
         assert groups, "quotas are writable for root"
         server.process.kill()
         server.process.wait()
         wait_until(lambda: not any(alive(pid) for pid in family), "the family's end")
         wait_until(lambda: not any(group.exists() for group in groups), "its cgroups' end")
-
-
-def cgroups_of(server: LiveServer) -> list[Path]:
-    """Directories in the cgroup file system that carry the server's pid."""
-    return list(Path("/sys/fs/cgroup").glob(f"**/steelyard-{server.process.pid}-*"))
 
 
 def alive(pid: int) -> bool:

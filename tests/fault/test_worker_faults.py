@@ -20,7 +20,7 @@ from steelyard.core.commands import LoadVariant, ReleaseOutputs, StopReplica
 from steelyard.core.events import BatchCompleted, BatchFailed, ReplicaGone, ReplicaReady, VariantUnloaded
 from steelyard.runtime.base import VariantSpec
 from steelyard.testing.backend_contract import Rig, rows
-from steelyard.testing.live import wait_ended
+from steelyard.testing.live import cgroups_of, wait_ended
 
 pytestmark = pytest.mark.slow
 
@@ -397,7 +397,7 @@ def test_a_killed_server_leaves_nothing_behind(tmp_path: Path, heir: str) -> Non
             assert wait_ended([pids["heir"]]) == []
         assert left == []
         assert mappings_of(arena) == []
-        assert list(Path("/sys/fs/cgroup").glob(f"**/steelyard-{server.pid}-*")) == []
+        assert cgroups_of(server.pid) == []
 
 
 def mappings_of(arena: str) -> list[str]:

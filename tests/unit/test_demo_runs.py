@@ -24,6 +24,9 @@ from steelyard.demo.tour import Settings, comparison
 from steelyard.metrics.runs import RunSeries, RunSummary
 from steelyard.testing.live import wait_ended
 
+# The demo's process has one thread when it starts another one; one of pytest's workers has more.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
 # `profile` measures a line in 25 ms on one core. `serve` answers every line with the same tokens after 5 ms
 # and accounts for it as a server of one replica would; every tenth request is refused.
 STAND_IN = """

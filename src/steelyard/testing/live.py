@@ -95,6 +95,16 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def cgroups_of(pid: int) -> list[Path]:
+    """Directories in the cgroup file system that a server or backend of this process id has made."""
+    return [
+        Path(folder, name)
+        for folder, names, _ in os.walk("/sys/fs/cgroup")  # others come and go meanwhile
+        for name in names
+        if name.startswith(f"steelyard-{pid}-")
+    ]
+
+
 def mapped_arenas(pid: int) -> list[str]:
     """Lines of a process's memory map that are payload arenas; none if it has ended."""
     try:
