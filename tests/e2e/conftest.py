@@ -7,6 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from steelyard.demo.pages.models import PageModels, prepare_models
+
 FEATURES, HIDDEN, CLASSES = 64, 128, 10
 
 
@@ -35,3 +37,9 @@ def mlp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "mlp.onnx"
     onnx.save(model, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def page_models(tmp_path_factory: pytest.TempPathFactory) -> PageModels:
+    """The page pipeline's models, made anew: some seconds."""
+    return prepare_models(tmp_path_factory.mktemp("page-models"))

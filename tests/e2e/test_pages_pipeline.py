@@ -16,7 +16,7 @@ import pytest
 from steelyard.client.wire import LENGTH_HEADER, infer_body, read_outputs
 from steelyard.demo.lines import find_font
 from steelyard.demo.pages.draw import Page, draw_pages
-from steelyard.demo.pages.models import prepare_models
+from steelyard.demo.pages.models import PageModels
 from steelyard.demo.pages.scores import right_lines
 from steelyard.demo.pages.spec import SERVICE, pages_spec, write_spec
 from steelyard.testing.live import serve
@@ -27,9 +27,11 @@ LATENCY = {"alpha_ms": 60.0, "zeta_ms": 10.0}
 ASKED_AT_ONCE = 4
 
 
-def test_pages_are_read_by_the_variants_that_the_answer_names(tmp_path: Path) -> None:
+def test_pages_are_read_by_the_variants_that_the_answer_names(
+    page_models: PageModels, tmp_path: Path
+) -> None:
     spec = pages_spec(
-        prepare_models(tmp_path / "models"),
+        page_models,
         slo_ms=30_000,
         cores=2,
         detectors=["tiny"],

@@ -5,18 +5,22 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 
 from steelyard.control.rebuild import machines_of
+from steelyard.core.commands import RunBatch
 from steelyard.journal.codec import read
 from steelyard.journal.diff import describe
 from steelyard.journal.records import CONTROL, Header, Record
 from steelyard.journal.replay import replay
+from steelyard.runtime.base import Array
 from steelyard.testing.live import WAIT_S_MAX, LiveServer, serve
 
 pytestmark = pytest.mark.slow
@@ -44,16 +48,22 @@ policy: {policy}
     return spec
 
 
-def bare(model: Path, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """What ONNX Runtime answers in this process, with one thread as the worker has."""
+@cache
+def session(model: Path) -> ort.InferenceSession:
+    """In this process, with one thread as the worker has."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    (y,) = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, {"x": x})
-    answer: np.ndarray[Any, Any] = y
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def bare(model: Path, x: Array) -> Array:
+    """What ONNX Runtime answers."""
+    (y,) = session(model).run(None, {"x": x})
+    answer: Array = y
     return answer
 
 
-def infer(server: LiveServer, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def infer(server: LiveServer, x: Array) -> Array:
     """One inference over HTTP in plain JSON."""
     body = {"inputs": [{"name": "x", "shape": list(x.shape), "datatype": "FP32", "data": x.ravel().tolist()}]}
     request = urllib.request.Request(
@@ -66,70 +76,103 @@ def infer(server: LiveServer, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.array(output["data"], dtype=np.float32).reshape(output["shape"])
 
 
-def test_tritonclient_gets_what_onnx_runtime_answers(tmp_path: Path, mlp: Path) -> None:
+class Run(NamedTuple):
+    """What a server did: what it was given, what clients of each kind got, and its journal."""
+
+    alone: dict[str, Array]  # asked by tritonclient, one request after the other
+    by_tritonclient: dict[str, Array]
+    together: list[Array]  # asked by many clients at a time
+    answers: dict[int, Array]
+    journal: Path
+
+
+@pytest.fixture(scope="module")
+def static(tmp_path_factory: pytest.TempPathFactory, mlp: Path) -> Run:
+    """One server with a fixed allocation for all that is asked about answers; it has ended."""
+    folder = tmp_path_factory.mktemp("static")
     rng = np.random.default_rng(1)
-    inputs = {f"x{rows}": rng.normal(size=(rows, 64)).astype(np.float32) for rows in ROWS}
-    np.savez(tmp_path / "in.npz", **inputs)  # type: ignore[arg-type]
-    with serve(write_spec(tmp_path, mlp), tmp_path) as server:
-        client = [sys.executable, str(Path(__file__).with_name("triton_infer.py"))]
-        address = server.url.removeprefix("http://")
-        done = subprocess.run(
-            [*client, address, "digits", str(tmp_path / "in.npz"), str(tmp_path / "out.npz")],
-            capture_output=True,
-            text=True,
-            timeout=WAIT_S_MAX,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-    answers = np.load(tmp_path / "out.npz")
-    for name, x in inputs.items():
-        want = bare(mlp, x)
-        np.testing.assert_array_equal(answers[f"binary_{name}"], want)  # bit for bit: the same rows alone
-        np.testing.assert_array_equal(answers[f"json_{name}"], want)
-
-
-def test_batched_with_others_the_answers_stay_within_rounding(tmp_path: Path, mlp: Path) -> None:
-    rng = np.random.default_rng(2)
-    inputs = [rng.normal(size=(int(rng.integers(1, 4)), 64)).astype(np.float32) for _ in range(160)]
-    answers: dict[int, np.ndarray[Any, Any]] = {}
-    journal = tmp_path / "journal.jsonl"
-    with serve(write_spec(tmp_path, mlp), tmp_path, "--journal", str(journal)) as server:
+    alone = {f"x{rows}": rng.normal(size=(rows, 64)).astype(np.float32) for rows in ROWS}
+    together = [rng.normal(size=(int(rng.integers(1, 4)), 64)).astype(np.float32) for _ in range(160)]
+    journal = folder / "journal.jsonl"
+    with serve(write_spec(folder, mlp), folder, "--journal", str(journal)) as server:
+        by_tritonclient = ask_with_tritonclient(server, alone, folder)
+        answers: dict[int, Array] = {}
 
         def client(first: int) -> None:
-            for index in range(first, len(inputs), 16):
-                answers[index] = infer(server, inputs[index])
+            for index in range(first, len(together), 16):
+                answers[index] = infer(server, together[index])
 
-        clients = [threading.Thread(target=client, args=(first,)) for first in range(16)]
-        for thread in clients:
-            thread.start()
-        for thread in clients:
-            thread.join()
-    assert len(answers) == len(inputs)
-    for index, x in enumerate(inputs):
-        np.testing.assert_allclose(answers[index], bare(mlp, x), rtol=1e-5, atol=1e-5)
-    batches = [command for record in records_of(journal) for command in record.commands if is_batch(command)]
-    assert max(len(batch.slices) for batch in batches) > 1, "no requests were batched together"
+        at_a_time(16, client)
+        load(server)
+    return Run(alone, by_tritonclient, together, answers, journal)
 
 
-def is_batch(command: object) -> bool:
-    return type(command).__name__ == "RunBatch"
+def ask_with_tritonclient(server: LiveServer, inputs: dict[str, Array], folder: Path) -> dict[str, Array]:
+    """Answers in both forms, `binary_x1` and `json_x1` for `x1`, from a process of its own."""
+    np.savez(folder / "in.npz", **inputs)  # type: ignore[arg-type]
+    client = [sys.executable, str(Path(__file__).with_name("triton_infer.py"))]
+    address = server.url.removeprefix("http://")
+    done = subprocess.run(
+        [*client, address, "digits", str(folder / "in.npz"), str(folder / "out.npz")],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S_MAX,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(np.load(folder / "out.npz"))
 
 
-def records_of(journal: Path) -> list[Any]:
+def at_a_time(count: int, client: Callable[[int], object]) -> None:
+    """Run so many clients, each told its number, until all have ended."""
+    clients = [threading.Thread(target=client, args=(number,)) for number in range(count)]
+    for thread in clients:
+        thread.start()
+    for thread in clients:
+        thread.join()
+
+
+def load(server: LiveServer) -> None:
+    """480 requests of two rows from eight clients: 120 batches of eight rows at the least."""
+    x = np.ones((2, 64), dtype=np.float32)
+    at_a_time(8, lambda _: [infer(server, x) for _ in range(60)])
+
+
+def test_tritonclient_gets_what_onnx_runtime_answers(static: Run, mlp: Path) -> None:
+    for name, x in static.alone.items():
+        want = bare(mlp, x)
+        # bit for bit: the same rows alone
+        np.testing.assert_array_equal(static.by_tritonclient[f"binary_{name}"], want)
+        np.testing.assert_array_equal(static.by_tritonclient[f"json_{name}"], want)
+
+
+def test_batched_with_others_the_answers_stay_within_rounding(static: Run, mlp: Path) -> None:
+    assert len(static.answers) == len(static.together)
+    for index, x in enumerate(static.together):
+        np.testing.assert_allclose(static.answers[index], bare(mlp, x), rtol=1e-5, atol=1e-5)
+    assert max(len(batch.slices) for batch in batches_of(static.journal)) > 1, "no requests were together"
+
+
+def batches_of(journal: Path) -> list[Any]:
+    """The `RunBatch` commands of a journal."""
     with journal.open("rb") as lines:
-        return [line for line in read(lines) if isinstance(line, Record)]
+        records = [line for line in read(lines) if isinstance(line, Record)]
+    return [command for record in records for command in record.commands if isinstance(command, RunBatch)]
 
 
-@pytest.mark.parametrize("policy", ["static", "steelyard", "themis"])
+def test_a_live_journal_of_a_fixed_allocation_replays_to_the_same_commands(static: Run) -> None:
+    assert_replays(static.journal)
+
+
+@pytest.mark.parametrize("policy", ["steelyard", "themis"])
 def test_a_live_journal_replays_to_the_same_commands(tmp_path: Path, mlp: Path, policy: str) -> None:
     journal = tmp_path / "journal.jsonl"
-    x = np.ones((2, 64), dtype=np.float32)
     with serve(write_spec(tmp_path, mlp, policy=policy), tmp_path, "--journal", str(journal)) as server:
-        clients = [threading.Thread(target=lambda: [infer(server, x) for _ in range(60)]) for _ in range(8)]
-        for thread in clients:
-            thread.start()
-        for thread in clients:
-            thread.join()
+        load(server)
+    assert_replays(journal)
+
+
+def assert_replays(journal: Path) -> None:
     with journal.open("rb") as lines:
         header, *records = read(lines)
     assert isinstance(header, Header)
@@ -137,4 +180,4 @@ def test_a_live_journal_replays_to_the_same_commands(tmp_path: Path, mlp: Path, 
     assert machines.keys() == {"service/digits", CONTROL}
     found = replay([record for record in records if isinstance(record, Record)], machines)
     assert found is None, "\n".join(describe(found))
-    assert sum(is_batch(command) for record in records_of(journal) for command in record.commands) >= 60
+    assert len(batches_of(journal)) >= 60

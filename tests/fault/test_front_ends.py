@@ -146,22 +146,18 @@ def test_a_server_with_front_ends_answers_everyone_and_exits_with_0(spec: Path, 
     assert outcomes["ok"] > 0
 
 
-def test_front_ends_end_with_the_server(spec: Path, tmp_path: Path) -> None:
-    with serve(spec, tmp_path, "--front-ends", "1") as server:
-        family = descendants(server.process.pid)
-        assert front_ends(server)[0]["pid"] in family
-        server.process.kill()
-        server.process.wait()
-        assert not wait_ended(family)
-
-
-def test_two_servers_do_not_share_a_port(spec: Path, tmp_path: Path) -> None:
+def test_front_ends_share_their_port_with_nobody_and_end_with_the_server(spec: Path, tmp_path: Path) -> None:
     with serve(spec, tmp_path, "--front-ends", "1") as server:
         port = int(server.url.rpartition(":")[2])
         with socket.socket() as other:
             other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with pytest.raises(OSError, match="in use"):
                 other.bind(("127.0.0.1", port))
+        family = descendants(server.process.pid)
+        assert front_ends(server)[0]["pid"] in family
+        server.process.kill()
+        server.process.wait()
+        assert not wait_ended(family)
 
 
 def test_what_one_front_end_is_told_holds_at_all_of_them(spec: Path, tmp_path: Path) -> None:
