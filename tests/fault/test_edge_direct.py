@@ -17,7 +17,7 @@ import pytest
 
 from steelyard.serve.edge import EdgeSettings, connection, make_app
 from steelyard.serve.edge.http import EdgeApp
-from steelyard.testing.http import RunningServer, running_server
+from steelyard.testing.http import RunningServer, read_answer, running_server
 from steelyard.testing.intake import ComputingIntake, served
 from steelyard.testing.live import WAIT_S_MAX, wait_until
 
@@ -99,17 +99,6 @@ def framed(service: str, body: bytes, head: str = "", length: int | None = None)
 
 def row(*values: float) -> dict[str, np.ndarray[Any, Any]]:
     return {"x": np.array([values], np.float32)}
-
-
-def read_answer(stream: Any) -> tuple[int, dict[str, str], bytes]:
-    """The next answer of a connection: status, headers, body."""
-    status = int(stream.readline().split()[1])
-    headers: dict[str, str] = {}
-    while (line := stream.readline()) != b"\r\n":
-        assert line, "the connection ended within an answer"
-        name, _, value = line.decode().strip().partition(": ")
-        headers[name] = value
-    return status, headers, stream.read(int(headers["content-length"]))
 
 
 def tensor(answer: tuple[int, dict[str, str], bytes]) -> list[float]:

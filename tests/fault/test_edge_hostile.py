@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from steelyard.serve.edge import EdgeSettings, connection, make_app
-from steelyard.testing.http import RunningServer, running_server
+from steelyard.testing.http import RunningServer, read_answer, running_server
 from steelyard.testing.intake import ComputingIntake, served
 from steelyard.testing.live import WAIT_S_MAX, wait_until
 
@@ -69,17 +69,6 @@ def post(path: str, body: bytes, *heads: str) -> tuple[bytes, bytes]:
 
 def infer(body: bytes, *heads: str, service: str = "one") -> tuple[bytes, bytes]:
     return post(f"/v2/models/{service}/infer", body, *heads)
-
-
-def read_answer(stream: Any) -> tuple[int, dict[str, str], bytes]:
-    """The next answer of a connection: status, headers, body."""
-    status = int(stream.readline().split()[1])
-    headers: dict[str, str] = {}
-    while (line := stream.readline()) != b"\r\n":
-        assert line, "the connection ended within an answer"
-        name, _, value = line.decode().strip().partition(": ")
-        headers[name] = value
-    return status, headers, stream.read(int(headers["content-length"]))
 
 
 @pytest.mark.parametrize("is_cut", [False, True])

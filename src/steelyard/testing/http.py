@@ -7,7 +7,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import msgspec
 import uvloop
@@ -171,3 +171,14 @@ def running_listener(
         stop.set()
         thread.join(START_S_MAX)
         assert not thread.is_alive(), "the server did not stop"
+
+
+def read_answer(stream: IO[bytes]) -> tuple[int, dict[str, str], bytes]:
+    """The next answer of a connection: status, headers with names in lower case, body of a stated length."""
+    status = int(stream.readline().split()[1])
+    headers: dict[str, str] = {}
+    while (line := stream.readline()) != b"\r\n":
+        assert line, "the connection ended within an answer"
+        name, _, value = line.decode().strip().partition(": ")
+        headers[name] = value
+    return status, headers, stream.read(int(headers["content-length"]))
