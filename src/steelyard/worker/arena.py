@@ -6,9 +6,9 @@ Rules of this file:
   pages that were never written cost nothing.
 - Slots come from a binary buddy system (Knowlton, CACM 1965): powers of two from 256 B up to the largest
   that fits, freed in any order, merged with their buddies. So memory that small tensors used comes back for
-  large ones. One slot of each size, the one freed last, is kept as it is for the next tensor of that size,
-  as requests come and go alike: splitting and merging an idle arena's levels costs three times the rest.
-  The kept ones are merged before the arena is called full.
+  large ones. Some slots of each size, `KEPT_MAX` at most, are kept as they are for the next tensors of that
+  size, as requests come and go alike, a batch of them at a time: splitting and merging an idle arena's levels
+  costs three times the rest. The kept ones are merged before the arena is called full.
 - A slot is a 64-byte header followed by the tensor. The header's first word is the slot's generation: a
   number never used twice, 0 once freed. Owner and readers refuse a reference whose generation is not the
   one in the slot. A reader that *holds* a view is not protected: owners free only what nobody reads
@@ -24,6 +24,7 @@ from collections.abc import Iterable
 from steelyard.core.types import TensorRef
 
 SLOT_BYTES_MIN = 256
+KEPT_MAX = 64  # as many as the requests of a large batch
 HEADER_BYTES = 64  # a cache line: tensors start aligned for vector loads
 _WORD_BYTES = 8
 _F_SEAL_FUTURE_WRITE = 0x0010  # linux/fcntl.h, Linux 5.1; not in Python's fcntl
@@ -66,17 +67,15 @@ class Arena:
         # free[order] holds the offsets of free slots of SLOT_BYTES_MIN << order; a dict is an ordered set:
         # the slot freed last, whose pages are warm, is taken first, and a buddy is removed in O(1).
         self._free = _whole_slots(self.bytes_max)
-        self._kept: dict[int, int] = {}  # order -> offset of the slot of that order that was freed last
+        self._kept: dict[int, list[int]] = {order: [] for order in range(len(self._free))}  # freed last: last
 
     def alloc(self, length: int) -> TensorRef | None:
         """Take a slot for `length` bytes; None if no slot is large enough: the arena is full. O(log size)."""
         order = ((length + HEADER_BYTES - 1) // SLOT_BYTES_MIN).bit_length()
-        offset = self._kept.pop(order, None)
+        kept = self._kept.get(order)
+        offset = kept.pop() if kept else self._split(order)
         if offset is None:
-            offset = self._split(order)
-        if offset is None:
-            while self._kept:
-                self._merge(*self._kept.popitem())
+            self._merge_kept()
             offset = self._split(order)
             if offset is None:
                 return None
@@ -117,10 +116,11 @@ class Arena:
         order, offset = _order(ref.length + HEADER_BYTES), ref.offset - HEADER_BYTES
         self.bytes_used -= SLOT_BYTES_MIN << order
         self._words[offset // _WORD_BYTES] = 0
-        earlier = self._kept.get(order)
-        self._kept[order] = offset
-        if earlier is not None:
-            self._merge(order, earlier)
+        kept = self._kept[order]
+        if len(kept) < KEPT_MAX:
+            kept.append(offset)
+        else:
+            self._merge(order, offset)
 
     def close(self) -> None:
         """Close the file; the memory goes with the last mapping. Safe to call twice."""
@@ -139,6 +139,12 @@ class Arena:
             order -= 1
             self._free[order][offset + (SLOT_BYTES_MIN << order)] = None
         return offset
+
+    def _merge_kept(self) -> None:
+        """Put all kept slots among the free ones."""
+        for order, kept in self._kept.items():
+            while kept:
+                self._merge(order, kept.pop())
 
     def _merge(self, order: int, offset: int) -> None:
         """Put a slot among the free ones, joined with its buddy for as long as that is free, too."""
