@@ -1,5 +1,6 @@
 """Live runs beside their simulations, as in docs/results.md."""
 
+from statistics import median
 from typing import Any
 
 from _markdown import table
@@ -15,6 +16,7 @@ HEAD = (
     "simulated",
     "p99 ms, live",
     "simulated",
+    "service times, live / told",
     "outside",
 )
 OUTSIDE = {
@@ -36,6 +38,7 @@ def parity(record: dict[str, Any]) -> str:
             *(f"{row[side]['p50_ms']:.0f}" for side in ("live", "simulated")),
             f"{row['live']['p99_ms']:.0f} ({row['live_p99_ms'][0]:.0f} – {row['live_p99_ms'][-1]:.0f})",
             f"{row['simulated']['p99_ms']:.0f}",
+            f"{median(run['service_ratio'] for run in row['constants']):.2f}",
             ", ".join(OUTSIDE[miss.split()[0]] for miss in row["misses"]) or "–",
         )
         for row in record["policies"]
