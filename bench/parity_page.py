@@ -44,7 +44,8 @@ def parity(record: dict[str, Any]) -> str:
         for row in record["policies"]
     ]
     within = record["within"]
-    bands = f"Wanted: violations within {within['violations_points']:g} points, " + ", ".join(
+    points = within["violations_points"]
+    bands = f"Wanted: violations within {points:g} point{'' if points == 1 else 's'}, " + ", ".join(
         f"{OUTSIDE[key]} within {share:.0%}" for key, share in within.items() if key != "violations_points"
     )
     runs = f"{record['seed']} seeds a policy, {record['seconds']} s a run"
