@@ -143,7 +143,7 @@ def summary(result: LoadResult) -> str:
         lines.append("errors      " + ", ".join(f"{kind}: {count}" for kind, count in result.errors.items()))
     if result.void:
         lines.append(
-            f"void: the generator was late itself (p99 over {LATENESS_MAX_S * 1e3:g} ms); "
+            f"void: the generator itself was late (p99 over {LATENESS_MAX_S * 1e3:g} ms); "
             "give it a core of its own or lower the rate"
         )
     return "\n".join(lines)

@@ -157,7 +157,7 @@ def _measure_one(
     constants = known.constants if known else Constants()
     source = recorded.source if recorded else RANDOM
     if known is None or missing(subject, form, cores=len(core_ids), known=known, source=source):
-        length = "a few seconds" if form == "quick" else "a while; interrupted, it goes on later"
+        length = "a few seconds" if form == "quick" else "this takes a while; if interrupted, it resumes"
         say(f"measuring {name} on this machine ({length})", err=True)
         found = edge_times(served, subject.in_bucket(subject.bucket_count - 1))
         constants = replace(constants, **(found._asdict() if found else {}))
