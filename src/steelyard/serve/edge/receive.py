@@ -64,8 +64,7 @@ class BodyReader:
             RefusedError: 503, and they are not: all bodies together are too much.
         """
         if self.buffered_bytes + size > self._settings.buffered_bytes_max:
-            text = "the server is receiving too much at once"
-            raise RefusedError(503, text, reason="memory_full", retry_after_s=RETRY_AFTER_S)
+            raise too_much_at_once()
         self.buffered_bytes += size
 
     async def inflate(self, headers: Mapping[bytes, bytes], chunks: Chunks) -> Chunks:
@@ -107,6 +106,12 @@ class BodyReader:
 
     def _too_large(self) -> RefusedError:
         return RefusedError(413, f"the body is over the limit of {self._settings.body_bytes_max} bytes")
+
+
+def too_much_at_once() -> RefusedError:
+    """What a client is told while all that comes together is too much."""
+    text = "the server is receiving too much at once"
+    return RefusedError(503, text, reason="memory_full", retry_after_s=RETRY_AFTER_S)
 
 
 def late_body(body_s_max: float) -> RefusedError:

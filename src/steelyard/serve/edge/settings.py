@@ -13,7 +13,7 @@ class EdgeSettings(Frozen, frozen=True):
         json_bytes_max: largest JSON part, and largest part of a message besides raw contents: it is decoded
             on the serving loop, about 10 ms a MiB.
         buffered_bytes_max: all bodies being received together; more is 503. As much may wait of answers that
-            their clients do not read; the client beyond is cut off.
+            their clients do not read; the client beyond is cut off. Over gRPC, messages and answers together.
         body_s_max: seconds a body may take to arrive, else 408.
         overload_status: for rejected and shed requests: 503 (what clients of the protocol expect) or
             429 (what proxies retry on).

@@ -4,13 +4,14 @@ Readiness is asked for, not announced: a watcher is told of a change within `WAT
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import grpc
 
 from steelyard.serve.grpc.control import ControlCalls
 from steelyard.serve.grpc.messages import HEALTH, INFERENCE, message
+from steelyard.serve.grpc.receive import Messages
 
 WATCH_S = 0.25
 """How often a watched service's readiness is looked at."""
@@ -38,7 +39,7 @@ class HealthCalls:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {asked.service[:200]!r}")
         return _Response(status=status)
 
-    async def watch(self, asked: Any, _: Any) -> AsyncIterator[Any]:
+    async def watch(self, asked: Any, _: Any) -> AsyncGenerator[Any]:
         """The status now, and each time it changes; an unknown service may yet become known."""
         told = None
         while True:
@@ -49,17 +50,13 @@ class HealthCalls:
             await asyncio.sleep(WATCH_S)
 
 
-def health_handlers(control: ControlCalls) -> grpc.GenericRpcHandler:
+def health_handlers(messages: Messages, control: ControlCalls) -> grpc.GenericRpcHandler:
     """The service."""
     calls = HealthCalls(control)
-    codec = {
-        "request_deserializer": _Request.FromString,
-        "response_serializer": _Response.SerializeToString,
-    }
     return grpc.method_handlers_generic_handler(
         HEALTH,
         {
-            "Check": grpc.unary_unary_rpc_method_handler(calls.check, **codec),
-            "Watch": grpc.unary_stream_rpc_method_handler(calls.watch, **codec),
+            "Check": messages.unary(calls.check, request=_Request, response=_Response),
+            "Watch": messages.unary_stream(calls.watch, request=_Request, response=_Response),
         },
     )

@@ -12,7 +12,7 @@ The rules of this file:
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, NamedTuple
 
 import grpc
@@ -35,6 +35,7 @@ from steelyard.serve.edge.shared_memory import Regions
 from steelyard.serve.grpc.answers import encode_answer, set_parameters
 from steelyard.serve.grpc.callers import is_local, metadata_of
 from steelyard.serve.grpc.messages import StreamInferResponse
+from steelyard.serve.grpc.receive import Next
 from steelyard.serve.grpc.refusals import OVERLOAD_STATUS, abort, details, refused
 from steelyard.serve.grpc.requests import Asked, check, decode
 from steelyard.serve.grpc.wire import in_stream
@@ -97,15 +98,17 @@ class InferenceCalls:
     async def infer(self, data: bytes, context: Any) -> bytes:
         """One request."""
         try:
-            return await self._answer(data, self._call(context))
+            answer = self._answer(data, self._call(context))
+            del data  # a copy lies in the arena until it is answered
+            return await answer
         except InputError as error:  # of the metadata
             await abort(context, RefusedError(400, str(error)))
         except RefusedError as error:
             await abort(context, error)
         raise AssertionError("abort does not return")
 
-    async def stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        """Requests as they come, answers in their order."""
+    async def stream(self, next_request: Next, context: Any) -> AsyncGenerator[bytes]:
+        """Requests as they come, answers in their order. Raises RefusedError where they may come no more."""
         try:
             call = self._call(context)
         except InputError as error:
@@ -117,9 +120,10 @@ class InferenceCalls:
 
         async def read() -> None:
             try:
-                async for data in requests:
+                while (data := await next_request()) is not None:
                     await room.acquire()
                     task = asyncio.create_task(self._answer_in_band(data, call))
+                    del data  # not to be kept until the next one comes
                     open_tasks.add(task)
                     answers.put_nowait(task)
             finally:
@@ -131,6 +135,7 @@ class InferenceCalls:
                 yield await task
                 open_tasks.discard(task)
                 room.release()
+            await reading  # or it was refused to go on
         finally:
             unfinished = (reading, *open_tasks)
             for left in unfinished:
@@ -185,7 +190,7 @@ class InferenceCalls:
             inference = check(asked, route, call.bounds, call.regions)
             if call.deadline_s is not None:
                 inference = inference._replace(bound_s=min(inference.bound_s, call.deadline_s - arrived_s))
-            exchange.expect(inference, asked)
+            exchange.expect(inference.without_inputs(), asked)
             request = stored_request(route.name, inference, request_id, arrived_s, self._intake.arena)
         except InputError as error:
             raise exchange.refused(RefusedError(400, str(error))) from None

@@ -1,9 +1,10 @@
 """The gRPC listener: grpc.aio on the running loop, every service of `serve.grpc` on one port.
 
 The rule of this file: what a client may make us hold is bounded. A message has at most `body_bytes_max`
-bytes, as a body over HTTP, and at most 2 GiB; what is decoded of it has at most `json_bytes_max`. A
-connection has at most `STREAMS_MAX` calls, the server `CALLS_MAX`; clients that have vanished are found by
-pings, and their requests leave the queue.
+bytes, as a body over HTTP, and at most 2 GiB; what is decoded of it has at most `json_bytes_max`; all
+together are bounded by `receive.Messages`, through which every message is read. A connection has at most
+`STREAMS_MAX` calls, the server `CALLS_MAX`; clients that have vanished are found by pings, and their requests
+leave the queue.
 """
 
 import asyncio
@@ -13,7 +14,6 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
 
 from steelyard.core.errors import InputError
 from steelyard.serve.base import Intake
@@ -28,6 +28,7 @@ from steelyard.serve.grpc.control import CALLS, ControlCalls
 from steelyard.serve.grpc.health import health_handlers
 from steelyard.serve.grpc.inference import InferenceCalls
 from steelyard.serve.grpc.messages import INFERENCE, methods
+from steelyard.serve.grpc.receive import Messages, decoded
 from steelyard.serve.grpc.reflection import reflection_handlers
 from steelyard.serve.grpc.refusals import abort
 
@@ -92,13 +93,14 @@ async def serve_grpc(
     settings = settings or EdgeSettings()
     regions = Regions()
     control = ControlCalls(intake, regions)
+    messages = Messages(settings)
     inference = InferenceCalls(intake, regions, settings, log, on_status, host=host)
     server = grpc.aio.server(options=_options(settings, reuse_port), maximum_concurrent_rpcs=CALLS_MAX)
     server.add_generic_rpc_handlers(
         (
-            _protocol_handlers(inference, control, host, settings),
-            health_handlers(control),
-            *reflection_handlers(),
+            _protocol_handlers(messages, inference, control, host, settings),
+            health_handlers(messages, control),
+            *reflection_handlers(messages),
         )
     )
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -125,18 +127,18 @@ def _options(settings: EdgeSettings, reuse_port: bool) -> list[tuple[str, int]]:
 
 
 def _protocol_handlers(
-    inference: InferenceCalls, control: ControlCalls, host: str, settings: EdgeSettings
+    messages: Messages, inference: InferenceCalls, control: ControlCalls, host: str, settings: EdgeSettings
 ) -> grpc.GenericRpcHandler:
     """The protocol's service; inference takes and gives encoded messages (`wire`)."""
     handlers: dict[str, grpc.RpcMethodHandler] = {
-        "ModelInfer": grpc.unary_unary_rpc_method_handler(inference.infer),
-        "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(inference.stream),
+        "ModelInfer": messages.unary(inference.infer),
+        "ModelStreamInfer": messages.stream(inference.stream),
     }
     for name, (request, response) in methods(INFERENCE).items():
         if name in CALLS:
-            handlers[name] = grpc.unary_unary_rpc_method_handler(
+            handlers[name] = messages.unary(
                 control_call(partial(control.call, name), request, response, host, settings.json_bytes_max),
-                response_serializer=response.SerializeToString,
+                response=response,
             )
     return grpc.method_handlers_generic_handler(INFERENCE, handlers)
 
@@ -150,11 +152,9 @@ def control_call(
         try:
             if len(data) > bytes_max:
                 raise RefusedError(413, f"the message has {len(data)} bytes, the limit is {bytes_max}")
-            asked = request.FromString(data)
+            asked = decoded(request, data)
             local = is_local(context.peer(), metadata_of(context), host)
             return await call(asked, response, local=local)
-        except DecodeError as error:
-            await abort(context, RefusedError(400, f"the message cannot be decoded: {error}"))
         except RefusedError as error:
             await abort(context, error)
         except InputError as error:

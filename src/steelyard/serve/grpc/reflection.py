@@ -1,11 +1,12 @@
 """gRPC's standard reflection service, v1 and v1alpha: tells tools such as grpcurl what is served here."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import grpc
 
 from steelyard.serve.grpc.messages import HEALTH, INFERENCE, POOL, REFLECTION, message
+from steelyard.serve.grpc.receive import Messages, Next, decoded
 
 ALPHA = "grpc.reflection.v1alpha.ServerReflection"
 """The same messages under an older name, which tools still ask for first or second."""
@@ -13,10 +14,10 @@ _Request = message("grpc.reflection.v1.ServerReflectionRequest")
 _Response = message("grpc.reflection.v1.ServerReflectionResponse")
 
 
-async def reflect(requests: AsyncIterator[Any], _: Any) -> AsyncIterator[Any]:
+async def reflect(next_question: Next, _: Any) -> AsyncGenerator[Any]:
     """One answer a question."""
-    async for asked in requests:
-        yield _answer(asked)
+    while (data := await next_question()) is not None:
+        yield _answer(decoded(_Request, data))
 
 
 def _answer(asked: Any) -> Any:
@@ -45,10 +46,7 @@ def _add_file(answer: Any, file: Any) -> None:
     answer.file_descriptor_response.file_descriptor_proto.append(file.serialized_pb)
 
 
-def reflection_handlers() -> tuple[grpc.GenericRpcHandler, ...]:
+def reflection_handlers(messages: Messages) -> tuple[grpc.GenericRpcHandler, ...]:
     """The service, under both names."""
-    handler = grpc.stream_stream_rpc_method_handler(
-        reflect, request_deserializer=_Request.FromString, response_serializer=_Response.SerializeToString
-    )
-    methods = {"ServerReflectionInfo": handler}
+    methods = {"ServerReflectionInfo": messages.stream(reflect, response=_Response)}
     return tuple(grpc.method_handlers_generic_handler(name, methods) for name in (REFLECTION, ALPHA))
