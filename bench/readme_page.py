@@ -22,9 +22,10 @@ POLICIES = {
 """The rows, by the policy's name in the record."""
 
 LINE = """\
-One setting, `violation_target`, trades violations for cores. At the cost of another policy, Steelyard has
-at most a third of its violations, or 0.05 %; at the violations of another policy, it costs no more. That
-holds in {} of {} pairs of a policy and a pipeline; policies that violate more than 20 % do not count."""
+One optional setting, `violation_target`, trades violations for cores. At the cost of another policy,
+Steelyard has at most a third of its violations, or 0.05 %; at the violations of another policy, it costs no
+more. That holds in {} of {} pairs of a policy and a pipeline, leaving out policies with more than 20 %
+violations."""
 
 
 def measured(read: Read) -> str:
@@ -47,7 +48,7 @@ def policies(record: dict[str, Any]) -> str:
         )
         for name, each in found.items()
     ]
-    head = ("policy", "requests late or refused", "core-seconds, oracle = 1")
+    head = ("policy", "SLO violations", "core-seconds, oracle = 1")
     verdicts = [verdict for each in record["pipelines"].values() for verdict in each["verdicts"]]
     holds = [verdict["holds"] for verdict in verdicts if verdict["form"] is not None]
     return f"{table(head, rows)}\n\n{LINE.format(sum(holds), len(holds))}"
@@ -73,10 +74,10 @@ def live(read: Read) -> str:
 
 
 def _pages(record: dict[str, Any]) -> str:
-    names = {"all": "Steelyard, all variants", "accurate": "most accurate only", "fast": "fastest only"}
+    names = {"all": "", "accurate": "the most accurate models only: ", "fast": "the fastest only: "}
     found = record["arrangements"]
     parts = (
-        f"{name}: {100 * found[key]['violation_ratio']:.1f} % late or refused at accuracy "
+        f"{name}{100 * found[key]['violation_ratio']:.1f} % violations at accuracy "
         f"{found[key]['accuracy_mean']:.3f}"
         for key, name in names.items()
     )
