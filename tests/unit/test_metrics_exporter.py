@@ -11,7 +11,7 @@ from steelyard.core.commands import Complete, Discard, Fail, Reject, RunBatch, S
 from steelyard.core.types import Request, RequestId
 from steelyard.metrics import names
 from steelyard.metrics.app import PagesApp
-from steelyard.metrics.exporter import CONTENT_TYPE, Exporter
+from steelyard.metrics.exporter import CONTENT_TYPE, NOTED_MAX, Exporter
 from steelyard.testing.http import ask_app
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -156,3 +156,26 @@ def test_a_switch_is_a_batch_on_another_variant_than_the_one_before_on_its_repli
     made.set_replica("ocr", 1, "gone", 0.0, now_s=110.0)
     made.observe_batch("ocr", RunBatch(1, 1, "read", "tiny", 1, (), 0.01))  # of another replica
     assert value(made, "steelyard_switches_total", service="ocr") == 2
+
+
+def test_what_was_answered_is_counted_whenever_somebody_looks() -> None:
+    made = Exporter({"ocr": 0.4}, version="1", now_s=0.0, process=False)
+    for index in range(2 * NOTED_MAX + 7):  # 519 answers in 5.19 s, and one shed in between
+        now_s = index / 100
+        end = Complete(ID, "small", queue_s=0.0, service_s=0.001, late=index % 3 == 0, answers={})
+        request = Request(ID, "ocr", 2, "k", arrived_s=now_s - 0.25, deadline_s=now_s)
+        made.observe_end("ocr", request, end, now_s=now_s)
+        if index == 450:
+            made.observe_end("ocr", request, Shed(ID, "early"), now_s=now_s)
+    found = made.services["ocr"]
+    # every third is late, the first one included: 519 / 3 = 173; rows: 2 each
+    assert found.summary.counts.as_dict() == {
+        "requests": 520, "completed": 519, "late": 173, "shed": 1, "rejected": 0, "failed": 0,
+        "cancelled": 0, "violations": 174,
+    }  # fmt: skip
+    assert found.summary.counts.rows == 2 * 520
+    assert sum(found.latency.counts) == found.summary.latency.count == found.answers["small"] == 519
+    assert found.latency.sum_s == pytest.approx(519 * 0.25)
+    # 10 s after the third second began, what ended before has left the window: 200 of the answers
+    view = found.summary.view(now_s=11.5)
+    assert view.count == 520 - 200

@@ -26,7 +26,7 @@ def test_violations_are_over_requests_that_were_not_cancelled() -> None:
         ("cancelled", False), ("cancelled", False), ("completed", False),
     )  # fmt: skip
     for outcome, late in ends:
-        counts.add(outcome, late=late, rows=2)
+        counts.add(outcome, late=int(late), rows=2)
     # 8 requests: 3 completed of which 1 late, 1 shed, 1 rejected, 1 failed, 2 cancelled
     assert counts.as_dict() == {
         "requests": 8, "completed": 3, "late": 1, "shed": 1, "rejected": 1, "failed": 1, "cancelled": 2,
@@ -51,8 +51,7 @@ def test_a_quantile_is_never_too_low_and_at_most_the_resolution_too_high(
     latencies_s: list[float], quantile: float
 ) -> None:
     histogram = LatencyHistogram()
-    for latency_s in latencies_s:
-        histogram.add(latency_s)
+    histogram.add(latencies_s)
     exact_s = sorted(latencies_s)[max(1, math.ceil(quantile * len(latencies_s))) - 1]
     found_s = histogram.quantile_s(quantile)
     assert found_s is not None
@@ -64,12 +63,10 @@ def test_a_quantile_is_never_too_low_and_at_most_the_resolution_too_high(
 @given(st.lists(st.floats(1e-6, 1e5)), st.lists(st.floats(1e-6, 1e5)))
 def test_merging_histograms_is_counting_all(left_s: list[float], right_s: list[float]) -> None:
     together, left, right = LatencyHistogram(), LatencyHistogram(), LatencyHistogram()
-    for latency_s in left_s:
-        left.add(latency_s)
-        together.add(latency_s)
-    for latency_s in right_s:
-        right.add(latency_s)
-        together.add(latency_s)
+    left.add(left_s)
+    right.add(right_s)
+    for latency_s in left_s + right_s:
+        together.add([latency_s])
     left.merge(right)
     assert np.array_equal(left.bucket_counts, together.bucket_counts)
     assert (left.count, left.max_s) == (together.count, together.max_s)
@@ -81,14 +78,14 @@ def test_a_histogram_without_counts_has_no_quantiles() -> None:
 
 def test_one_request_seen_at_once_is_one_a_second() -> None:
     summary = ServiceSummary()
-    summary.observe("completed", now_s=10.0, latency_s=0.1)
+    summary.observe_completed([0.1], [None], now_s=10.0)
     assert (summary.view(now_s=10.02).rate_rps, summary.view(now_s=12.0).rate_rps) == (1.0, 0.5)
 
 
 def test_the_sliding_window() -> None:
     summary = ServiceSummary(window_s=3.0, slice_s=1.0)
-    summary.observe("completed", now_s=10.0, latency_s=0.1, rows=3)
-    summary.observe("completed", now_s=10.5, latency_s=0.3, late=True)
+    summary.observe_completed([0.1], [None], now_s=10.0, rows=3)
+    summary.observe_completed([0.3], [None], now_s=10.5, late=1)
     summary.observe("rejected", now_s=11.2)
     view = summary.view(now_s=12.0)
     # from 10.0, where counting began, to 12.0: 3 ends, 1 of them completed in time, 2 violations of 3
@@ -140,8 +137,8 @@ def test_core_seconds_with_a_clock_that_seems_to_go_back() -> None:
 
 def test_fixed_buckets_include_their_upper_bound() -> None:
     histogram = FixedHistogram((0.1, 1.0))
-    for value_s in (0.05, 0.1, 0.5, 1.0, 7.0):
-        histogram.add(value_s)
+    histogram.add((0.05, 0.1, 0.5))
+    histogram.add((1.0, 7.0))
     assert histogram.counts == [2, 2, 1]
     assert histogram.sum_s == pytest.approx(8.65)
 
@@ -149,9 +146,8 @@ def test_fixed_buckets_include_their_upper_bound() -> None:
 def test_the_mean_accuracy_is_known_only_if_every_answer_s_is() -> None:
     summary = ServiceSummary(window_s=2.0, slice_s=1.0)
     assert summary.accuracy.mean is None
-    summary.observe("completed", now_s=0.5, latency_s=0.1, accuracy=None)
-    summary.observe("completed", now_s=2.5, latency_s=0.1, accuracy=0.9)
-    summary.observe("completed", now_s=2.5, latency_s=0.1, accuracy=0.8)
+    summary.observe_completed([0.1], [None], now_s=0.5)
+    summary.observe_completed([0.1, 0.1], [0.9, 0.8], now_s=2.5)
     summary.observe("shed", now_s=2.6)
     assert summary.accuracy.mean is None  # of the first nobody knows
     assert summary.view(now_s=2.7).accuracy == pytest.approx(0.85)  # the first is older than the window

@@ -1,13 +1,15 @@
 """Metrics of one server, kept as plain numbers and turned into Prometheus' text when it is asked for.
 
-The rule of this file: the request path only adds to integers and lists (`observe_end`, a few microseconds);
-Prometheus' own objects are made at a scrape, from the same summaries that the live view reads, so the two
-cannot disagree.
+The rules of this file:
+- The request path only notes what was answered. The notes are counted many at a time: when there are
+  `NOTED_MAX`, when the sliding window moves on, or when somebody looks (`Exporter.services`).
+- Prometheus' own objects are made at a scrape, from the same summaries that the live view reads, so the two
+  cannot disagree.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -23,7 +25,22 @@ from steelyard.metrics.summary import OUTCOMES, CoreSeconds, FixedHistogram, Out
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REPLICA_STATES = ("starting", "ready", "parked", "draining")
 
+NOTED_MAX = 256
+"""Answers that wait to be counted: about 0.2 ms of the serving loop."""
+
 End = Complete | Reject | Shed | Fail | Discard
+
+
+class _Noted(NamedTuple):
+    """An answer that is yet to be counted."""
+
+    latency_s: float
+    queue_s: float
+    service_s: float
+    late: bool
+    rows: int
+    accuracy: float | None
+    variant: str
 
 
 class ServiceMetrics:
@@ -55,6 +72,41 @@ class ServiceMetrics:
         self.switches = 0
         self.variants: dict[int, str] = {}
         """Of the latest batch of each replica that is not gone."""
+        self._noted: list[_Noted] = []
+        self._noted_s = self._until_s = float("-inf")  # of the latest note; when its slice ends
+
+    def note(self, end: Complete, rows: int, latency_s: float, *, now_s: float) -> None:
+        """A request was answered, `latency_s` after it arrived."""
+        if now_s >= self._until_s or len(self._noted) >= NOTED_MAX:
+            self.count()
+            self._until_s = self.summary.slice_end_s(now_s)
+        self._noted_s = now_s
+        self._noted.append(
+            _Noted(latency_s, end.queue_s, end.service_s, end.late, rows, end.accuracy, end.variant)
+        )
+
+    def observe(self, outcome: Outcome, end: Reject | Shed | Fail | Discard, rows: int, now_s: float) -> None:
+        """A request ended without an answer."""
+        if now_s >= self._until_s:  # the summary's times never go back
+            self.count()
+        self.summary.observe(outcome, now_s=now_s, rows=rows)
+        if not isinstance(end, Discard):
+            self.refused[outcome, end.reason] += 1
+
+    def count(self) -> None:
+        """Count what was noted."""
+        if not self._noted:
+            return
+        latencies_s, queues_s, services_s, lates, rows, accuracies, variants = zip(*self._noted, strict=True)
+        self._noted.clear()
+        self.summary.observe_completed(
+            latencies_s, accuracies, now_s=self._noted_s, late=sum(lates), rows=sum(rows)
+        )
+        self.accuracy.add([accuracy for accuracy in accuracies if accuracy is not None])
+        self.latency.add(latencies_s)
+        self.queueing.add(queues_s)
+        self.service_time.add(services_s)
+        self.answers.update(variants)
 
 
 class Exporter:
@@ -70,7 +122,7 @@ class Exporter:
     def __init__(
         self, slo_s: Mapping[str, float], *, version: str, now_s: float, process: bool = True
     ) -> None:
-        self.services = {name: ServiceMetrics(bound_s, now_s=now_s) for name, bound_s in slo_s.items()}
+        self._services = {name: ServiceMetrics(bound_s, now_s=now_s) for name, bound_s in slo_s.items()}
         self._version = version
         self._scraped_s = now_s
         self._registry = CollectorRegistry(auto_describe=False)
@@ -78,45 +130,35 @@ class Exporter:
         if process:
             ProcessCollector(registry=self._registry)
 
+    @property
+    def services(self) -> Mapping[str, ServiceMetrics]:
+        """What was measured so far, by service; to look at."""
+        for metrics in self._services.values():
+            metrics.count()
+        return self._services
+
     def observe_end(self, service: str, request: Request, end: End, *, now_s: float) -> None:
         """Count the end of a request."""
-        metrics = self.services[service]
+        metrics = self._services[service]
         if isinstance(end, Complete):
-            latency_s = now_s - request.arrived_s
-            metrics.summary.observe(
-                "completed",
-                now_s=now_s,
-                latency_s=latency_s,
-                late=end.late,
-                rows=request.rows,
-                accuracy=end.accuracy,
-            )
-            if end.accuracy is not None:
-                metrics.accuracy.add(end.accuracy)
-            metrics.latency.add(latency_s)
-            metrics.queueing.add(end.queue_s)
-            metrics.service_time.add(end.service_s)
-            metrics.answers[end.variant] += 1
-            return
-        outcome = _OUTCOME_OF[type(end)]
-        metrics.summary.observe(outcome, now_s=now_s, rows=request.rows)
-        if not isinstance(end, Discard):
-            metrics.refused[outcome, end.reason] += 1
+            metrics.note(end, request.rows, now_s - request.arrived_s, now_s=now_s)
+        else:
+            metrics.observe(_OUTCOME_OF[type(end)], end, request.rows, now_s)
 
     def observe_batch(self, service: str, batch: RunBatch) -> None:
         """A batch starts on a replica."""
-        metrics = self.services[service]
+        metrics = self._services[service]
         before = metrics.variants.get(batch.replica_id, batch.variant)
         metrics.switches += before != batch.variant
         metrics.variants[batch.replica_id] = batch.variant
 
     def observe_http(self, service: str, status: int, count: int = 1) -> None:
         """Count the status of inference requests over HTTP."""
-        self.services[service].http[status] += count
+        self._services[service].http[status] += count
 
     def set_replica(self, service: str, replica_id: int, state: str, cores: float, *, now_s: float) -> None:
         """A replica has this state and these reserved cores from now on; state `gone` ends it."""
-        metrics = self.services[service]
+        metrics = self._services[service]
         if state == "gone":
             metrics.replicas.pop(replica_id, None)
             metrics.variants.pop(replica_id, None)
@@ -129,7 +171,7 @@ class Exporter:
 
     def set_cores(self, service: str, cores: float, *, now_s: float) -> None:
         """Cores reserved for a service from now on, where replicas are not told one by one."""
-        self.services[service].core_seconds.set(cores, now_s=now_s)
+        self._services[service].core_seconds.set(cores, now_s=now_s)
 
     def render(self, *, now_s: float) -> bytes:
         """The answer to a scrape, of type `CONTENT_TYPE`."""
@@ -138,11 +180,12 @@ class Exporter:
 
     def families(self) -> Iterator[Family]:
         """Every metric of `names.METRICS`, as of the last scrape."""
+        services = self.services
         for metric in names.METRICS:
             family = _FAMILY_OF[metric.kind](metric.name, metric.help, labels=metric.labels)
             if metric is names.BUILD:
                 family.add_metric([self._version], 1)
-            for service, metrics in self.services.items():
+            for service, metrics in services.items():
                 for labels, value in _samples(metric, metrics, self._scraped_s):
                     _add(family, [service, *labels], value)
             yield family
@@ -165,7 +208,6 @@ _FAMILY_OF: dict[str, Any] = {
     "histogram": HistogramMetricFamily,
 }
 _OUTCOME_OF: dict[type[End], Outcome] = {
-    Complete: "completed",
     Shed: "shed",
     Reject: "rejected",
     Fail: "failed",

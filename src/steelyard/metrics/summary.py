@@ -40,14 +40,11 @@ class Counts:
         self.late = 0
         self.rows = 0
 
-    def add(self, outcome: Outcome, *, late: bool = False, rows: int = 1) -> None:
-        """Count one end."""
+    def add(self, outcome: Outcome, *, count: int = 1, late: int = 0, rows: int = 1) -> None:
+        """Count ends; `late` of them were, and all together had `rows`."""
         assert not late or outcome == "completed"
-        if outcome == "completed":
-            self.completed += 1
-            self.late += late
-        else:
-            setattr(self, outcome, getattr(self, outcome) + 1)
+        setattr(self, outcome, getattr(self, outcome) + count)
+        self.late += late
         self.rows += rows
 
     @property
@@ -82,16 +79,17 @@ class LatencyHistogram:
         self.count = 0
         self.max_s = 0.0
 
-    def add(self, latency_s: float) -> None:
-        """Count one latency, seconds >= 0. O(1)."""
-        self.add_at(_bucket(latency_s), latency_s)
+    def add(self, latencies_s: Sequence[float]) -> None:
+        """Count latencies, seconds >= 0."""
+        self.add_at(_buckets(latencies_s), latencies_s)
 
-    def add_at(self, index: int, latency_s: float) -> None:
-        """Count one latency, whose bucket is known."""
-        self.bucket_counts[index] += 1
-        self.count += 1
-        if latency_s > self.max_s:
-            self.max_s = latency_s
+    def add_at(self, indices: Sequence[int], latencies_s: Sequence[float]) -> None:
+        """Count latencies, whose buckets are known."""
+        counts = self.bucket_counts
+        for index in indices:
+            counts[index] += 1
+        self.count += len(indices)
+        self.max_s = max(self.max_s, max(latencies_s, default=0.0))
 
     def merge(self, other: "LatencyHistogram") -> None:
         """Add all of another's counts."""
@@ -109,11 +107,11 @@ class LatencyHistogram:
         return min(SHORTEST_S * math.exp(index * _STEP), self.max_s)
 
 
-def _bucket(latency_s: float) -> int:
-    """Index of the bucket with bounds (SHORTEST_S·(1+r)^(i-1), SHORTEST_S·(1+r)^i]."""
-    if latency_s <= SHORTEST_S:
-        return 0
-    return min(_BUCKETS - 1, math.ceil(math.log(latency_s / SHORTEST_S) / _STEP - 1e-9))
+def _buckets(latencies_s: Sequence[float]) -> list[int]:
+    """Indices i of the buckets with bounds (SHORTEST_S·(1+r)^(i-1), SHORTEST_S·(1+r)^i]."""
+    ratios = np.maximum(np.array(latencies_s) / SHORTEST_S, 1.0)
+    indices: list[int] = np.ceil(np.log(ratios) / _STEP - 1e-9).clip(0, _BUCKETS - 1).astype(int).tolist()
+    return indices
 
 
 class FixedHistogram:
@@ -127,10 +125,11 @@ class FixedHistogram:
         """Per bucket, not cumulated; the last is above all bounds."""
         self.sum_s = 0.0
 
-    def add(self, value_s: float) -> None:
-        """Count one value, in the unit of the bounds: seconds, unless they are others."""
-        self.counts[bisect_left(self.bounds_s, value_s)] += 1
-        self.sum_s += value_s
+    def add(self, values_s: Sequence[float]) -> None:
+        """Count values, in the unit of the bounds: seconds, unless they are others."""
+        for value_s in values_s:
+            self.counts[bisect_left(self.bounds_s, value_s)] += 1
+        self.sum_s = sum(values_s, self.sum_s)
 
 
 class AccuracyMean:
@@ -223,27 +222,44 @@ class ServiceSummary:
         self._slices: deque[_Slice] = deque(maxlen=round(window_s / slice_s))
         self._started_s: float | None = None
 
-    def observe(
+    def observe(self, outcome: Outcome, *, now_s: float, rows: int = 1) -> None:
+        """Count the end of a request that was not completed. Times never go back."""
+        current = self._slice(now_s)
+        for counts in (self.counts, current.counts):
+            counts.add(outcome, rows=rows)
+
+    def observe_completed(
         self,
-        outcome: Outcome,
+        latencies_s: Sequence[float],
+        accuracies: Sequence[float | None],
         *,
         now_s: float,
-        latency_s: float | None = None,
-        late: bool = False,
-        rows: int = 1,
-        accuracy: float | None = None,
+        late: int = 0,
+        rows: int | None = None,
     ) -> None:
-        """Count a request's end; `latency_s` and `accuracy` of completed ones only. Times never go back."""
+        """Count completed requests, at least one; all ended in the slice of `now_s`. Times never go back.
+
+        Args:
+            latencies_s: of each of them.
+            accuracies: of each of them, estimated; None where nobody knows it.
+            now_s: when they ended.
+            late: how many were.
+            rows: of all together; None: one each.
+        """
         current = self._slice(now_s)
-        self.counts.add(outcome, late=late, rows=rows)
-        current.counts.add(outcome, late=late, rows=rows)
-        if outcome == "completed":
-            self.accuracy.add(accuracy)
-            current.accuracy.add(accuracy)
-        if latency_s is not None:
-            index = _bucket(latency_s)
-            self.latency.add_at(index, latency_s)
-            current.latency.add_at(index, latency_s)
+        indices, count = _buckets(latencies_s), len(latencies_s)
+        for counts, latency, accuracy in (
+            (self.counts, self.latency, self.accuracy),
+            (current.counts, current.latency, current.accuracy),
+        ):
+            counts.add("completed", count=count, late=late, rows=count if rows is None else rows)
+            latency.add_at(indices, latencies_s)
+            for value in accuracies:
+                accuracy.add(value)
+
+    def slice_end_s(self, now_s: float) -> float:
+        """When the slice that `now_s` lies in ends."""
+        return (math.floor(now_s / self._slice_s) + 1) * self._slice_s
 
     def view(self, *, now_s: float) -> View:
         """The sliding window as it is at `now_s`."""
