@@ -14,7 +14,7 @@ from steelyard.core.types import Request, RequestId, Tensor, TensorRef
 from steelyard.runtime.base import Array, Signature, TensorSpec, Value
 from steelyard.runtime.dtypes import DTYPES, numpy_dtype
 from steelyard.worker.arena import Arena
-from steelyard.worker.messages import Block, Feed
+from steelyard.worker.messages import WHOLE, Block, Feed
 from steelyard.worker.tensors import Gatherer, as_array, free, own_feeds, store
 
 ANY = Signature((), (), batchable=True)
@@ -68,6 +68,28 @@ def test_blocks_are_gathered_in_order_into_one_kept_buffer(arena: Arena) -> None
     second = gatherer.gather([Feed("x", (block(a), block(b, 1)))], arena.view)["x"]
     assert [row[0] for row in second] == [1, 1, 2]
     assert np.shares_memory(np.asarray(first), np.asarray(second))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=2, max_size=6),
+    st.sampled_from([(), (0,), (2,), (3, 2)]),
+    st.sampled_from(["BOOL", "INT8", "FP16", "FP32", "INT64"]),
+)
+def test_whole_tensors_are_gathered_as_arrays_of_them_are(
+    requests: list[tuple[int, bool]], row_shape: tuple[int, ...], word: str
+) -> None:
+    arena = Arena("whole", 1 << 20)
+    arrays = [
+        np.full((rows, *row_shape), value, numpy_dtype(word)) for value, (rows, _) in enumerate(requests)
+    ]
+    blocks = [
+        Block(put(arena, array, word=word), 0, WHOLE if is_whole else rows)
+        for array, (rows, is_whole) in zip(arrays, requests, strict=True)
+    ]
+    x = np.asarray(gather(arena, *blocks))
+    assert (x.dtype, x.shape) == (numpy_dtype(word), (sum(map(len, arrays)), *row_shape))
+    assert np.array_equal(x, np.concatenate(arrays))
+    arena.close()
 
 
 def test_rows_are_repeated_for_each_item_and_left_out_without_one(arena: Arena) -> None:

@@ -90,6 +90,13 @@ class Gatherer:
         decoded: dict[TensorRef, Array] = {}
         gathered: dict[str, Value] = {}
         for name, blocks, counts in feeds:
+            if (
+                counts is None
+                and len(blocks) > 1
+                and (copied := self._copied(name, blocks, view)) is not None
+            ):
+                gathered[name] = copied
+                continue
             arrays = [_elements(block, view, decoded) for block in blocks]
             if counts is not None:
                 gathered[name] = _by_row(name, arrays, counts)
@@ -99,6 +106,31 @@ class Gatherer:
                 gathered[name] = np.broadcast_to(arrays[0], (*blocks[0].repeats, *arrays[0].shape[1:]))
             else:
                 gathered[name] = arrays[0]
+        return gathered
+
+    def _copied(self, name: str, blocks: Sequence[Block], view: View) -> Array | None:
+        """The rows of whole tensors as bytes, without an array of each; None where blocks are not that."""
+        _, word, shape, _ = blocks[0].tensor
+        if word == "BYTES" or not shape:
+            return None
+        row_shape, dtype = shape[1:], numpy_dtype(word)
+        row_bytes = prod(row_shape) * dtype.itemsize
+        pieces: list[memoryview] = []
+        rows = 0
+        for (_, other, shape, ref), _, taken, repeats in blocks:
+            count = shape[0] if shape else 0
+            if other != word or shape[1:] != row_shape or repeats or taken not in (WHOLE, count):
+                return None
+            if not ref.length or ref.length != count * row_bytes:
+                return None
+            pieces.append(view(ref))
+            rows += count
+        gathered = self._place(name, (rows, *row_shape), dtype)
+        memory = self._buffers[name].data
+        end = 0
+        for piece in pieces:
+            start, end = end, end + len(piece)
+            memory[start:end] = piece
         return gathered
 
     def _gathered(self, name: str, blocks: list[Array], repeats: list[tuple[int, ...]]) -> Array:
