@@ -101,6 +101,7 @@ MISTAKES = [
     ("{alpha_ms: 148.8, beta_ms", "{cpu: {alpha_ms: 2}, gpu: {alpha_ms: -1}}, options: {beta_ms"),
     ("{min: 1, max: 8}", "{min: 9, max: 8}"),
     ("weight: 1\n", "weight: 0\n"),
+    ("outputs: {text:", "outputs: {'':"),
     ("weight: 1\n", "weight: 1\n    weight: 2\n"),
     ("accuracy_floor: 0.85", "accuracy_floor: 0.85, cost_max_cores: 20"),
     ("{accuracy_floor: 0.85}", "{}"),

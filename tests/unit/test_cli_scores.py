@@ -46,6 +46,10 @@ def test_top1_is_the_largest(tmp_path: Path) -> None:
     assert score("top1", np.array([[1, 9, 3]]), 0) == 0.0
     with pytest.raises(InputError, match="top1: want scores as output"):
         score("top1", text("a"), 1)
+    with pytest.raises(InputError, match="top1: the answer has 3 scores, label 3 is none of them"):
+        score("top1", np.array([[1, 9, 3]]), 3)
+    with pytest.raises(InputError, match="exact: the answer has 2 scores, label -1 is none of them"):
+        score("exact", np.array([[0.1, 0.9]]), -1)
     with pytest.raises(InputError, match="exact: the answers are numbers, the label is 'a'"):
         score("exact", np.array([1.0]), "a")
 

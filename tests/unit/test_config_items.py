@@ -6,6 +6,7 @@ import pytest
 
 from steelyard.config.items import Taken, planned_rows, taken_items
 from steelyard.config.load import LoadedSpec, read_spec
+from steelyard.config.notices import notices
 from steelyard.config.pipeline import stage_order
 from steelyard.core.errors import SpecError
 from steelyard.core.types import Condition, Items
@@ -38,6 +39,17 @@ def refusal(pipeline: str, service: str = "") -> str:
         rows(pipeline, service)
     assert "\n" not in str(raised.value)
     return str(raised.value)
+
+
+def test_a_number_of_items_that_nobody_takes_is_told() -> None:
+    pipeline = "{a: {model: m}, b: {model: m, each: a.lines, when: 'a.ok > 0'}}"
+    spec = loaded(pipeline, ", items: {a.lines: 2, a.ok: 0.5, a.line: 3}").spec
+    for command in ("serve", "plan", "simulate"):
+        (line,) = notices(spec, command)
+        assert line == (
+            'services.s.items["a.line"] has no effect: no stage has it in each or when; '
+            "did you mean a.lines? (known: a.lines, a.ok)"
+        )
 
 
 def test_a_chain_hands_on_what_it_was_given() -> None:
@@ -194,6 +206,14 @@ NESTED = "and items have none of their own: take those of"
             (
                 'spec.yaml:3: services.s.items["a.ok"]: it is the share for which a condition holds: '
                 "want at most 1, got 1.5"
+            ),
+        ),
+        (
+            "{a: {model: m}, b: {model: m, when: 'a.ok > 1e999'}}",
+            "",
+            (
+                "spec.yaml:3: services.s.pipeline.b.when: want a condition such as 'crop.legible > 0.5', "
+                "got 'a.ok > 1e999'"
             ),
         ),
         (

@@ -134,6 +134,33 @@ def test_variants_take_what_fits_all_of_them(folder: Path) -> None:
     assert resolved(loaded, PLAIN, any_size).services["s"].served.signature.inputs == (X,)
 
 
+def test_variants_agree_on_what_a_row_is(folder: Path) -> None:
+    loaded = spec("{v: {onnx: v.onnx}, w: {onnx: w.onnx}}", folder=folder)
+
+    def fixed(rows: int) -> Signature:
+        takes, gives = TensorSpec("x", "FP32", (rows, 4)), TensorSpec("y", "FP32", (rows, 2))
+        return Signature((takes,), (gives,), batchable=False)
+
+    # One takes any number of rows, the other a single one: so does the service, whichever answers.
+    served = resolved(loaded, PLAIN, fixed(1)).services["s"].served
+    assert served.signature.inputs == fixed(1).inputs
+    assert not served.signature.batchable
+    either = TensorSpec("x", "FP32", (-1, 4))
+    halved = Signature((either,), (TensorSpec("y", "FP32", (1, 2)),), batchable=False)
+    shown = spec("{v: {onnx: v.onnx}, w: {onnx: w.onnx, example: {x: {shape: [1, 4]}}}}", folder=folder)
+    served = resolved(shown, PLAIN, halved).services["s"].served
+    assert served.signature.inputs == fixed(1).inputs
+    # Three at a time are a request's one "row" to a model that takes nothing else, and no row to another.
+    assert resolved(loaded, fixed(3), fixed(3)).services["s"].served.signature.inputs == fixed(3).inputs
+    assert refusal(loaded, PLAIN, fixed(3)) == (
+        "spec.yaml:1: models.m.variants.w: input x is FP32 [3, 4], and variant v takes rows: "
+        "want a leading dimension that is dynamic, or 1"
+    )
+    assert refusal(loaded, fixed(1), fixed(3)) == (
+        "spec.yaml:1: models.m.variants.w: input x is FP32 [3, 4], that of variant v is FP32 [1, 4]"
+    )
+
+
 def test_a_dimension_of_outputs_on_which_variants_differ_is_dynamic(folder: Path) -> None:
     wider = Signature((X,), (TensorSpec("y", "FP32", (-1, 3)),), batchable=False)
     loaded = spec("{v: {onnx: v.onnx}, w: {onnx: w.onnx, example: {x: {shape: [1, 4]}}}}", folder=folder)
@@ -336,6 +363,15 @@ def test_an_error_of_a_configuration_names_its_place(folder: Path) -> None:
     assert refusal(loaded).startswith(line)
     with pytest.raises(SpecError, match=f"^{re.escape(line)}"):
         resolve(loaded, cores_available=2, policy="mine+ours", ask=answering(PLAIN))
+
+
+def test_a_configuration_does_not_take_the_name_of_another_policy(folder: Path) -> None:
+    loaded = spec("{v: {onnx: v.onnx}}", top="policies: {hpa: {name: kpa}}\n", folder=folder)
+    assert refusal(loaded) == (
+        "spec.yaml:4: policies.hpa: hpa is a policy's own name: a configuration of kpa wants another"
+    )
+    other = "policies: {hpa: {name: hpa+ours, target_utilisation: 0.5}}\n"
+    resolved(spec("{v: {onnx: v.onnx}}", top=other, folder=folder))
 
 
 def test_a_configuration_of_no_policy_is_refused_even_where_it_is_not_asked_for(folder: Path) -> None:

@@ -298,6 +298,31 @@ def test_a_batch_model_cannot_make_items(folder: Path) -> None:
     )
 
 
+def test_what_is_taken_or_looked_at_must_be_there(folder: Path) -> None:
+    crop = signature(
+        {"mask": ("UINT8", [-1, 480, 640]), "page": ("UINT8", [-1, 480, 640, 3])},
+        {"lines": ("UINT8", [-1, 48, 320, 3]), "legible": ("FP32", [-1, 1]), "boxes": ("FP32", [-1, 4])},
+    )
+    pages(folder, crop=crop)
+    assert refusal(
+        folder, ("each: crop.lines", "each: crop.line"), ("{crop.lines:", "{crop.line:"), crop=crop
+    ) == (
+        f"10: {AT}.read.each: not an output of crop: line; did you mean lines? (known: lines, legible, boxes)"
+    )
+    assert refusal(folder, ("crop.legible", "crop.boxed"), crop=crop) == (
+        f"10: {AT}.read.when: not an output of crop: boxed; did you mean boxes? "
+        "(known: lines, legible, boxes)"
+    )
+    assert refusal(folder, ("crop.legible", "crop.boxes"), crop=crop) == (
+        f"10: {AT}.read.when: want one number a row, or an item: crop.boxes is FP32 [-1, 4]"
+    )
+    legible = TensorSpec("legible", "BYTES", (-1,))
+    text = Signature(crop.inputs, (crop.outputs[0], legible, crop.outputs[2]), batchable=True)
+    assert refusal(folder, crop=text) == (
+        f"10: {AT}.read.when: want one number a row, or an item: crop.legible is BYTES [-1]"
+    )
+
+
 def test_what_every_variant_gives_must_fit_who_takes_it(folder: Path) -> None:
     two = ("{det: {onnx: detect.onnx}}", "{det: {onnx: detect.onnx}, low: {onnx: other.onnx}}")
     low = signature({"page": ("UINT8", [-1, 480, 640, 3])}, {"mask": ("UINT8", [-1, 240, 320])})

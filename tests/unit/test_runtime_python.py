@@ -37,6 +37,10 @@ class Names:
     def predict(self, batch):
         return {"name": np.array(["a", "b"])}
 
+class Odd:
+    def predict(self, batch):
+        return {3: batch["x"]} if batch["x"][0] else {"y": np.array([None, "a"])}
+
 class NoSetup:
     def setup(self, options):
         raise OSError("no weights here")
@@ -83,6 +87,18 @@ def test_its_signature_is_its_own(module: str) -> None:
     assert signature.platform == "python"
 
 
+@pytest.mark.parametrize("shape", [[None, 2], ["n", 2], [-2, 2], [1.5], [True]])
+def test_a_signature_has_whole_numbers_as_sizes(tmp_path: Path, shape: list[object]) -> None:
+    file = tmp_path / "odd.py"
+    file.write_text(
+        "def odd(batch): return batch\n"
+        f"odd.signature = {{'inputs': {{'x': ('FP32', {shape})}}, 'outputs': {{'x': ('FP32', [-1, 2])}}}}\n"
+    )
+    with pytest.raises(ModelError) as caught:
+        PythonRuntime(VariantSpec("base", "python", f"{file}:odd"))
+    assert str(caught.value).endswith(f"x: want whole numbers as shape, -1 where it is dynamic, got {shape}")
+
+
 def test_a_function_is_taken_too(module: str) -> None:
     runtime = PythonRuntime(spec(module, "double"))
     assert array(runtime.run({"x": np.array([1.5])}, 1)["y"]).tolist() == [3.0]
@@ -109,6 +125,14 @@ def test_something_else_than_a_dict_is_an_error(module: str) -> None:
 def test_strings_leave_as_bytes(module: str) -> None:
     answer = PythonRuntime(spec(module, "Names")).run({"x": np.ones(2)}, 2)
     assert array(answer["name"]).tolist() == [b"a", b"b"]
+
+
+def test_what_is_no_text_and_no_name_is_an_error(module: str) -> None:
+    runtime = PythonRuntime(spec(module, "Odd"))
+    with pytest.raises(ModelError, match=r"output y of .*TypeError: want text or bytes, got NoneType"):
+        runtime.run({"x": np.zeros(2)}, 2)
+    with pytest.raises(ModelError, match=r"variant .*: predict named an output 3, want text"):
+        runtime.run({"x": np.ones(2)}, 2)
 
 
 def test_what_set_cores_raises_fails_the_next_batch_only(module: str) -> None:

@@ -60,6 +60,8 @@ def test_the_fake_answers_with_its_input() -> None:
         ({"alpha": 1}, "nearest is alpha_ms"),
         ({"beta_ms": "fast"}, "want a number"),
         ({"seed": float("nan")}, "nan"),
+        ({"seed": -1}, "option seed is -1, want at least 0"),
+        ({"n": 0}, "option n is 0, want at least 1"),
     ],
 )
 def test_the_fake_refuses_wrong_options(options: dict[str, object], message: str) -> None:

@@ -60,7 +60,7 @@ def _exact(answer: Array, label: Any) -> float:
         return float([_text(item) for item in answer.ravel()] == [_text(item) for item in texts])
     wanted: Array = np.asarray(label)
     if wanted.dtype.kind in "iu" and wanted.ndim == 0 and answer.size > 1 and answer.dtype.kind == "f":
-        return float(int(np.argmax(answer)) == int(wanted))
+        return _largest("exact", answer, int(wanted))
     if wanted.dtype.kind not in "iufb":
         raise InputError(f"exact: the answers are numbers, the label is {label!r}: want numbers, or --metric")
     return float(np.array_equal(np.squeeze(answer), np.squeeze(wanted)))
@@ -69,6 +69,17 @@ def _exact(answer: Array, label: Any) -> float:
 def _top1(answer: Array, label: Any) -> float:
     if answer.dtype == np.object_ or isinstance(label, bool) or not isinstance(label, int):
         raise InputError(f"top1: want scores as output and their largest's index as label, got {label!r}")
+    return _largest("top1", answer, label)
+
+
+def _largest(metric: str, answer: Array, label: int) -> float:
+    """Whether the largest score is the label's.
+
+    Raises:
+        InputError: there is no such score: labels that count from 1 would look like a bad model.
+    """
+    if not 0 <= label < answer.size:
+        raise InputError(f"{metric}: the answer has {answer.size} scores, label {label} is none of them")
     return float(int(np.argmax(answer)) == label)
 
 

@@ -74,6 +74,13 @@ def check_items(service: ServiceSpec, source: Source, path: Path) -> None:
             _check_share(service, taken.when, source, path)
 
 
+def counted(service: ServiceSpec) -> tuple[str, ...]:
+    """Outputs of which there may be a number: each element of them is taken, or they decide what is."""
+    whens = (condition_of(stage.when) for stage in service.pipeline.values() if stage.when is not None)
+    eaches = (stage.each for stage in service.pipeline.values() if stage.each is not None)
+    return tuple(dict.fromkeys([*eaches, *(f"{when.stage}.{when.tensor}" for when in whens)]))
+
+
 def _check_share(service: ServiceSpec, when: Condition, source: Source, path: Path) -> None:
     for variant, share in _shares(service, when).items():
         if share > 1:

@@ -7,6 +7,7 @@ A reference is `stage.output` or `request.input`; a stage depends on every stage
 import re
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
+from math import isinf
 from typing import cast
 
 from steelyard.config.schema import ServiceSpec, Spec, StageSpec
@@ -100,7 +101,7 @@ def _references(service: ServiceSpec) -> Iterator[tuple[Path, str]]:
 def _check_reference(service: ServiceSpec, reference: str, source: Source, path: Path) -> None:
     if path[4:] == ("when",):
         condition = _CONDITION.fullmatch(reference)
-        if condition is None:
+        if condition is None or isinf(float(condition[3])):
             raise source.error(path, f"want a condition such as 'crop.legible > 0.5', got {shown(reference)}")
         reference = condition[1]
     if _REFERENCE.fullmatch(reference) is None:

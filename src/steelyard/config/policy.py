@@ -39,11 +39,14 @@ def asked_policy(
 
     Raises:
         SpecError: there is no such policy, or it refuses its options or these services; or a configuration,
-            asked for or not, is of a policy that does not exist.
+            asked for or not, is of a policy that does not exist, or has the name of another one.
     """
     for key, configured in loaded.spec.policies.items():
         if unknown := _unknown(configured.name, known_policies()):
             raise loaded.source.error(("policies", key, "name"), unknown)
+        if key in known_policies() and configured.name.removesuffix(OURS) != key:
+            message = f"{key} is a policy's own name: a configuration of {configured.name} wants another"
+            raise loaded.source.error(("policies", key), message)
     chosen = chosen_policy(loaded.spec, name)
     problem = policy_problem(chosen, loaded.spec, services, clairvoyant=clairvoyant)
     if problem:

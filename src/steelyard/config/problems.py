@@ -26,6 +26,7 @@ _WANTED = {
     "less_than": "less than {lt:g}",
     "less_than_equal": "at most {le:g}",
     "too_short": "at least {min_length} of them",
+    "string_too_short": "a name",
     "string_pattern_mismatch": "a name of letters, digits, _ - and ., beginning with a letter or digit",
 }
 

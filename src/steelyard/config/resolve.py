@@ -143,8 +143,10 @@ def _service(loaded: LoadedSpec, name: str, members: Mapping[str, Members]) -> D
         stage: Answerer(found[0].spec.kind, signatures[stage], tuple(each.signature for each in found))
         for stage, found in members.items()
     }
-    _check_makers(loaded, name, members)
     wires = Wires(service, answerers, source, path)
+    for stage in members:
+        wires.check_taken(stage)
+    _check_makers(loaded, name, members)
     inputs = {stage: wires.inputs(stage) for stage in members}
     buckets = {stage: shape_buckets(found, signatures[stage], source) for stage, found in members.items()}
     outputs = client_outputs(service, wires, source, path)

@@ -360,8 +360,8 @@ class ServiceSpec(SpecModel):
 
     slo: SloSpec
     pipeline: Annotated[dict[Name, StageSpec], Field(min_length=1)]
-    inputs: dict[str, InputSpec] = {}
-    outputs: dict[str, str] = {}
+    inputs: dict[Annotated[str, Field(min_length=1)], InputSpec] = {}
+    outputs: dict[Annotated[str, Field(min_length=1)], str] = {}
     items: dict[str, Annotated[ItemsSpec, BeforeValidator(_fixed_items)]] = {}
     cores: CoresSpec = CoresSpec()
     weight: Positive = 1.0

@@ -33,6 +33,7 @@ def agreed(members: Members, source: Source) -> Signature:
             model nor example.
     """
     first = members[0]
+    _check_rows(members, source)
     for member in members:
         _check_examples(member, source)
     inputs = list(first.signature.inputs)
@@ -40,10 +41,13 @@ def agreed(members: Members, source: Source) -> Signature:
     for member in members[1:]:
         inputs = _merged("input", inputs, member.signature.inputs, first, member, source)
         outputs = _merged("output", outputs, member.signature.outputs, first, member, source)
+    of_rows = [member.signature.batchable for member in members]
+    if any(of_rows) and not all(of_rows):  # the stage takes one row then, whichever variant answers
+        inputs = [TensorSpec(each.name, each.dtype, (1, *each.shape[1:])) for each in inputs]
     return Signature(
         inputs=tuple(inputs),
         outputs=tuple(outputs),
-        batchable=all(member.signature.batchable for member in members),
+        batchable=all(of_rows),
         platform=first.signature.platform,
     )
 
@@ -124,8 +128,27 @@ def _widened(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...] | 
 
 
 def _narrowed(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...] | None:
-    """What fits both shapes; None if nothing does. The leading dimension counts rows: see `batchable`."""
-    if not agree(one, other):
+    """What fits both shapes; None if nothing does.
+
+    Unlike along a wire, the leading dimension must agree as well: both are given the same.
+    """
+    if not agree(one, other) or (one and -1 not in (one[0], other[0]) and one[0] != other[0]):
         return None
-    shape = (max(sizes) for sizes in zip(one[1:], other[1:], strict=True))
-    return (one[0] if one[0] == other[0] else -1, *shape) if one else ()
+    return tuple(max(sizes) for sizes in zip(one, other, strict=True))
+
+
+def _check_rows(members: Members, source: Source) -> None:
+    """Where some variants have a leading axis of rows, the others can take a single one.
+
+    Raises:
+        SpecError: one takes another fixed number.
+    """
+    names = [member.spec.name for member in members if member.signature.batchable]
+    for path, _, _, signature in members:
+        for tensor in signature.inputs:
+            if names and tensor.shape[:1] not in ((-1,), (1,)):
+                message = (
+                    f"input {tensor.name} is {tensor.dtype} {list(tensor.shape)}, and variant {names[0]} "
+                    "takes rows: want a leading dimension that is dynamic, or 1"
+                )
+                raise source.error(path, message)

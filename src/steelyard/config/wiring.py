@@ -19,6 +19,9 @@ from steelyard.config.source import Path, Source, nearest
 from steelyard.core.types import Input
 from steelyard.runtime.base import Signature, TensorSpec
 
+_NOT_NUMBERS = ("BYTES", "BF16")
+"""Types that numpy does not compare with a number: text, and bits that it takes for integers."""
+
 
 class Answerer(NamedTuple):
     """What is known of a stage's model: its runtime, and what it takes and gives (nothing: not known).
@@ -90,6 +93,25 @@ class Wires:
             names = tuple(known.name for known in gives)
             raise self._source.error(at, f"not an output of {stage}: {tensor}{nearest(tensor, names)}")
         return found
+
+    def check_taken(self, name: str) -> None:
+        """What a stage's `each` and `when` look at is there, and a condition has one number to look at.
+
+        Raises:
+            SpecError: it is not, as far as is known before it runs.
+        """
+        each, taken = self._service.pipeline[name].each, self._taken[name]
+        if each is not None:
+            self.output(tensor_of(each), (*self._at(name), "each"))
+        if taken is None or taken.when is None:
+            return
+        at, when = (*self._at(name), "when"), taken.when
+        found = self.output((when.stage, when.tensor), at)
+        if found is not None and (
+            found.dtype in _NOT_NUMBERS or any(n not in (-1, 1) for n in found.shape[1:])
+        ):
+            message = f"want one number a row, or an item: {when.stage}.{when.tensor} is {found.dtype}"
+            raise self._source.error(at, f"{message} {list(found.shape)}")
 
     def is_items(self, reference: tuple[str, str]) -> bool:
         """Whether an output has one element for each item, not for each row of the request."""

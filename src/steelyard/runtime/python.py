@@ -97,6 +97,8 @@ class PythonRuntime:
             self._call("close", close)
 
     def _checked(self, name: str, value: Any, rows: int) -> Value:
+        if not isinstance(name, str):
+            raise ModelError(f"variant {self._spec.name}: predict named an output {name!r}, want text")
         declared = {tensor.name: tensor for tensor in self.signature.outputs}
         if declared and name not in declared:
             raise ModelError(
@@ -199,8 +201,12 @@ def _signature(spec: VariantSpec, declared: object) -> Signature:
 
 
 def _tensors(declared: Mapping[str, tuple[str, Sequence[int]]]) -> tuple[TensorSpec, ...]:
-    for dtype, _ in declared.values():
+    for name, (dtype, shape) in declared.items():
         numpy_dtype(dtype)
+        if not all(type(size) is int and size >= -1 for size in shape):
+            raise ValueError(
+                f"{name}: want whole numbers as shape, -1 where it is dynamic, got {list(shape)}"
+            )
     return tuple(TensorSpec(name, dtype, tuple(shape)) for name, (dtype, shape) in declared.items())
 
 
@@ -269,5 +275,16 @@ def _as_dtype(array: Array, dtype: str) -> Array:
 
 def _as_bytes(array: Array) -> Array:
     flat = np.empty(array.size, dtype=np.object_)
-    flat[:] = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel()]
+    flat[:] = [item if isinstance(item, bytes) else _text(item).encode() for item in array.ravel()]
     return flat.reshape(array.shape)
+
+
+def _text(item: object) -> str:
+    """A text, or how a number is written; of anything else that would be a name of Python's.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if isinstance(item, str | int | float | np.generic):
+        return str(item)
+    raise TypeError(f"want text or bytes, got {type(item).__name__}")

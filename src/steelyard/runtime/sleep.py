@@ -9,7 +9,7 @@ to load).
 import time
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from math import exp, isfinite
+from math import exp, inf, isfinite
 
 import numpy as np
 
@@ -26,6 +26,7 @@ _DEFAULTS: dict[str, float] = {
     "n": 1,
     "load_ms": 0.0,
 }
+_LEAST: dict[str, float] = {"spread": 0, "seed": 0, "n": 1, "load_ms": 0}
 _SPIN_S = 0.0003
 """The last part of a sleep is spun: the kernel wakes a sleeper some 50-100 us late."""
 
@@ -34,7 +35,7 @@ class SleepRuntime:
     """Sleeps instead of computing.
 
     Raises:
-        ModelError: an option is unknown or not a number.
+        ModelError: an option is unknown, not a number or too small.
     """
 
     def __init__(self, spec: VariantSpec, cores: float = 1.0) -> None:
@@ -96,4 +97,6 @@ def _options(spec: VariantSpec) -> dict[str, float]:
             )
         if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
             raise ModelError(f"variant {spec.name}: option {key} is {value!r}, want a number")
+        if value < _LEAST.get(key, -inf):
+            raise ModelError(f"variant {spec.name}: option {key} is {value!r}, want at least {_LEAST[key]}")
     return {key: float(spec.options.get(key, default)) for key, default in _DEFAULTS.items()}

@@ -37,6 +37,9 @@ Gaps = Literal["hold", "silence"]
 CELLS_MAX = 100_000_000
 """Most seconds times kinds of request of a count trace, 0.8 GB."""
 
+SHOWN_MAX = 60
+"""Characters of a value that an error shows."""
+
 _TIME_COLUMNS = ("t_s", "timestamp")
 
 
@@ -59,14 +62,14 @@ def read_trace(lines: Iterable[str], *, name: str, gaps: Gaps = "silence") -> Tr
     if first is None:
         raise TraceError(f"{name}: the trace is empty")
     first = first.removeprefix("\ufeff")  # some editors and spreadsheets begin a file with it
-    columns = [column.strip().lower() for column in next(csv.reader([first.strip()]), [])]
+    columns = [column.strip().lower() for column in next(_cells([first.strip()], name, 1), [])]
     if any(column in _TIME_COLUMNS for column in columns):
         twice = next((column for column in columns if columns.count(column) > 1), None)
         if twice is not None:
             raise TraceError(f"{name}:1: column {twice} is there twice")
         return _read_csv(columns, remaining, name, gaps)
     if len(columns) > 1:
-        raise TraceError(f"{name}:1: want a column t_s or timestamp, got {first.strip()!r}")
+        raise TraceError(f"{name}:1: want a column t_s or timestamp, got {_shown(first.strip())}")
     return _read_text(chain([first], remaining), name, gaps)
 
 
@@ -85,7 +88,7 @@ def _read_text(lines: Iterable[str], name: str, gaps: Gaps) -> Trace:
 def _read_csv(columns: list[str], lines: Iterator[str], name: str, gaps: Gaps) -> Trace:
     stamped = "t_s" not in columns
     rows = []
-    for number, values in enumerate(csv.reader(lines), start=2):
+    for number, values in enumerate(_cells(lines, name, 2), start=2):
         if len(values) > len(columns):
             raise TraceError(f"{name}:{number}: want {len(columns)} columns, got {len(values)}")
         if values:
@@ -105,12 +108,25 @@ def _read_csv(columns: list[str], lines: Iterator[str], name: str, gaps: Gaps) -
     return arrival_trace([Arrival(row.time_s, row.mark) for row in rows])
 
 
+def _cells(lines: Iterable[str], name: str, start: int) -> Iterator[list[str]]:
+    """The cells of each line, the first of which has the number `start` in its file.
+
+    Raises:
+        TraceError: a cell has no end: the file is something else.
+    """
+    reader = csv.reader(lines)
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise TraceError(f"{name}:{start + reader.line_num - 1}: not a trace: {error}") from None
+
+
 def _row(cells: dict[str, str], stamped: bool, where: str) -> _Row:
     cells = {column: value.strip() for column, value in cells.items()}
     time_s = _timestamp(cells.get("timestamp", ""), where) if stamped else _number(cells, "t_s", where)
     latency_s = _number(cells, "latency_ms", where) / 1000 if cells.get("latency_ms") else None
     if latency_s == 0:
-        raise TraceError(f"{where}: latency_ms: want a positive number, got {cells['latency_ms']!r}")
+        raise TraceError(f"{where}: latency_ms: want a positive number, got {_shown(cells['latency_ms'])}")
     rows = _count(cells["rows"], f"{where}: rows") if cells.get("rows") else 1
     if rows == 0:
         raise TraceError(f"{where}: rows: want 1 or more, got '0'")
@@ -146,11 +162,11 @@ def _count(text: str, where: str) -> int:
     try:
         value = float(text)
     except ValueError:
-        raise TraceError(f"{where}: want a count of 0 or more, got {text!r}") from None
+        raise TraceError(f"{where}: want a count of 0 or more, got {_shown(text)}") from None
     if not (isfinite(value) and value >= 0 and value == floor(value)):
-        raise TraceError(f"{where}: want a whole count of 0 or more, got {text!r}")
+        raise TraceError(f"{where}: want a whole count of 0 or more, got {_shown(text)}")
     if value > COUNT_MAX:
-        raise TraceError(f"{where}: want a count of at most {COUNT_MAX}, got {text!r}")
+        raise TraceError(f"{where}: want a count of at most {COUNT_MAX}, got {_shown(text)}")
     return int(value)
 
 
@@ -159,9 +175,9 @@ def _number(cells: dict[str, str], column: str, where: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise TraceError(f"{where}: {column}: want a number, got {text!r}") from None
+        raise TraceError(f"{where}: {column}: want a number, got {_shown(text)}") from None
     if not (isfinite(value) and value >= 0):
-        raise TraceError(f"{where}: {column}: want a number of 0 or more, got {text!r}")
+        raise TraceError(f"{where}: {column}: want a number of 0 or more, got {_shown(text)}")
     return value
 
 
@@ -173,8 +189,13 @@ def _timestamp(text: str, where: str) -> float:
         try:
             moment = datetime.fromisoformat(text)
         except ValueError:
-            raise TraceError(f"{where}: timestamp: want ISO 8601 or seconds, got {text!r}") from None
+            raise TraceError(f"{where}: timestamp: want ISO 8601 or seconds, got {_shown(text)}") from None
         value = moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
     if not (isfinite(value) and value >= 0):
-        raise TraceError(f"{where}: timestamp: want a finite time after 1970, got {text!r}")
+        raise TraceError(f"{where}: timestamp: want a finite time after 1970, got {_shown(text)}")
     return value
+
+
+def _shown(text: str) -> str:
+    """A value in an error: the file may be anything."""
+    return repr(text if len(text) <= SHOWN_MAX else text[: SHOWN_MAX - 3] + "...")
