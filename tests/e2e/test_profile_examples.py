@@ -1,8 +1,10 @@
 """`steelyard profile --examples`: each stage of a real pipeline is measured on what it is really given."""
 
+import contextlib
 import json
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -67,17 +69,37 @@ def save(path: Path, name: str, out: str, shapes: list[list[str | int]], *nodes:
     onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
 
 
+def write_all(folder: Path) -> None:
+    """The spec, its models and the examples."""
+    largest = helper.make_node("ReduceMax", ["page", "axes"], ["mask"], keepdims=0)
+    save(folder / "find.onnx", "page", "mask", [["n", 3, 4], ["n", 3]], largest)
+    total = helper.make_node("ReduceSum", ["line", "axes"], ["ink"], keepdims=0)
+    save(folder / "read.onnx", "line", "ink", [["n", "width"], ["n"]], total)
+    (folder / "glue.py").write_text(GLUE)
+    (folder / "spec.yaml").write_text(SPEC)
+    np.savez(folder / "pages.npz", page=PAGES)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    largest = helper.make_node("ReduceMax", ["page", "axes"], ["mask"], keepdims=0)
-    save(tmp_path / "find.onnx", "page", "mask", [["n", 3, 4], ["n", 3]], largest)
-    total = helper.make_node("ReduceSum", ["line", "axes"], ["ink"], keepdims=0)
-    save(tmp_path / "read.onnx", "line", "ink", [["n", "width"], ["n"]], total)
-    (tmp_path / "glue.py").write_text(GLUE)
-    (tmp_path / "spec.yaml").write_text(SPEC)
-    np.savez(tmp_path / "pages.npz", page=PAGES)
+    write_all(tmp_path)
     return tmp_path
+
+
+class Measured(NamedTuple):
+    """What a run said, and where it stored what it measured."""
+
+    said: Any
+    profiles: Path
+
+
+@pytest.fixture(scope="module")
+def without_examples(tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    folder = tmp_path_factory.mktemp("without")
+    write_all(folder)
+    with contextlib.chdir(folder):
+        return Measured(run(), folder / "profiles")
 
 
 def run(*options: str) -> Any:
@@ -107,14 +129,15 @@ def test_each_stage_is_measured_on_what_the_ones_before_it_make(folder: Path) ->
     assert f"; on {source};" in again.stdout
 
 
-def test_without_examples_what_is_made_up_is_said_to_be(folder: Path) -> None:
-    found = run()
+def test_without_examples_what_is_made_up_is_said_to_be(without_examples: Measured) -> None:
+    found = without_examples.said
     assert found.exit_code == 0, found.stderr
     assert "pages.cut: a Python stage without a signature is not measured; give its latency" in found.stderr
     assert "measured on random inputs" in found.stdout
 
 
-def test_what_no_example_reaches_is_said(folder: Path) -> None:
+def test_what_no_example_reaches_is_said(folder: Path, without_examples: Measured) -> None:
+    shutil.copytree(without_examples.profiles, folder / "profiles")  # the readers' are what is wanted here
     np.savez(folder / "pages.npz", page=PAGES[1:2])  # a page without lines: nothing to read
     found = run("--examples", "pages.npz", "--json", "-")
     assert found.exit_code == 0, found.stderr

@@ -1,8 +1,10 @@
 """`steelyard profile --labels` on a real pipeline in real workers: right, found again, clear errors."""
 
+import contextlib
 import json
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -64,26 +66,46 @@ def save(path: Path, name: str, shape: list[str | int], out: str, *nodes: Any, s
     onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
 
 
+def write_all(folder: Path) -> None:
+    """The spec, its models and the labelled examples."""
+    relu = helper.make_node("Relu", ["page"], ["mask"])
+    save(folder / "detect.onnx", "page", ["n", 3], "mask", relu)
+    for name, scale in (("twice", 2.0), ("thrice", 3.0)):
+        times = helper.make_node("Mul", ["line", "k"], ["code"])
+        save(folder / f"{name}.onnx", "line", ["n", 1], "code", times, scale=scale)
+    (folder / "glue.py").write_text(GLUE)
+    (folder / "spec.yaml").write_text(SPEC)
+    np.savez(folder / "labels.npz", page=PAGES, label=LABELS)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    relu = helper.make_node("Relu", ["page"], ["mask"])
-    save(tmp_path / "detect.onnx", "page", ["n", 3], "mask", relu)
-    for name, scale in (("twice", 2.0), ("thrice", 3.0)):
-        times = helper.make_node("Mul", ["line", "k"], ["code"])
-        save(tmp_path / f"{name}.onnx", "line", ["n", 1], "code", times, scale=scale)
-    (tmp_path / "glue.py").write_text(GLUE)
-    (tmp_path / "spec.yaml").write_text(SPEC)
-    np.savez(tmp_path / "labels.npz", page=PAGES, label=LABELS)
+    write_all(tmp_path)
     return tmp_path
 
 
-def profile(*options: str) -> dict[str, Any]:
-    asked = ["profile", "spec.yaml", "--labels", "labels.npz", "--profiles", "profiles", "--json", "-"]
-    result = runner.invoke(app, [*asked, *options])
+class Measured(NamedTuple):
+    """What a run found and said, and the folder with all that it read and wrote."""
+
+    found: dict[str, Any]
+    said: str
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    folder = tmp_path_factory.mktemp("measured")
+    write_all(folder)
+    with contextlib.chdir(folder):
+        result = profile("--json", "-")
     assert result.exit_code == 0, result.stderr
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
+    return Measured(json.loads(result.stdout), result.stderr, folder)
+
+
+def profile(*options: str) -> Any:
+    asked = ["profile", "spec.yaml", "--labels", "labels.npz", "--profiles", "profiles"]
+    return runner.invoke(app, [*asked, *options])
 
 
 def profiles() -> dict[str, Any]:
@@ -93,15 +115,17 @@ def profiles() -> dict[str, Any]:
 
 
 def refusal(*options: str) -> str:
-    asked = ["profile", "spec.yaml", "--labels", "labels.npz", "--profiles", "profiles"]
-    result = runner.invoke(app, [*asked, *options])
+    result = profile(*options)
     assert result.exit_code == 2, result.output
-    (line,) = result.stderr.splitlines()[-1:]
-    return line
+    return str(result.stderr.splitlines()[-1])
 
 
-def test_every_choice_is_measured_as_a_whole_and_found_by_plan(folder: Path) -> None:
-    found = profile()
+def test_every_choice_is_measured_as_a_whole_and_found_by_plan(
+    measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, found = tmp_path / "copy", measured.found
+    shutil.copytree(measured.folder, folder)
+    monkeypatch.chdir(folder)
     assert found["profiles"] == []
     assert [(each["variants"], each["accuracy"], each["examples"]) for each in found["accuracies"]] == [
         ({"detect": "det", "read": "twice"}, 0.75, 4),
@@ -137,9 +161,12 @@ def test_every_choice_is_measured_as_a_whole_and_found_by_plan(folder: Path) -> 
         assert json.loads(planned.stdout)["accuracy"] == 0.75
 
 
-def test_a_users_metric_scores_what_clients_see(folder: Path) -> None:
+def test_a_users_metric_scores_what_clients_see(folder: Path, measured: Measured) -> None:
+    shutil.copytree(measured.folder / "profiles", folder / "profiles")  # the glue's times are known
     # 1, 1, 1, 0.5 of the first; 0.5, 1, 0.5, 0.5 of the second.
-    found = profile("--metric", "glue:half")["accuracies"]
+    result = profile("--metric", "glue:half", "--json", "-")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)["accuracies"]
     assert [(each["accuracy"], each["metric"]) for each in found] == [
         (0.875, "glue:half"),
         (0.625, "glue:half"),
@@ -171,8 +198,5 @@ def test_labels_and_answers_that_are_not_numbers_are_refused(folder: Path) -> No
     )
 
 
-def test_a_few_examples_are_a_warning(folder: Path) -> None:
-    asked = ["profile", "spec.yaml", "--labels", "labels.npz", "--profiles", "profiles"]
-    result = runner.invoke(app, asked)
-    assert result.exit_code == 0
-    assert "--labels: labels.npz: 4 examples say little: want 30 at least, better 1,000\n" in result.stderr
+def test_a_few_examples_are_a_warning(measured: Measured) -> None:
+    assert "--labels: labels.npz: 4 examples say little: want 30 at least, better 1,000\n" in measured.said
