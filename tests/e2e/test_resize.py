@@ -195,6 +195,7 @@ def quota_in_force(backend: LocalBackend) -> str:
     return (quotas.path(1) / file).read_text().strip()
 
 
+@pytest.mark.alone
 def test_a_quarter_of_a_core_is_more_where_it_is_lent_and_nobody_else_wants_it(model: Path) -> None:
     x = RNG.standard_normal((64, 2), np.float32)
 
@@ -224,6 +225,7 @@ async def share_used(rig: Rig, backend: LocalBackend, x: Array) -> float:
     return (cpu_s(pid) - cpu_from_s) / (time.monotonic() - from_s)
 
 
+@pytest.mark.alone
 def test_a_quarter_of_a_core_is_a_quarter_of_the_time_where_quotas_work(model: Path) -> None:
     x = RNG.standard_normal((64, 2), np.float32)
 

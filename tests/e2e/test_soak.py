@@ -10,7 +10,7 @@ from peers.models import Model
 from peers.servers import STEELYARD
 from soak import LIMITS, soak
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]
 SECONDS, RATE_RPS, SLO_S = 20.0, 60.0, 2.0
 ALLOWED = {**LIMITS, "memory MB": 60.0, "file descriptors": 200.0}
 """A minute. Of memory, 20 MB in these seconds: allocators still fill pools; the bench waits for that. Of

@@ -17,7 +17,7 @@ import pytest
 from steelyard.backend.patience import KNOWN_BATCHES
 from steelyard.testing.live import LiveServer, serve, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]  # a batch that is only late must not pass for hung
 
 MODEL = """
 import threading

@@ -15,7 +15,7 @@ from steelyard.sim.run import simulate
 from steelyard.testing.live import serve, wait_until
 from steelyard.testing.recorded import RecordedRun, recorded_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 SPEC = """\
 version: 1
