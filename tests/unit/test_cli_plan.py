@@ -96,6 +96,15 @@ def test_an_infeasible_plan_says_why_and_what_would_do(made: Blueprint) -> None:
     assert found.reason.endswith("; decided: fixed allocation of 3 cores")
 
 
+def test_what_a_stage_carries_is_what_its_best_batch_does(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("batch,cores,latency_ms\n1,1,10\n2,1,16\n4,1,80\n")
+    text = ONE_STAGE.replace("v: {latency: {alpha_ms: 10}", "v: {latency: {table: m.csv}")
+    made = blueprint(read_spec(text, "spec.yaml", tmp_path), cores_available=1)
+    # 2 rows in 16 ms: 125 a second; full batches of 4 would be 50.
+    found = planned(made, Question("static", {"batch": 4}, "s", 150.0))
+    assert found.reason.startswith("stage a is given 150 rows/s, its 1 core carries 125 ")
+
+
 def test_a_policy_that_reacts_is_given_what_it_takes_within_a_window(
     made: Blueprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

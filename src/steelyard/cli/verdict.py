@@ -160,7 +160,7 @@ def _stage_load(
             continue
         due_s = service.slo_s - service.reply_s
         held_s = _held_s(plan, rows_rps, loss, due_s - crew.service_time_s(times, crew.batch))
-        least = 1 if plan.rules.forming == "hold" else crew.batch
+        batches = _batches(plan, crew.batch)
         loads = [
             StageLoad(
                 rate_rps=rows_rps * crew.share,
@@ -168,10 +168,10 @@ def _stage_load(
                 service_s=crew.service_time_s(times, rows),
                 rows=rows,
                 latency_s=crew.service_time_s_p99(times, rows) + held_s,
-                single_s=crew.service_time_s(times, max(least, min(rows, ceil(stage.fan_out)))),
+                single_s=crew.service_time_s(times, max(batches[0], min(rows, ceil(stage.fan_out)))),
                 burst=float(stage.fan_out),
             )
-            for rows in range(least, crew.batch + 1)
+            for rows in batches
         ]
         best = min(loads, key=lambda load: stage_latency_s(load, loss))
         if stage_latency_s(best, loss) == inf:
@@ -179,6 +179,11 @@ def _stage_load(
         if slowest is None or stage_latency_s(best, loss) > stage_latency_s(slowest, loss):
             slowest = best
     return slowest
+
+
+def _batches(plan: StagePlan, rows_max: int) -> range:
+    """Sizes that a batch of at most `rows_max` may have: any, where an idle replica takes what is there."""
+    return range(1 if plan.rules.forming == "hold" else rows_max, rows_max + 1)
 
 
 def stage_latency_s(load: StageLoad, loss: float) -> float:
@@ -231,7 +236,9 @@ def _overload(name: str, stage: StagePlan, times: ServiceTimes, rate_rps: float)
     """Why a stage's queue has no bound, in figures."""
     crews = crews_of(groups_of(stage, times, rate_rps))
     carried_rps = sum(
-        crew.replicas * crew.batch / crew.service_time_s(times, crew.batch) for crew in crews if crew.cores
+        crew.replicas * max(rows / crew.service_time_s(times, rows) for rows in _batches(stage, crew.batch))
+        for crew in crews
+        if crew.cores
     )
     cores = sum(crew.replicas * crew.cores for crew in crews)
     carry = "core carries" if cores == 1 else "cores carry"
