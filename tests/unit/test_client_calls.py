@@ -268,6 +268,17 @@ def test_impossible_bounds_come_with_the_nearest_and_are_not_retried(infer: Call
     assert len(server.asked) == 1
 
 
+def test_a_deadline_that_no_server_could_keep_comes_with_the_nearest_and_is_not_retried(
+    infer: Callable[..., Answer],
+) -> None:
+    """A refusal for the moment's load has the same reason, but nothing nearest; it is retried, below."""
+    act = told(503, "Retry-After: 1", error="no", reason="deadline", nearest={"max_latency_ms": 31.5})
+    with scripted(act) as server, pytest.raises(RejectedError) as raised:
+        infer(server.url, max_latency_ms=20_000)
+    assert raised.value.nearest == NearestBounds(max_latency_ms=31.5)
+    assert len(server.asked) == 1
+
+
 def test_a_refusal_is_retried_and_says_what_is_left(infer: Callable[..., Answer]) -> None:
     refused = told(503, error="no", reason="deadline", retry_after_ms=30)
     with scripted(refused, refused, answered()) as server:

@@ -52,8 +52,9 @@ class RejectedError(ClientError):
     """Refused at arrival: the deadline cannot be met, the queue is full, or the bounds are impossible.
 
     Attributes:
-        nearest: where the bounds were impossible together, for each one that would help the nearest value
-            that could be met if the others stay; None for other reasons.
+        nearest: where the bounds were impossible together, or the deadline even for an idle server: for each
+            one that would help the nearest value that could be met if the others stay. None elsewhere; with
+            it, the same request would be refused again.
     """
 
     is_temporary = True
@@ -102,7 +103,7 @@ def refusal_error(reply: Reply) -> ClientError:
         reason=told.reason,
         retry_after_s=_retry_after_s(reply, told),
     )
-    if isinstance(error, RejectedError) and told.reason == "bounds":
+    if isinstance(error, RejectedError) and (told.reason == "bounds" or told.nearest is not None):
         known = {name: (told.nearest or {}).get(name) for name in NearestBounds._fields}
         error.nearest = NearestBounds(**known)
         error.is_temporary = False  # for the caller to change
