@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 COMPILED := build/compiled
 ARGS ?=
+# The files with tests of a mark, which is always written out: collecting all 5,000 takes each process seconds.
+marked = $$(grep -rlF --include='*.py' pytest.mark.$(1) tests)
 unexport PYTHONDONTWRITEBYTECODE  # tests start hundreds of processes: each would compile all that it imports
 
 .PHONY: help demo test check explore static compiled lock clean
@@ -23,9 +25,9 @@ demo: $(INSTALLED) ## serve a real OCR model through a surge and write a report;
 test: static ## everything that CI runs: format, lint, types, layers and all tests
 	@.ci/system-packages font browser
 	$(BIN)/pytest -q --hypothesis-profile=ci -n logical --dist worksteal -m "not slow"
-	# Servers start processes on all cores, and mostly wait for them: two at a time, however many cores there are.
-	$(BIN)/pytest -q --hypothesis-profile=ci -n 2 --dist worksteal -m "slow and not alone"
-	$(BIN)/pytest -q --hypothesis-profile=ci -m alone
+	@# Servers start processes on all cores, and mostly wait for them: two at a time, however many cores there are.
+	$(BIN)/pytest -q --hypothesis-profile=ci -n 2 --dist worksteal -m "slow and not alone" $(call marked,slow)
+	$(BIN)/pytest -q --hypothesis-profile=ci -m alone $(call marked,alone)
 
 check: static ## the same with the fast tests only; under two minutes
 	$(BIN)/pytest -q -n logical -m "not slow and not long"
