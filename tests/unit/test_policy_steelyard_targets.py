@@ -264,7 +264,19 @@ def test_more_stages_than_cores_get_parts_by_the_root_of_their_work() -> None:
     assert [target.least for target in targets] == [0.25, 0.25, 0.25]
     # Half a core takes twice as long, and the tail a stall of half a period of 10 ms more.
     assert targets[1].service_s == pytest.approx(0.020 * TAIL + 0.005, rel=1e-3)
-    # In whole cores, or with fewer steps than stages, they stay what they are.
+    # With fewer steps than stages, as in whole cores here, they stay what they are.
     for sizing in sizings:
         sizing.step = 1.0
     assert [target.cores for target in targets_of(*sizings, slo_s=1.0, room=2.0)] == [1.0, 1.0, 1.0]
+
+
+def test_stages_that_want_more_whole_cores_than_there_are_share_those_there_are() -> None:
+    # A row takes 20 ms on one core and 15 on two. Of 49 ms 65 % are 32, and two stages on two cores each take
+    # 30 times `TAIL`, 34: so each takes the most, and what is there is shared.
+    stages = (sizing_of(name="a"), sizing_of(name="b", after=("a",)))
+    assert [t.cores for t in targets_of(*stages, slo_s=0.05, room=4.0)] == [2.0, 2.0]
+    first, second = targets_of(*stages, slo_s=0.05, room=3.0)
+    assert (first.cores, second.cores) == (2.0, 1.0)
+    both = targets_of(*stages, slo_s=0.05, room=2.0)
+    assert [(t.cores, t.least) for t in both] == [(1.0, 1.0), (1.0, 1.0)]
+    assert both[0].service_s == pytest.approx(0.020 * TAIL, rel=1e-4)

@@ -111,15 +111,15 @@ def share_latency(
 def _squeezed(
     targets: Sequence[StageTarget], sizings: Sequence[StageSizing], ratios: Sequence[float], room: float
 ) -> tuple[StageTarget, ...]:
-    """Targets of stages that share too few cores: parts of one, so that a request is served soonest.
+    """Targets of stages that share too few cores, whole or in parts: so that a request is served soonest.
 
     A step goes where it takes most off the sum of work over cores, which is convex: step by step is optimal.
-    From there any stage may give up all but one step, as others need it more. As they are, where cores come
-    whole or there are fewer steps than stages: nothing can be done.
+    From there any stage may give up all but one step, as others need it more. As they are, where there are
+    fewer steps than stages: nothing can be done.
     """
     step = max(sizing.step for sizing in sizings)
     steps = int(room / step + EXACT)
-    if step > 1.0 - EXACT or steps < len(targets):
+    if steps < len(targets):
         return tuple(targets)
     work = [
         sizing.fan_out * sizing.core_s(target.rows, target.cores) * ratio
