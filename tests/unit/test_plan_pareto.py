@@ -50,3 +50,21 @@ def test_what_has_no_point_leaves_none() -> None:
     assert series(empty, B, 10.0).cheapest(10.0) is None
     assert series_of([A, empty, B], 10.0).cheapest(10.0) is None
     assert parallel_of([A, empty]).cheapest(10.0) is None
+
+
+def test_the_cheapest_alone_is_the_cheapest_of_the_frontier() -> None:
+    # of the sums above (3, 4, 7, 8) within 6.5 s: cost 4, in 6 s
+    alone = series(A, B, 6.5, cheapest_only=True)
+    assert (alone.cost.tolist(), alone.time_s.tolist(), alone.options(0)) == ([4.0], [6.0], [0, 1])
+    assert len(series(A, B, 2.9, cheapest_only=True).cost) == 0
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        parts = [leaf(*rng.integers(1, 6, (2, 5)).astype(float), 10.0) for _ in range(3)]
+        for budget_s in range(3, 16):
+            whole = series_of(parts, float(budget_s))
+            first = whole.cheapest(float(budget_s))
+            few = series_of(parts, float(budget_s), cheapest_only=True)
+            assert few.cheapest(float(budget_s)) == (None if first is None else 0)
+            if first is not None:
+                assert few.options(0) == whole.options(first)
+                assert few.time_s[0] == whole.time_s[first]

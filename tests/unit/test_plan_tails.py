@@ -134,3 +134,12 @@ def test_the_quantile_inverts_the_tail(rate: float, replicas: int, rows: int) ->
     wait_s = float(wait_quantile_s(rate, 0.05, replicas, 0.01, rows=rows))
     if 0 < wait_s < inf:
         assert float(wait_tail(rate, 0.05, replicas, wait_s * 1.0001, rows=rows)[0]) <= 0.01
+
+
+def test_loads_of_the_same_replicas_are_reckoned_together() -> None:
+    # A row of loads for each of several cases, or replicas repeated for each load: the same numbers.
+    servers, loads = np.array([3, 1, 2]), np.array([[1.0, 0.5, 1.9], [2.5, 0.1, 0.0]])
+    together = delay_probability(servers, loads)
+    assert together.shape == (2, 3)
+    assert np.array_equal(together, delay_probability(np.tile(servers, (2, 1)), loads))
+    assert delay_probability(np.array([], dtype=np.int64), np.empty((2, 0))).shape == (2, 0)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from math import floor, log10
 
 from steelyard.core.plan import Infeasible
-from steelyard.plan.graph import NODES_MAX, Solution, least_time_s, longest_path_s, solve
+from steelyard.plan.graph import NODES_MAX, SLACK, Solution, least_time_s, longest_path_s, solve
 from steelyard.plan.options import StageChoices, capacity_rps
 from steelyard.plan.problem import PlannedService, PlannedStage, PlanProblem, PlanStage
 from steelyard.plan.tails import RHO_MAX
@@ -22,12 +22,12 @@ def cheapest(
     Raises:
         SpecError: the stages' names or order are wrong.
     """
-    hindrance = obstacle(problem, choices)
-    if hindrance is not None:
-        return hindrance
     found = solve(problem.after(), [stage.options() for stage in choices], problem.slo_s, nodes_max=nodes_max)
-    assert found is not None, "the fastest options are within the SLO"
-    return planned(problem, choices, found)
+    if found is not None:
+        return planned(problem, choices, found)
+    hindrance = obstacle(problem, choices)
+    assert hindrance is not None, "what has no obstacle has a solution"
+    return hindrance
 
 
 def obstacle(problem: PlanProblem, choices: Sequence[StageChoices]) -> Infeasible | None:
@@ -41,7 +41,7 @@ def obstacle(problem: PlanProblem, choices: Sequence[StageChoices]) -> Infeasibl
                 f"stage {stage.name}: {rate:g} requests a second, at most {most:g} with at most {replicas}",
             )
     least_s = least_time_s(problem.after(), [stage.options() for stage in choices])
-    if least_s > problem.slo_s * (1 + 1e-9):
+    if least_s > problem.slo_s * (1 + SLACK):
         return Infeasible(
             problem.service,
             f"the SLO of {problem.slo_s * 1000:g} ms is below the least latency, {least_s * 1000:.4g} ms",
@@ -75,7 +75,7 @@ def planned(problem: PlanProblem, choices: Sequence[StageChoices], found: Soluti
         among.planned(stage.name, index)
         for stage, among, index in zip(problem.stages, choices, found.choices, strict=True)
     )
-    return PlannedService(problem.service, stages, latency_s(problem, stages), found.cost, found.bound)
+    return PlannedService(problem.service, stages, found.time_s, found.cost, found.bound)
 
 
 def latency_s(problem: PlanProblem, stages: Sequence[PlannedStage]) -> float:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from steelyard.plan.pareto import Floats, Frontier, Indices, leaf, parallel_of, series_of
-from steelyard.plan.shape import Edges, Shape, Tree, heads_and_tails_s, shape_of
+from steelyard.plan.shape import Edges, Shape, Tree, heads_and_tails_s, heads_s, shape_of
 
 NODES_MAX = 400
 SLACK = 1e-9
@@ -72,7 +72,8 @@ def solve(
         SpecError: there is no stage.
     """
     limit_s = budget_s * (1 + SLACK)
-    if least_time_s(after, options) > limit_s:
+    least_s = least_time_s(after, options)
+    if least_s > limit_s or least_s == inf:
         return None
     shape = shape_of(after)
     if shape is None:
@@ -87,7 +88,7 @@ def least_time_s(after: Edges, options: Sequence[StageOptions]) -> float:
 
 def longest_path_s(after: Edges, times_s: Sequence[float]) -> float:
     """Seconds of the longest path."""
-    return max(heads_and_tails_s(after, times_s)[0], default=0.0)
+    return max(heads_s(after, times_s), default=0.0)
 
 
 class _Search:
@@ -148,18 +149,23 @@ class _Search:
         return self._best is not None and bound >= self._best.cost * (1 - SLACK)
 
     def _frontier(self, allowed: list[Indices]) -> Frontier:
+        """Of the whole pipeline, in which only the cheapest point is looked for."""
         leaves = [
             leaf(stage.time_s[among], stage.cost[among] / copies, self._limit_s)
             for stage, among, copies in zip(self._options, allowed, self._shape.copies, strict=True)
         ]
-        return _combined(self._shape.tree, leaves, self._limit_s)
+        return _combined(self._shape.tree, leaves, self._limit_s, cheapest_only=True)
 
 
-def _combined(tree: Tree, leaves: Sequence[Frontier], limit_s: float) -> Frontier:
+def _combined(
+    tree: Tree, leaves: Sequence[Frontier], limit_s: float, *, cheapest_only: bool = False
+) -> Frontier:
     if tree.kind == "stage":
         return leaves[tree.stage]
     parts = [_combined(part, leaves, limit_s) for part in tree.parts]
-    return series_of(parts, limit_s) if tree.kind == "series" else parallel_of(parts)
+    if tree.kind == "parallel":
+        return parallel_of(parts)
+    return series_of(parts, limit_s, cheapest_only=cheapest_only)
 
 
 def _repaired_only(after: Edges, options: Sequence[StageOptions], limit_s: float) -> Solution:

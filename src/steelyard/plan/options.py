@@ -56,13 +56,19 @@ class StageChoices(NamedTuple):
 
 
 class _Cells(NamedTuple):
-    """A stage's tables, flat: one entry for each (cores, rows)."""
+    """All stages' tables, flat: one entry for each (stage, cores, rows); `owner` is the stage's index."""
 
+    owner: Ints
     cores: Ints
     rows: Ints
     service_s: Floats
     single_s: Floats
     latency_s: Floats
+
+    def where(self, kept: NDArray[np.intp]) -> "_Cells":
+        """Some of them, in the order of `kept`."""
+        owner, cores, rows, service_s, single_s, latency_s = self
+        return _Cells(owner[kept], cores[kept], rows[kept], service_s[kept], single_s[kept], latency_s[kept])
 
 
 def choices(
@@ -79,31 +85,28 @@ def choices(
         SpecError: there is no such wait model, or the rate is negative or not finite.
     """
     limit = min(cores_max or 1 << 30, max(problem.nodes, default=1 << 30))
-    tables = [_cells(stage.service_time_s, stage.latency_s, limit, stage.burst) for stage in problem.stages]
-    owner = np.repeat(np.arange(len(tables)), [len(cells.cores) for cells in tables])
-    cores, rows, service_s, single_s, latency_s = (
-        np.concatenate(arrays) for arrays in zip(*tables, strict=True)
-    )
+    cells = _cells(tuple((s.service_time_s, s.latency_s, s.burst) for s in problem.stages), limit)
     busy = wait_model(problem.wait).busy
-    offered = _rates(problem)[owner] * service_s / rows
+    offered = _rates(problem)[cells.owner] * cells.service_s / cells.rows
     least = np.maximum(1, np.ceil(offered / (RHO_MAX if busy else 1.0) - _ROUNDING)).astype(np.int64)
     if replicas is None:
-        extra = np.tile(np.arange(problem.extra_replicas_max + 1 if busy else 1), len(least))
-        of = np.repeat(np.arange(len(least)), len(extra) // max(1, len(least)))
-        counts = least[of] + extra
+        extra = np.arange(problem.extra_replicas_max + 1 if busy else 1)
+        of = np.repeat(np.arange(len(least)), len(extra))
+        counts = (least[:, None] + extra).ravel()
     else:
-        of = np.flatnonzero(np.asarray(replicas, dtype=np.int64)[owner] >= least)
-        counts = np.asarray(replicas, dtype=np.int64)[owner[of]]
+        given = np.asarray(replicas, dtype=np.int64)[cells.owner]
+        of = np.flatnonzero(given >= least)
+        counts = given[of]
     most = np.array([stage.replicas_max for stage in problem.stages])
-    kept = counts <= most[owner[of]]
-    of, counts = of[kept], counts[kept]
-    times = latency_s[of] + _waits_s(problem, owner[of], counts, rows[of], service_s[of], single_s[of])
+    kept = counts <= most[cells.owner[of]]
+    counts = counts[kept]
+    owner, cores, rows, service_s, single_s, latency_s = cells.where(of[kept])
+    times = latency_s + _waits_s(problem, owner, counts, rows, service_s, single_s)
     finite = np.isfinite(times)
-    of, counts, times = of[finite], counts[finite], times[finite]
-    cost = _prices(problem, owner[of], counts, cores[of])
-    every = StageChoices(counts, cores[of], rows[of], times, cost)
-    borders = np.searchsorted(owner[of], np.arange(len(tables) + 1))
-    return [every.where(slice(int(a), int(b))) for a, b in pairwise(borders)]
+    cost = _prices(problem, owner, counts, cores)
+    every = StageChoices(counts, cores, rows, times, cost).where(finite)
+    borders = np.searchsorted(owner[finite], np.arange(len(problem.stages) + 1)).tolist()
+    return [every.where(slice(first, end)) for first, end in pairwise(borders)]
 
 
 def evaluated(
@@ -186,10 +189,15 @@ def _prices(problem: PlanProblem, owner: NDArray[np.intp], replicas: Ints, cores
     return np.asarray(cost, dtype=np.float64)
 
 
-@lru_cache(maxsize=256)
-def _cells(service_time_s: Table, latency_s: Table, cores_limit: int, burst: int) -> _Cells:
-    times = np.array(service_time_s, dtype=np.float64)[:, :cores_limit]
-    high = np.array(latency_s, dtype=np.float64)[:, :cores_limit] if latency_s else times
-    rows, cores = np.indices(times.shape, dtype=np.int64) + 1
-    single = times[np.minimum(rows, burst) - 1, cores - 1]
-    return _Cells(cores.T.ravel(), rows.T.ravel(), times.T.ravel(), single.T.ravel(), high.T.ravel())
+@lru_cache(maxsize=64)
+def _cells(tables: tuple[tuple[Table, Table, int], ...], cores_limit: int) -> _Cells:
+    """Of each stage's service times, latencies and burst: what does not change with the load."""
+    stages = []
+    for index, (service_time_s, latency_s, burst) in enumerate(tables):
+        times = np.array(service_time_s, dtype=np.float64)[:, :cores_limit]
+        high = np.array(latency_s, dtype=np.float64)[:, :cores_limit] if latency_s else times
+        rows, cores = np.indices(times.shape, dtype=np.int64) + 1
+        single = times[np.minimum(rows, burst) - 1, cores - 1]
+        arrays = (np.full(times.shape, index), cores, rows, times, single, high)
+        stages.append([array.T.ravel() for array in arrays])
+    return _Cells(*(np.concatenate(arrays) for arrays in zip(*stages, strict=True)))

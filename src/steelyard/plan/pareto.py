@@ -58,11 +58,15 @@ def leaf(time_s: Floats, cost: Floats, budget_s: float) -> Frontier:
     return Frontier(time_s[kept], cost[kept], kept)
 
 
-def series(left: Frontier, right: Frontier, budget_s: float) -> Frontier:
-    """One after the other, within `budget_s`: min-plus convolution. O(L R log(L R))."""
+def series(left: Frontier, right: Frontier, budget_s: float, *, cheapest_only: bool = False) -> Frontier:
+    """One after the other, within `budget_s`: min-plus convolution. O(L R log(L R)).
+
+    Of the cheapest point alone, or of none, where that is all that is asked for: O(L R), nothing is sorted.
+    """
     times = np.add.outer(left.time_s, right.time_s).ravel()
     costs = np.add.outer(left.cost, right.cost).ravel()
-    kept = _undominated(times, costs, np.flatnonzero(times <= budget_s))
+    among = np.flatnonzero(times <= budget_s)
+    kept = (_cheapest if cheapest_only else _undominated)(times, costs, among)
     width = max(1, len(right.time_s))
     return Frontier(times[kept], costs[kept], kept // width, kept % width, left, right)
 
@@ -83,13 +87,17 @@ def parallel(left: Frontier, right: Frontier) -> Frontier:
     return Frontier(times[kept], costs[kept], of[kept], right_of[kept], left, right)
 
 
-def series_of(parts: Sequence[Frontier], budget_s: float) -> Frontier:
-    """Several parts, one after another; what cannot leave the rest its least time is dropped on the way."""
+def series_of(parts: Sequence[Frontier], budget_s: float, *, cheapest_only: bool = False) -> Frontier:
+    """Several parts, one after another; what cannot leave the rest its least time is dropped on the way.
+
+    With `cheapest_only`, of two parts and more the cheapest point alone: the last sum is the largest one.
+    """
     least_s = [float(part.time_s[-1]) if len(part.time_s) else 0.0 for part in parts]
     total = parts[0]
     for position, part in enumerate(parts[1:], start=1):
         rest_s = sum(least_s[position + 1 :])
-        total = series(total, part, budget_s - rest_s * (1 - 1e-12))
+        last = cheapest_only and position == len(parts) - 1
+        total = series(total, part, budget_s - rest_s * (1 - 1e-12), cheapest_only=last)
     return total
 
 
@@ -99,6 +107,13 @@ def parallel_of(parts: Sequence[Frontier]) -> Frontier:
     for part in parts[1:]:
         total = parallel(total, part)
     return total
+
+
+def _cheapest(times: Floats, costs: Floats, among: Indices) -> Indices:
+    """Of the points `among` the one that `_undominated` names first: of the cheapest the fastest."""
+    cost = costs[among]
+    cheapest: Indices = among[cost == cost.min(initial=np.inf)]
+    return cheapest[np.argsort(times[cheapest], kind="stable")[:1]]
 
 
 def _undominated(times: Floats, costs: Floats, among: Indices) -> Indices:

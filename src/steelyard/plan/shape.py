@@ -80,15 +80,20 @@ def heads_and_tails_s(
     after: Sequence[Sequence[int]], times_s: Sequence[float]
 ) -> tuple[list[float], list[float]]:
     """For each stage the longest path that ends with it, and that begins with it; its own time is in both."""
-    heads: list[float] = []
-    for needs, time_s in zip(after, times_s, strict=True):
-        heads.append(max((heads[need] for need in needs), default=0.0) + time_s)
     tails = [0.0] * len(after)
     for stage in reversed(range(len(after))):
         tails[stage] += times_s[stage]
         for need in after[stage]:
             tails[need] = max(tails[need], tails[stage])
-    return heads, tails
+    return heads_s(after, times_s), tails
+
+
+def heads_s(after: Sequence[Sequence[int]], times_s: Sequence[float]) -> list[float]:
+    """For each stage the longest path that ends with it, its own time included."""
+    heads: list[float] = []
+    for needs, time_s in zip(after, times_s, strict=True):
+        heads.append(max([heads[need] for need in needs], default=0.0) + time_s)
+    return heads
 
 
 def _decompose(order: _Sets, vertices: int) -> tuple[Tree | None, int]:

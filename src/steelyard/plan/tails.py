@@ -74,21 +74,22 @@ def delay_probability(replicas: ArrayLike, offered: ArrayLike) -> Floats:
         offered: rate x service time, in replicas.
     """
     servers, load = np.asarray(replicas, np.int64), np.asarray(offered, np.float64)
-    if servers.shape != load.shape:
+    if servers.shape != load.shape[-servers.ndim :]:  # replicas of several loads are sorted once for all
         servers, load = np.broadcast_arrays(servers, load)
     largest_first = np.argsort(-servers, axis=None, kind="stable")
     counts = servers.ravel()[largest_first]
     still = np.searchsorted(-counts, -np.arange(counts.max(initial=0) + 1), side="right")
-    per_replica = 1.0 / np.maximum(load.ravel()[largest_first], 1e-12)
-    inverse = np.ones(
-        len(counts)
-    )  # of Erlang's B: 1 / B(n) = 1 + n / a x 1 / B(n - 1), for those with n left
+    per_replica = 1.0 / np.maximum(load.reshape(-1, max(1, servers.size))[:, largest_first], 1e-12)
+    # of Erlang's B: 1 / B(n) = 1 + n / a x 1 / B(n - 1), for those with n left
+    inverse = np.ones(per_replica.shape)
     with np.errstate(over="ignore"):  # so improbable that it is 0
         for count, left in enumerate(still[1:].tolist(), start=1):
-            inverse[:left] *= count * per_replica[:left]
-            inverse[:left] += 1.0
-    blocked = np.empty(servers.shape)
-    blocked.ravel()[largest_first] = 1.0 / inverse
+            some = inverse[:, :left]
+            some *= count * per_replica[:, :left]
+            some += 1.0
+    blocked = np.empty(inverse.shape)
+    blocked[:, largest_first] = 1.0 / inverse
+    blocked = blocked.reshape(load.shape)
     rho = load / servers
     stable = blocked / np.maximum(1 - rho * (1 - blocked), 1e-300)
     return np.where(rho <= 0, 0.0, np.where(rho < 1, stable, 1.0))
@@ -101,13 +102,21 @@ def decay(utilisation: ArrayLike) -> Floats:
     point y = ln(y + rho) - ln rho from there, which helps where rho is small.
     """
     rho = np.asarray(utilisation, np.float64)
-    inside = np.clip(rho, 1e-12, 1 - 1e-9)
+    return np.where(rho <= 0, inf, np.where(rho < 1, _root(_inside(rho)), 0.0))
+
+
+def _inside(rho: Floats) -> Floats:
+    return np.minimum(np.maximum(rho, 1e-12), 1 - 1e-9)
+
+
+def _root(inside: Floats) -> Floats:
+    """`decay` of what is between 0 and 1, by Newton's method."""
     logs = -np.log(inside)
     y = logs + np.log(2.0 * logs + inside)
     for _ in range(_NEWTON_STEPS):
         grown = inside * np.exp(y)
         y = y - (grown - inside - y) / (grown - 1)
-    return np.where(rho <= 0, inf, np.where(rho < 1, y, 0.0))
+    return y
 
 
 def wait_tail(
@@ -287,8 +296,8 @@ def _terms(
     rho = rate * batch_s / (size * servers)
     share_s = batch_s * count * at_once / (size * servers)  # seconds a burst keeps its replicas busy
     smallest_s = share_s if single_s is None else np.asarray(single_s, np.float64) * parts * at_once / servers
-    inside = np.clip(rho, 1e-12, 1 - 1e-9)
-    y = decay(inside)
+    inside = _inside(rho)
+    y = _root(inside)
     one = (1 - inside) / (inside * np.exp(y) - 1)
     many, some = delay_probability(at_once, np.stack([rho * at_once, rate / count * smallest_s]))
     some = np.maximum(many, some)
