@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from steelyard.cli.edge_times import edge_times
-from steelyard.cli.measure import Measured, measure, stage_times, widths_of, with_measured
+from steelyard.cli.measure import Measured, hopeless, measure, stage_times, widths_of, with_measured
 from steelyard.config.load import LoadedSpec, read_spec
 from steelyard.config.resolve import resolve
 from steelyard.profile.types import Cell, Constants, Profile
@@ -151,3 +151,22 @@ def test_glue_that_cannot_be_measured_is_assumed_until_a_profile_is_stored(tmp_p
     # What the stage says of itself is believed.
     stages = with_measured(deployment, (found,), spec, NOWHERE).services["s"].served.service.stages
     assert stages[1].variants[0].cold_start_s == 3.0
+
+
+def test_an_objective_that_no_single_row_keeps_is_told() -> None:
+    # 20 ms a row on one core, half of it on two, and 1 ms for the reply.
+    spec = loaded("{v: {python: 'm:V', cores_max: 2, latency: {alpha_ms: 20}}}")
+    deployment = deployed(spec)
+    times = stage_times(deployment, ())
+    assert list(hopeless(deployment, times, 2)) == []
+    service = deployment.services["s"]
+    tight = replace(
+        service, served=replace(service.served, service=replace(service.served.service, slo_s=0.01))
+    )
+    found = list(hopeless(replace(deployment, services={"s": tight}), times, 2))
+    assert "".join(found) == (
+        "services.s.slo.latency: 10ms cannot be kept: a single row takes 11ms on the most cores; "
+        "expect refusals"
+    )
+    (on_one,) = hopeless(replace(deployment, services={"s": tight}), times, 1)
+    assert "takes 21ms" in on_one

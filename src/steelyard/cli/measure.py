@@ -5,7 +5,7 @@ restart nor an interrupted run measures twice.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,9 +17,11 @@ from steelyard.cli.progress import progress_bar
 from steelyard.config.accuracies import check_floor
 from steelyard.config.load import LoadedSpec
 from steelyard.config.measured import with_accuracies
+from steelyard.config.planning import least_s
 from steelyard.config.stages import profiled_variant
+from steelyard.config.units import duration_text
 from steelyard.core.types import Variant
-from steelyard.profile.tables import StageTimes
+from steelyard.profile.tables import StageTimes, service_times
 from steelyard.profile.types import RANDOM, Constants, Profile
 from steelyard.profiler.grid import Form
 from steelyard.profiler.profile import missing, profile_variant, stored_profile
@@ -93,6 +95,27 @@ def stage_times(deployment: Deployment, measured: Sequence[Measured]) -> tuple[S
             assumed = {variant: times for variant, times in stage.assumed.items() if variant not in known}
             found.append(StageTimes(service, name, profiles, {**assumed, **stage.declared}, stage.bucket))
     return tuple(found)
+
+
+def hopeless(deployment: Deployment, times: Sequence[StageTimes], cores: int) -> Iterator[str]:
+    """A line for each service that is too slow for its objective, whatever it is given.
+
+    It is no error: times that were measured beside something else may be worse than those that follow.
+
+    Args:
+        deployment: what is to be served.
+        times: of all its stages.
+        cores: most that a replica can have.
+    """
+    for name, deployed in deployment.services.items():
+        service = deployed.served.service
+        known = {stage.stage: service_times(stage) for stage in times if stage.service == name}
+        fastest_s = least_s(service, known, cores)
+        if fastest_s > service.slo_s:
+            yield (
+                f"services.{name}.slo.latency: {duration_text(service.slo_s)} cannot be kept: a single row "
+                f"takes {fastest_s * 1e3:.4g}ms on the most cores; expect refusals"
+            )
 
 
 def widths_of(measured: Sequence[Measured]) -> dict[tuple[str, str, str], tuple[WidthRule, ...]]:

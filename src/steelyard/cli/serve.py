@@ -115,7 +115,7 @@ def _measure_and_run(
     profiles: Path | None,
 ) -> int:
     from steelyard.backend.cpu import usable_core_ids
-    from steelyard.cli.measure import measure, stage_times, widths_of, with_measured
+    from steelyard.cli.measure import hopeless, measure, stage_times, widths_of, with_measured
     from steelyard.config.notices import notices
     from steelyard.config.resolve import resolve
     from steelyard.profiler.store import default_directory
@@ -136,9 +136,13 @@ def _measure_and_run(
     measured = measure(deployment, profiles, core_ids=core_ids, form="quick")
     deployment = with_measured(deployment, measured, loaded, profiles or default_directory())
 
+    times = stage_times(deployment, measured)
+    for line in hopeless(deployment, times, deployment.cores or len(core_ids)):
+        say(line, err=True)
+
     from steelyard.serve.server import run
 
-    return run(deployment, stage_times(deployment, measured), widths_of(measured), settings)
+    return run(deployment, times, widths_of(measured), settings)
 
 
 def open_spec(path: Path, slo: str | None) -> LoadedSpec:
