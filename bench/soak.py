@@ -4,7 +4,9 @@ The server has one core (front end and worker on it), the generator the other on
 the highest Poisson rate whose p99 stays within the objective. Then, under 80 % of it, the server's whole
 family of processes is looked at every second: memory (PSS), file descriptors, threads, processes, and
 shared memory that is in use (blocks of its memory files: an arena that lost track of what it gave out would
-fill up).
+fill up). Before that, the generator opens as many connections as it ever may: one that finds all of them busy
+opens another, so their number, and some kilobytes for each, would creep up through the run with every stall
+of the machine.
 
 The test for growth: the run's first fifth does not count, for allocators fill their pools; the rest is cut
 into `BLOCKS` blocks, whose means are fitted by a line (means of blocks, since neighbouring samples depend
@@ -30,6 +32,7 @@ import numpy as np
 from peers import tree
 from peers.cell import Cell, Cores, Lengths, running
 from peers.environments import cache_folder
+from peers.generator import CONNECTIONS_MAX
 from peers.models import NAMES, prepare
 from peers.servers import CONTENDERS, STEELYARD
 
@@ -146,6 +149,7 @@ def main() -> None:
         capacity_rps, _ = cell.search(cell.saturate(32, 2.0)["rps"], [slo_s]).bracket(slo_s)
         if capacity_rps is None:
             sys.exit(f"no rate keeps p99 within {options.slo:g} ms")
+        cell.saturate(CONNECTIONS_MAX, 2.0)
         found, trends = soak(cell, SHARE * capacity_rps, options.minutes * 60, LIMITS)
     results = {
         "model": model.name,
