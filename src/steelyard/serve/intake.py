@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from steelyard.backend.base import Backend
 from steelyard.core.service import ServiceMachine
-from steelyard.core.types import Request, RequestId, TensorRef
+from steelyard.core.types import Request, RequestId
 from steelyard.serve.base import OnEnd, ServedService
 from steelyard.serve.repository import Repository
 from steelyard.serve.service_driver import ServiceDriver
@@ -37,14 +37,12 @@ class LiveIntake:
         """Whether the server listens wherever it was asked to, and is not stopping."""
         self._machines = machines
         self._drivers = drivers
-        self._backend = backend
-        self._clock = clock
+        self.now_s = clock
+        """The monotonic clock that deadlines are on."""
+        self.read = backend.read
+        """The bytes of an output."""
         self._statistics = statistics
         self._sequence = itertools.count(1)
-
-    def now_s(self) -> float:
-        """The monotonic clock that deadlines are on."""
-        return self._clock()
 
     def next_id(self) -> RequestId:
         """The next of this front end."""
@@ -66,7 +64,3 @@ class LiveIntake:
         """Tell every service: only one knows the request, and a client that leaves is rare."""
         for driver in self._drivers.values():
             driver.cancel(request_id)
-
-    def read(self, ref: TensorRef) -> memoryview:
-        """The bytes of an output."""
-        return self._backend.read(ref)
