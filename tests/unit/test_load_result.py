@@ -42,6 +42,7 @@ def test_violations_are_late_or_not_completed() -> None:
     assert result.per_second.offered == [2, 3, 2, 0]
     assert result.per_second.completed == [2, 0, 1, 0]
     assert result.per_second.violations == [1, 3, 1, 0]
+    assert result.per_second.p50_ms == [20.0, None, 50.0, None]
     assert result.per_second.p99_ms == [90.0, None, 50.0, None]
 
 
@@ -62,8 +63,10 @@ def test_a_run_is_void_when_one_request_in_a_hundred_was_sent_too_late() -> None
     on_time.lateness_s[99] = 0.5
     # 99 of 100 are at 1 ms: the smallest value that 99 % do not exceed is 1 ms.
     assert not summarise(on_time, seconds=1.0, slo_s=None).void
-    on_time.lateness_s[98] = 0.5
+    on_time.lateness_s[98] = 0.0021
     assert summarise(on_time, seconds=1.0, slo_s=None).void
+    on_time.lateness_s[98] = 0.002  # just in time
+    assert not summarise(on_time, seconds=1.0, slo_s=None).void
 
 
 def test_a_quantile_is_an_observed_value() -> None:

@@ -41,6 +41,10 @@ class Odd:
     def predict(self, batch):
         return {3: batch["x"]} if batch["x"][0] else {"y": np.array([None, "a"])}
 
+class Long:
+    def predict(self, batch):
+        raise ValueError("ab " * 1000)
+
 class NoSetup:
     def setup(self, options):
         raise OSError("no weights here")
@@ -110,6 +114,14 @@ def test_an_error_carries_the_last_line_of_the_traceback(module: str) -> None:
         ModelError, match=r"predict .*ValueError: negative rows \(user_model.py, line 18, in predict"
     ):
         runtime.run({"x": np.array([[-1, 0]], np.float32)}, 1)
+
+
+def test_a_long_error_is_cut(module: str) -> None:
+    with pytest.raises(
+        ModelError, match=r"ValueError: ab ab .* ab? \.\.\. \(user_model.py, line \d+, in predict"
+    ) as caught:
+        PythonRuntime(spec(module, "Long")).run({"x": np.ones(1)}, 1)
+    assert len(str(caught.value)) < 1400
 
 
 def test_other_rows_are_an_error(module: str) -> None:

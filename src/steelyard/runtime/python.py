@@ -36,6 +36,8 @@ from steelyard.runtime.dtypes import numpy_dtype, oip_dtype
 from steelyard.runtime.widths import width_cores
 
 PLATFORM = "python"
+ERROR_CHARS_MAX = 1000
+"""Of what a user's code has raised: the text goes to a client and to the log, and may be a whole tensor."""
 
 
 class PythonRuntime:
@@ -171,7 +173,8 @@ def _load_file(path: Path) -> ModuleType:
 
 def _last_lines(error: BaseException) -> str:
     """`ValueError: bad shape (model.py, line 12, in predict: return x @ w)`, from the innermost frame."""
-    text = " ".join("".join(traceback.format_exception_only(error)).split())
+    whole = "".join(traceback.format_exception_only(error))
+    text = " ".join(whole[:ERROR_CHARS_MAX].split()) + (" ..." if len(whole) > ERROR_CHARS_MAX else "")
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
