@@ -30,7 +30,7 @@ test: static ## everything that CI runs: format, lint, types, layers and all tes
 	$(BIN)/pytest -q --hypothesis-profile=ci -m alone $(call marked,alone)
 
 check: static ## the same with the fast tests only; under two minutes
-	$(BIN)/pytest -q -n logical -m "not slow and not long"
+	$(BIN)/pytest -q --hypothesis-profile=ci -n logical -m "not slow and not long"
 
 explore: $(INSTALLED) ## the property tests with other random inputs each time; `make test` repeats its own
 	$(BIN)/pytest -q -n logical $(ARGS) tests/property
