@@ -61,7 +61,7 @@ def test_a_surge_gets_its_cores_within_a_few_windows_and_gives_them_back(seed: i
     assert (
         grown_s <= 11.0 + 1e-6
     )  # arrivals exceed a core's by a quarter: a queue takes a second at most to tell
-    assert run.violation_ratio("ocr") <= 0.006
+    assert run.violation_ratio("ocr") <= 0.007
     fixed = loop(context(), {"ocr": surge(seed=seed)}, policy="static", options={"cores": 1}).run(30.0)
     assert fixed.violation_ratio("ocr") > 0.1
     assert run.core_seconds(30.0) < 0.7 * 60.0  # two fixed cores would be 60

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from steelyard.core.types import Service, ServiceTimes, Stage, Variant
 from steelyard.plan.graph import longest_path_s
 from steelyard.policies.steelyard.sizing import StageSizing
-from steelyard.policies.steelyard.targets import StageTarget, share_latency
+from steelyard.policies.steelyard.targets import LIMIT_GAIN, StageTarget, share_latency
 from steelyard.profile.times import CoefficientTimes, DeclaredTimes
 from steelyard.profile.types import DeclaredLatency
 
@@ -144,12 +144,24 @@ def test_no_path_of_a_fork_and_join_takes_longer_than_the_latency() -> None:
 # Limits
 
 
+def limits_of(four_ms: float) -> list[tuple[int, int]]:
+    """(planned, largest) batch of two stages: 10 ms a row, but four rows in `four_ms`; 61 ms less 1."""
+    times = table((1, 10.0), (2, 20.0), (3, 30.0), (4, four_ms))
+    stages = sizing_of(times, name="a", batch=4), sizing_of(times, name="b", batch=4, after=("a",))
+    return [(t.rows, t.limit) for t in targets_of(*stages, slo_s=0.061)]
+
+
 def test_the_last_stage_may_form_batches_that_take_its_waiting_time_as_well() -> None:
-    # 10 ms a row, so every batch costs the same and single rows are planned. 100 ms less 1: the last stage's
-    # batch may take 10 + 39.5 ms, which is four rows; the first keeps to its single rows.
-    first, last = targets_of(*chain(10.0, 10.0), slo_s=0.1)
-    assert (first.rows, first.limit) == (1, 1)
-    assert (last.rows, last.limit) == (1, 4)
+    # Four rows in 30 ms are cheapest, but 30 + 10 ms are more than 65 % of 60, so single rows are planned.
+    # (60 - 20) / 2 = 20 ms may be waited at each: the last stage's batch may take 10 + 20 ms, which is four
+    # rows at 10 / 7.5 of the throughput; the first keeps to its single rows.
+    assert limits_of(30.0) == [(1, 1), (1, 4)]
+
+
+def test_no_batch_is_formed_that_is_hardly_cheaper_than_what_was_planned() -> None:
+    # 30 ms for three rows fit as well, and save nothing; four rows in 37 ms would save 8 %, and do not fit.
+    assert limits_of(37.0) == [(1, 1), (1, 1)]
+    assert LIMIT_GAIN > 40 / 37
 
 
 # Parts of a core

@@ -10,7 +10,8 @@ replica may have less: as long as a single row takes no longer than was planned 
 
 Batches are limits, not wishes: the data plane is work-conserving, and a batch grows only as far as rows
 wait. So a stage whose batches gain nothing (most convolutional models) takes single rows, and one whose
-batches gain much lets its queue fill them.
+batches gain much lets its queue fill them. Beyond the batch that it is reckoned by, a larger one may be
+formed only if it is cheaper by `LIMIT_GAIN`: all in it wait for the last of it, and whoever comes next too.
 """
 
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from steelyard.policies.steelyard.sizing import EXACT, StageSizing
 
 WAIT_S_MIN = 0.002
 LIMIT_WAITS = 1.0
+LIMIT_GAIN = 1.1
 GRAIN = 0.1
 """A core more in a replica counts as this much more costs."""
 GAIN_MIN = 1.02
@@ -41,7 +43,7 @@ class StageTarget(NamedTuple):
         service_s: 0.99 quantile of such a batch on such a replica.
         wait_s: that rows may wait, if all goes as planned.
         limit: the largest batch that may be formed, if nobody in it waits for long: one that takes the time
-            to serve and a part of the time to wait.
+            to serve and a part of the time to wait, and is worth it.
         least: fewest cores of an active replica; less than `cores` only in parts of one core.
     """
 
@@ -140,11 +142,17 @@ def _squeezed(
 
 
 def rows_within(sizing: StageSizing, cores: float, most_s: float, least: int = 1) -> int:
-    """The largest batch, of at least `least` rows, whose 0.99 quantile is at most `most_s`."""
-    rows = least
+    """The largest batch worth forming whose 0.99 quantile is at most `most_s`; `least` rows if none is.
+
+    Worth it is what costs `LIMIT_GAIN` times less a row than `least` rows do.
+    """
+    worth_s = sizing.core_s(least, cores) / LIMIT_GAIN
+    found = rows = least
     while rows < sizing.rows_max and sizing.tail_s(rows + 1, cores) <= most_s:
         rows += 1
-    return rows
+        if sizing.core_s(rows, cores) <= worth_s:
+            found = rows
+    return found
 
 
 def _price(sizing: StageSizing, choice: StageTarget) -> float:
