@@ -13,7 +13,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from steelyard.core import service
+
 RESULTS = Path(__file__).parent / "results"
+IS_COMPILED = not str(service.__file__).endswith(".py")
+"""Whether the core is a compiled build (docs/simulator.md): such records have names of their own."""
+
 _PACKAGES = ("numpy", "onnxruntime", "uvloop", "uvicorn", "msgspec")
 
 

@@ -5,6 +5,8 @@ one process, one worker), a raw ASGI application that parses the request and ans
 ONNX Runtime in this process. The models do next to nothing, so what is measured is what serving adds. CPU is
 the kernel's count for the server's own process; the worker's is given apart.
 
+With a compiled build (docs/simulator.md) the same is recorded beside it.
+
 The server's share is then divided among its steps by sampling its serving thread (`_sampled.py`), in a run
 of its own that is not timed.
 
@@ -174,7 +176,7 @@ def main() -> None:
     for size in SIZES:
         print(size, results[size])
     if not options.dry:
-        _record.write("overhead", results, seed=0)
+        _record.write("overhead_compiled" if _record.IS_COMPILED else "overhead", results, seed=0)
 
 
 if __name__ == "__main__":

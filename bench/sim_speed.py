@@ -29,7 +29,6 @@ import simpy
 from steelyard.cli.trace import open_trace
 from steelyard.config.load import load_spec
 from steelyard.config.planning import blueprint
-from steelyard.core import service
 from steelyard.core.types import Service, Stage, Variant
 from steelyard.profile.tables import StageTimes
 from steelyard.profile.types import DeclaredLatency
@@ -43,8 +42,6 @@ VIDEO = Path(__file__).parent / "specs" / "video-t24.yaml"
 DAY_DIVISOR, DAY_S = 4.384, 86_400
 PROFILED_S = 1_000
 """Seconds of the day that are profiled."""
-
-IS_COMPILED = not str(service.__file__).endswith(".py")
 
 
 def one_stage(batch: int, rate_rps: float, seconds: int, policy: str, options: dict[str, Any]) -> Scenario:
@@ -132,12 +129,12 @@ def measure(seconds: int, rounds: int) -> None:
 
 
 def record(name: str, payload: dict[str, Any]) -> None:
-    _record.write(f"{name}_compiled" if IS_COMPILED else name, payload, seed=0)
+    _record.write(f"{name}_compiled" if _record.IS_COMPILED else name, payload, seed=0)
 
 
 def profiled(scenario: Scenario) -> dict[str, float]:
     """Shares of the time by module, largest first; a profiler's, which favours what calls little."""
-    if IS_COMPILED:
+    if _record.IS_COMPILED:
         return {}
     profile = cProfile.Profile()
     profile.runcall(simulate, scenario)

@@ -232,6 +232,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "resize": ("resize_threads", resize),
     "switch": ("switch", switch),
     "overhead": ("overhead", overhead),
+    "overhead_compiled": ("overhead_compiled", overhead),
     "edge": ("edge", edge),
     "front_ends": ("front_ends", front_ends),
     "grpc_edge": ("grpc_edge", grpc_edge),
