@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from steelyard.core.errors import InputError
 from steelyard.serve.edge import make_app
+from steelyard.serve.edge.bounds import header_bounds
 from steelyard.serve.edge.head import NON_FINITE_BYTES_MAX
+from steelyard.serve.edge.headers import by_name
 from steelyard.testing.http import HttpAnswer, ask_app
 from steelyard.testing.intake import ComputingIntake, served
 
@@ -336,3 +339,11 @@ def test_two_classes_are_one_too_many() -> None:
     answer = infer({"inputs": [x()], "parameters": {"slo_class": "gold"}}, {"Steelyard-Slo-Class": "silver"})
     line = "the headers say slo_class 'silver', the parameters 'gold'"
     assert (answer.status, answer.json()["error"]) == (400, line)
+
+
+def test_a_bound_that_is_stated_twice_is_none() -> None:
+    stated = [(b"steelyard-min-accuracy", b"0.99"), (b"steelyard-min-accuracy", b"0.1"), (b"accept", b"a")]
+    headers = by_name(stated)
+    assert headers == {b"steelyard-min-accuracy": b"0.99, 0.1", b"accept": b"a"}
+    with pytest.raises(InputError, match=r"^Steelyard-Min-Accuracy must lie in \[0, 1\], not '0.99, 0.1'$"):
+        header_bounds(headers)

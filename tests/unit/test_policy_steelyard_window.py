@@ -214,7 +214,7 @@ def test_the_lightest_go_without_where_there_are_fewer_cores_than_services() -> 
     decision = decide(cluster(*views), *services)
     assert decision.plan is not None
     assert sorted(decision.plan.services) == ["a", "c"]
-    assert "b: no core is left for it" in decision.reason
+    assert "b: wants 1 core, 0 free" in decision.reason
 
 
 def test_a_busy_heavy_service_leaves_the_light_one_its_core() -> None:
@@ -232,7 +232,7 @@ def test_a_service_that_has_gone_without_is_given_what_others_have_parked() -> N
     services = (service_of("a"), service_of("b"))
     waiting = ServiceView("b", (), (), None, ())
     full = view(replica(1, 2.0, service="a"), service="a")
-    assert "b: no core is left for it" in decide(cluster(full, waiting), *services).reason
+    assert "b: wants 1 core, 0 free" in decide(cluster(full, waiting), *services).reason
     roomy = view(replica(1, 1.0, service="a"), replica(2, 0.0, service="a"), service="a")
     plan = decide(cluster(roomy, waiting), *services).plan
     assert plan is not None

@@ -118,7 +118,8 @@ class SteelyardPolicy:
                     view, view.desired, layouts, rate, cores=largest, elapsed_s=elapsed_s
                 )
             if plan is None:
-                reasons.append(f"{view.service}: no core is left for it")
+                least = sum(layout.target.least for layout in layouts)
+                reasons.append(f"{view.service}: wants {_amount(least)}, {sum(free.values()):g} free")
                 continue
             if plan != view.desired:
                 plans[view.service] = plan
@@ -255,7 +256,10 @@ def _words(plan: ServicePlan) -> str:
 
 
 def _cores(stage: StagePlan) -> str:
-    cores = sum((r.cores for r in stage.replicas), 0.0)
+    return _amount(sum((r.cores for r in stage.replicas), 0.0))
+
+
+def _amount(cores: float) -> str:
     return f"{cores:g} core{'' if cores == 1 else 's'}"
 
 

@@ -14,6 +14,7 @@ from steelyard.serve.edge.codec import Route
 from steelyard.serve.edge.compression import answer_coding
 from steelyard.serve.edge.control_pages import find_control_page, make_control_pages
 from steelyard.serve.edge.exchange import CLIENT_GONE, Send, replying, send_reply
+from steelyard.serve.edge.headers import by_name
 from steelyard.serve.edge.inferences import Inferences, OnStatus, refused
 from steelyard.serve.edge.logs import EventLog
 from steelyard.serve.edge.pages import Call, Page, make_pages, missing_page, wrong_verb
@@ -65,7 +66,7 @@ class EdgeApp:
 
     async def _page(self, page: Page, scope: MutableMapping[str, Any], receive: Receive) -> Reply | None:
         """The answer of a page; None if the client left while sending its body."""
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+        headers = by_name(scope["headers"])
         bodies = self.inferences.bodies
         try:
             chunks = await bodies.read(headers, receive)
@@ -86,7 +87,7 @@ class EdgeApp:
     async def _infer(
         self, route: Route, scope: MutableMapping[str, Any], receive: Receive, send: Send
     ) -> None:
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+        headers = by_name(scope["headers"])
         inferences = self.inferences
         regions = inferences.regions if not inferences.regions or is_local(scope, headers) else None
         exchange = inferences.exchange(

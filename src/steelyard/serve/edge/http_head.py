@@ -24,6 +24,7 @@ from steelyard.serve.edge.bounds import Bounds, header_bounds
 from steelyard.serve.edge.codec import Inference, Route, header_length
 from steelyard.serve.edge.compression import answer_coding
 from steelyard.serve.edge.head import parse_head
+from steelyard.serve.edge.headers import by_name
 from steelyard.serve.edge.shared_memory import is_forwarded
 
 HEADS_MAX: Final = 128
@@ -138,7 +139,7 @@ class InferHeads:
         except (httptools.HttpParserError, UnicodeDecodeError, AttributeError):
             return None
         is_whole = parts.begun == 1 and parts.is_ended and not parts.has_body
-        headers = dict(parts.headers)
+        headers = by_name(parts.headers)
         length = headers.get(b"content-length", b"")
         route = self._routes.get(path)
         if (

@@ -4,14 +4,17 @@ from typing import Any
 from urllib.parse import unquote
 
 from steelyard.serve.edge import shared_memory
+from steelyard.serve.edge.headers import by_name
 
 
 def metadata_of(context: Any) -> dict[bytes, bytes]:
     """The call's metadata as headers; values of `-bin` keys are bytes already."""
-    return {
-        key.encode(): value if isinstance(value, bytes) else value.encode("utf-8")
-        for key, value in context.invocation_metadata() or ()
-    }
+    return by_name(
+        [
+            (key.encode(), value if isinstance(value, bytes) else value.encode("utf-8"))
+            for key, value in context.invocation_metadata() or ()
+        ]
+    )
 
 
 def is_local(peer: str, headers: dict[bytes, bytes], listens_on: str) -> bool:
