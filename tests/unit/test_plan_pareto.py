@@ -59,7 +59,7 @@ def test_the_cheapest_alone_is_the_cheapest_of_the_frontier() -> None:
     assert len(series(A, B, 2.9, cheapest_only=True).cost) == 0
     rng = np.random.default_rng(5)
     for _ in range(50):
-        parts = [leaf(*rng.integers(1, 6, (2, 5)).astype(float), 10.0) for _ in range(3)]
+        parts = [leaf(time_s, cost, 10.0) for time_s, cost in rng.integers(1, 6, (3, 2, 5)).astype(float)]
         for budget_s in range(3, 16):
             whole = series_of(parts, float(budget_s))
             first = whole.cheapest(float(budget_s))
