@@ -250,6 +250,13 @@ class Ledger:
             return ()
         if visit.has_run and stage.name in self.variants:
             return (self.variants[stage.name],)
+        return self.variants_behind(stage)
+
+    def variants_behind(self, stage: StageState) -> tuple[str, ...]:
+        """Variants of a stage with which the request could still be accurate enough; () for any."""
+        min_accuracy = self._opened.request.min_accuracy
+        if min_accuracy is None:
+            return ()
         chosen = {name: variant for name, variant in self.variants.items() if name != stage.name}
         return self._bounds.open_to(stage, chosen, min_accuracy)
 

@@ -95,7 +95,8 @@ class Dispatcher:
             stage.assignment.refresh()
         idle = stage.pool.idle
         if idle:
-            if self._is_plain and len(queue.entries) == 1:
+            claims = stage.claims if stage.claims.by_id and stage.prefers_best else None
+            if self._is_plain and len(queue.entries) == 1 and claims is None:
                 batch = self._alone(queue.head(), idle, now_s)
                 if batch is not None:
                     return batch
@@ -107,6 +108,11 @@ class Dispatcher:
                         if choice is not None:
                             return choice
                         continue
+                    if claims is not None:
+                        until_s = claims.hold_until_s(choice, now_s=now_s)
+                        if until_s is not None:
+                            self.wake_s = min(self.wake_s, until_s + SHED_LAG_S)
+                            continue
                     if choice.is_full or not self._holds:
                         return choice
                     leaves_s = self._departure_s(choice)
@@ -144,6 +150,9 @@ class Dispatcher:
             opened.readers += 1
             if opened.bounds is not None:
                 self._take_down(opened.bounds, piece, batch)
+        for later in stage.behind:
+            if later.claims.by_id:
+                self._foresee(later, batch)
         stage.pool.assign(replica, batch)
         stage.batches[batch_id] = batch
         if self._has_choice:
@@ -152,6 +161,13 @@ class Dispatcher:
             self._router.took(replica)
             if self._lanes is not None:
                 self._lanes.launched(batch)
+
+    def _foresee(self, later: StageState, batch: Batch) -> None:
+        """Let claims at a stage behind know how soon those who are about to run can be there."""
+        for piece in batch.pieces:
+            between_s = self.stage.remaining.after_s(piece.bucket) - later.remaining.after_s(piece.bucket)
+            between_s -= later.remaining.least_s(piece.bucket)
+            later.claims.foresee(piece.open, batch.expected_s + max(0.0, between_s))
 
     def _take_down(self, ledger: Ledger, piece: Piece, batch: Batch) -> None:
         """What a batch leaves open to a request with bounds; its other pieces wait by that from now on."""

@@ -17,6 +17,7 @@ def check(
     for stage in stages.values():
         _queue_is_whole(stage)
         _replicas_run_one_batch(stage)
+        _claims_are_of_who_is_on_the_way(stage, requests)
     _readers_are_counted(stages, requests)
     for opened in requests.values():
         _stages_come_in_order(stages, opened)
@@ -49,6 +50,13 @@ def _queue_is_whole(stage: StageState) -> None:
         assert piece.is_queued, f"piece {piece.sequence} is in the queue and does not know"
         assert not piece.open.is_ended, f"{piece.open.request.id} has ended and waits"
         assert 1 <= piece.rows <= stage.piece_rows_max, f"a piece of {piece.rows} rows waits"
+
+
+def _claims_are_of_who_is_on_the_way(stage: StageState, requests: Mapping[RequestId, OpenRequest]) -> None:
+    """Who claims a stage is open, and has not come to it."""
+    for request_id in stage.claims.by_id:
+        assert request_id in requests, f"{request_id} has ended and claims {stage.name}"
+        assert stage.name not in requests[request_id].visits, f"{request_id} is at {stage.name} and claims it"
 
 
 def _replicas_run_one_batch(stage: StageState) -> None:

@@ -78,6 +78,7 @@ def make_stages(
     for state in reversed(stages.values()):
         for follower in state.followers:
             state.remaining.precede(follower.remaining)
+            state.behind += [s for s in (follower, *follower.behind) if s not in state.behind]
     return stages
 
 
@@ -175,6 +176,8 @@ def _has_run(opened: OpenRequest, stage: StageState) -> bool:
 def _begin(visit: Visit) -> list[Visit]:
     """Let a request wait at a stage; returns the visits that are done at once."""
     visit.open.visits[visit.stage.name] = visit
+    if visit.stage.claims.by_id:
+        visit.stage.claims.drop(visit.open.request.id)
     if visit.stage.maker is not None:
         visit.made_from = made_from(visit.stage, visit.open)
         if not visit.rows:

@@ -77,12 +77,16 @@ class OpenRequests:
         self._commands = commands
         self.by_id: dict[RequestId, OpenRequest] = {}
 
-    def admit(self, request: Request, due_s: float, *, has_bounds: bool) -> None:
+    def admit(self, request: Request, due_s: float, *, has_bounds: bool, now_s: float) -> None:
         """Let a request wait; `due_s` is when its last batch must have finished."""
         opened = OpenRequest(request, due_s, len(self._stages))
         self.by_id[request.id] = opened
         if has_bounds:
             opened.bounds = Ledger(self._bounds, opened)
+        if self._has_several and self._bounds.has_own_deadline(request):
+            for stage in self._stages:
+                if stage.sources:
+                    stage.claims.add(opened, now_s=now_s)
         enter(opened, self._entries)
 
     def reject(self, command: Reject) -> None:
@@ -265,6 +269,9 @@ class OpenRequests:
         opened.is_ended = True
         del self.by_id[opened.request.id]
         self._commands.append(command)
+        for stage in self._stages:
+            if stage.claims.by_id:
+                stage.claims.drop(opened.request.id)
         for visit in opened.visits.values():
             if visit.pieces:
                 for piece in visit.pieces:

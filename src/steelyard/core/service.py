@@ -193,7 +193,7 @@ class ServiceMachine:
             if refusal is not None:
                 self._requests.reject(self._refused(request, refusal, due_s))
                 return
-        self._requests.admit(request, due_s, has_bounds=has_bounds)
+        self._requests.admit(request, due_s, has_bounds=has_bounds, now_s=self._now_s)
         for dispatcher in self._dispatchers:
             if not dispatcher.is_waiting(now_s=self._now_s):
                 return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from steelyard.core.assignment import Assignment
 from steelyard.core.capacity import Capacity
 from steelyard.core.choice import Choice, make_choice
+from steelyard.core.claims import Claims
 from steelyard.core.estimate import Estimator
 from steelyard.core.inputs import spans_of
 from steelyard.core.item_mean import ItemMean
@@ -29,6 +30,8 @@ class StageState:
     Attributes:
         sources: the stages whose outputs it takes; none: it takes the requests' inputs.
         followers: the stages that take its outputs.
+        behind: these, and all behind them.
+        claims: of requests on their way to it.
         maker: the stage whose items are its rows; None: the request's rows are.
         item_takers: the stages that take its items.
         inputs: where each input comes from; empty: all are the request's.
@@ -62,6 +65,7 @@ class StageState:
         self.rows_each = round(stage.fan_out)
         self.sources: list[StageState] = []
         self.followers: list[StageState] = []
+        self.behind: list[StageState] = []
         self.maker: StageState | None = None
         self.item_takers: list[StageState] = []
         self._items = ItemMean(stage.fan_out)  # of each row of the maker
@@ -74,6 +78,7 @@ class StageState:
         self.remaining = Remaining(stage, self.estimator, self.pool)
         self.capacity = Capacity(self.pool, self.estimator)
         self.queue = StageQueue()
+        self.claims = Claims(self)
         self.batches: dict[int, Batch] = {}
         self.is_draining = False
         self.rows_floor = 0
