@@ -276,6 +276,8 @@ def accepts(port: int) -> bool:
         socket.create_connection(("127.0.0.1", port), timeout=WAIT_S_MAX).close()
     except ConnectionRefusedError:
         return False
+    except ConnectionResetError:
+        pass  # the listener was closed in the middle of it: the next one is refused
     return True
 
 
