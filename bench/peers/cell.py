@@ -37,8 +37,9 @@ FEWER = 6
 """A closed loop that is refused is tried again with so many times fewer callers."""
 FAR = 1.25
 """A request later than this times the longest objective is hopeless."""
-HELD_STEPS_MAX, HELD_STEP = 5, 0.95
-"""A rate that a longer run does not hold is lowered so many times, each time to this share of it."""
+HELD_SHARES = (1.0, 0.95, 0.9, 0.85, 0.75, 0.6, 0.45, 0.3)
+"""Of the rate that was found: what longer runs try, until one holds. The last ones are for a machine whose
+own stalls are more than a hundredth of a run: a server that answers at all should not end with no rate."""
 
 
 class Cores(NamedTuple):
@@ -253,10 +254,9 @@ class Cell:
         seconds = self._lengths.held_s
         if not seconds:
             return next(run for run in self.runs if run["rate_rps"] == rate_rps and _p99_s(run) <= slo_s)
-        for step in range(HELD_STEPS_MAX + 1):
+        for share in HELD_SHARES:
             for _ in range(FAILURES):
-                rate = rate_rps * HELD_STEP**step
-                run = self.offer(rate, FAR * slo_s, within_s=slo_s, seconds=seconds)
+                run = self.offer(share * rate_rps, FAR * slo_s, within_s=slo_s, seconds=seconds)
                 if _p99_s(run) <= slo_s:
                     return run
         return None
