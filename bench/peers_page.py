@@ -34,21 +34,21 @@ def peers(record: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-_COLUMNS = (
-    "server|SLO ms|requests a second|to the best peer|CPU µs a request|p99 at half, ms|refused|memory MB"
-)
-_HEAD = _COLUMNS.split("|")
+_HEAD = (
+    "server", "SLO ms", "requests a second", "to the best peer", "CPU µs a request", "p99 at half, ms",
+    "refused", "counted", "memory MB",
+)  # fmt: skip
 
 
 def _line(row: Mapping[str, Any], best: float | None) -> tuple[object, ...]:
     slo, memory = f"{row['slo_ms']:g}", f"{row['pss_mb']:.0f}"
     if row["rate_rps"] is None:
         slow = "–" if row["slow_p99_ms"] is None else f"{row['slow_p99_ms']:.0f} ms"
-        return row["server"], slo, f"none; p99 {slow} at {row['slow_at_rps']:g}", "–", "–", "–", "–", memory
+        return row["server"], slo, f"none; p99 {slow} at {row['slow_at_rps']:g}", *"–––––", memory
     ratio = f"{row['rate_rps'] / best:.2f}" if best and row["server"] == OURS else "–"
     half = "–" if row["half_p99_ms"] is None else f"{row['half_p99_ms']:.1f}"
     rate, cpu_us = f"{row['rate_rps']:,.0f}", f"{row['cpu_us']:,.0f}"
-    return row["server"], slo, rate, ratio, cpu_us, half, row["refused"], memory
+    return row["server"], slo, rate, ratio, cpu_us, half, row["refused"], f"{row['counted']:.0%}", memory
 
 
 def _best_peer(record: Mapping[str, Any]) -> dict[tuple[str, float], float]:

@@ -3,8 +3,9 @@
 The server has one core to itself, the generator the other. A cell that cannot be trusted is no cell: a
 thread of the server that may leave its core, or an answer that is not ONNX Runtime's, ends it with an
 error. A run whose generator was late is void and done again, twice at most, unless it held its objective all
-the same: latency counts from when a request was due, so a late generator makes it longer. What a search has
-found with short runs must hold for a longer one.
+the same: latency counts from when a request was due, so a late generator makes it longer. Moments at which
+the machine itself stood still do not count, for any server (`stalls`). What a search has found with short
+runs must hold for a longer one.
 """
 
 import base64
@@ -27,6 +28,7 @@ from peers import tree
 from peers.models import Model, answers
 from peers.search import FAILURES, Search
 from peers.servers import CONTENDERS, Start, launched
+from peers.stalls import watched
 from peers.wire import WIRES, Answer, Wire
 
 READY_S_MAX = 90.0
@@ -38,8 +40,7 @@ FEWER = 6
 FAR = 1.25
 """A request later than this times the longest objective is hopeless."""
 HELD_SHARES = (1.0, 0.95, 0.9, 0.85, 0.75, 0.6, 0.45, 0.3)
-"""Of the rate that was found: what longer runs try, until one holds. The last ones are for a machine whose
-own stalls are more than a hundredth of a run: a server that answers at all should not end with no rate."""
+"""Of the rate that was found: what longer runs try, until one holds."""
 
 
 class Cores(NamedTuple):
@@ -95,15 +96,15 @@ class Generator:
 
 @contextmanager
 def generator(
-    transport: str, port: int, messages: Sequence[bytes], folder: Path, core: int
+    transport: str, port: int, messages: Sequence[bytes], folder: Path, core: int, stalls: Sequence[Path]
 ) -> Iterator[Generator]:
-    """A generator on its core."""
+    """A generator on its core; `stalls` are the files of the watchers."""
     payloads = folder / "payloads"
     payloads.mkdir()
     for index, message in enumerate(messages):
         (payloads / f"{index:02}").write_bytes(message)
     command = ["taskset", "--cpu-list", str(core), sys.executable, "-m", "peers.generator"]
-    command += [transport, str(port), str(payloads)]
+    command += [transport, str(port), str(payloads), *map(str, stalls)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
         try:
@@ -197,7 +198,7 @@ class Cell:
             run = self._load.ask(
                 do="open", rate_rps=rate_rps, seconds=seconds, seed=self._seed, late_s=late_s
             )
-            run["cpu_us"] = (tree.cpu_s(self.root) - before_s) / max(run["completed"], 1) * 1e6
+            run["cpu_us"] = (tree.cpu_s(self.root) - before_s) / max(run["all_completed"], 1) * 1e6
             run["seconds"] = seconds
             self.runs.append(run)
             self.settle()
@@ -240,6 +241,7 @@ class Cell:
             "refused": sum(best["errors"].values()),
             "cpu_us": round(best["cpu_us"], 1),
             "seconds": best["seconds"],
+            "counted": best["counted"],
         }
         if at_half:
             half = self.offer(best["rate_rps"] / 2, None)
@@ -300,7 +302,8 @@ def running(
         messages = [wire.message(model, row) for row in model.rows(PAYLOADS)]
         with (
             launched(contender, start, allowed) as (root, port),
-            generator(wire.transport, port, messages, folder, cores.client) as load,
+            watched(set(cores), folder) as stalls,
+            generator(wire.transport, port, messages, folder, cores.client, stalls) as load,
         ):
             cell = Cell(root, port, model, wire, load, lengths)
             cell.wait_ready(folder / "log")

@@ -4,8 +4,8 @@ Each server in turn gets one core to itself, the generator the other one. For ev
 highest Poisson rate whose p99 stays within the objective, what a request costs there in CPU time of all its
 processes, p99 at half of that rate, and memory. First every setting of a server's grid is tuned once,
 shortly; then rounds go through all servers, each with the setting that was its best. `--quick` takes one
-objective a model, one round, and the first setting of a grid; with `--pick` the one that gave most in a short
-closed loop, in this run or in one before it. Beside them: ONNX
+objective a model, no further rounds unless told, and the first setting of a grid; with `--pick` the one that
+gave most in a short closed loop, in this run or in one before it. Beside them: ONNX
 Runtime alone in a closed loop on the same core, and Steelyard at saturation with its front end on the
 generator's core.
 
@@ -89,7 +89,7 @@ QUICK = Form(
     {"small": (25.0,), "gemm": (50.0,), "ocr": (100.0,)},
     1,
     Lengths(2.5, 1.5, 6, held_s=8.0),
-    None,
+    Lengths(2.5, 1.5, 4, held_s=8.0),
 )
 
 
@@ -316,8 +316,8 @@ class Bench:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--rounds", type=int, default=2, help="after the one that tunes")
-    parser.add_argument("--quick", action="store_true", help="one objective, one setting, one round")
+    parser.add_argument("--rounds", type=int, help="after the one that tunes; default 2, none with --quick")
+    parser.add_argument("--quick", action="store_true", help="one objective, one setting")
     parser.add_argument("--pick", action="store_true", help="first a short closed loop of every setting")
     parser.add_argument("--dry", action="store_true", help="print only, store no record")
     parser.add_argument("--servers", default=",".join(CONTENDERS), help="some of them")
@@ -329,6 +329,9 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=RUNS, help="where lines are kept")
     options = parser.parse_args()
     form = QUICK if options.quick else FULL
+    rounds = (0 if options.quick else 2) if options.rounds is None else options.rounds
+    if not rounds:
+        form = form._replace(rounds=None)
     if options.slos:
         form = form._replace(slos_ms=dict.fromkeys(NAMES, tuple(map(float, options.slos.split(",")))))
     if options.seconds:
@@ -355,11 +358,11 @@ def main() -> None:
             pythons[server] = Path(sys.executable)
             codes[server] = made["commit"] + (" with changes" if made["dirty"] else "")
     bench = Bench(form, models, pythons, codes, Store(options.runs, form.name, codes.values()), cores)
-    print(f"about {bench.left_s(options.rounds, pick=options.pick) / 60:.0f} minutes", flush=True)
+    print(f"about {bench.left_s(rounds, pick=options.pick) / 60:.0f} minutes", flush=True)
     if options.pick:
         bench.pick()
     bench.tune()
-    for number in range(1, options.rounds + 1 if form.rounds else 2):
+    for number in range(1, rounds + 1 if form.rounds else 2):
         bench.round(number)
     record = bench.record()
     for row in record["rows"]:

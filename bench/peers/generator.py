@@ -7,6 +7,7 @@ library's, so that one core can load servers of several thousand requests a seco
 turn.
 
 A run that can no longer meet any objective is ended: its p99 is infinite, and the server is spared a backlog.
+What the machine's own stalls spoil does not count (`stalls`).
 
 Commands come as JSON lines on standard input, answers go as JSON lines to standard output.
 """
@@ -25,8 +26,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from peers.connection import TIMEOUT_S, Connection
+from peers.stalls import Stalls
 from peers.wire import GRPC_METHOD
 from steelyard.load.generator import run
 from steelyard.load.result import CONNECTION, OK, OVERRUN, TIMEOUT, Outcomes, Seconds, quantile, summarise
@@ -37,20 +40,24 @@ PAUSE_S = 0.02
 """A caller that was refused does not ask again at once."""
 GRPC_REFUSED = {"RESOURCE_EXHAUSTED": 503, "UNAVAILABLE": 503, "DEADLINE_EXCEEDED": TIMEOUT}
 START_DELAY_S = 0.02
+COUNTED_MIN = 0.3
+"""A run of which less counts is void."""
 
 
 class Gauge:
-    """Counts what makes a run hopeless: more late or lost requests than a p99 allows."""
+    """Counts what makes a run hopeless: more late or lost requests than a p99 allows, stalls aside."""
 
-    def __init__(self, offered: int, late_s: float | None) -> None:
+    def __init__(self, offered: int, late_s: float | None, stalls: Stalls) -> None:
         """Without `late_s` there is always hope."""
         self._left = math.inf if late_s is None else math.floor(0.01 * offered) + 1
         self._late_s = math.inf if late_s is None else late_s
+        self._stalls = stalls
 
-    def note(self, status: int, latency_s: float) -> bool:
+    def note(self, status: int, latency_s: float, due_s: float) -> bool:
         """Whether there is still hope."""
         if status != OK or latency_s > self._late_s:
-            self._left -= 1
+            self._stalls.look()
+            self._left -= not self._stalls.spoils(due_s)
         return self._left > 0
 
 
@@ -64,8 +71,8 @@ def closed_off(outcomes: Outcomes) -> Outcomes:
 class Shooter(Protocol):
     """Speaks to one server."""
 
-    def open(self, at_s: Seconds, late_s: float | None) -> Outcomes:
-        """Offer requests at these times."""
+    def open(self, at_s: Seconds, start_s: float, gauge: Gauge) -> Outcomes:
+        """Offer requests at these times after the start, while there is hope."""
 
     def closed(self, connections: int, seconds: float) -> tuple[int, int]:
         """How many requests so many callers got answered, and how many not; each asks again."""
@@ -84,10 +91,10 @@ class HttpShooter:
         self._busy: dict[Connection, bool] = {}  # whether all of its request was sent
         self._read: tuple[bytes, int | None] = (b"", None)
 
-    def open(self, at_s: Seconds, late_s: float | None) -> Outcomes:
-        outcomes, gauge = Outcomes(at_s, np.full(len(at_s), np.inf)), Gauge(len(at_s), late_s)
+    def open(self, at_s: Seconds, start_s: float, gauge: Gauge) -> Outcomes:
+        outcomes = Outcomes(at_s, np.full(len(at_s), np.inf))
         self._connect(CONNECTIONS)
-        due_s, hope, index = (at_s + time.perf_counter() + START_DELAY_S).tolist(), True, 0
+        due_s, hope, index = (at_s + start_s).tolist(), True, 0
         while hope and (index < len(due_s) or self._busy):
             now_s = time.perf_counter()
             if index < len(due_s) and due_s[index] <= now_s:
@@ -96,7 +103,7 @@ class HttpShooter:
                     outcomes.status[index] = 0
                 else:
                     outcomes.status[index] = OVERRUN
-                    hope = gauge.note(OVERRUN, 0.0)
+                    hope = gauge.note(OVERRUN, 0.0, due_s[index])
                 index += 1
                 if index % 4:  # answers are read while a burst is sent
                     continue
@@ -104,7 +111,7 @@ class HttpShooter:
             for number, status, ended_s in self._poll(next_s - now_s):
                 outcomes.status[number] = status
                 outcomes.latency_s[number] = ended_s - due_s[number]
-                hope = gauge.note(status, outcomes.latency_s[number]) and hope
+                hope = gauge.note(status, outcomes.latency_s[number], due_s[number]) and hope
             if index == len(due_s) and time.perf_counter() > next_s:
                 break
         self._forget()
@@ -208,28 +215,26 @@ class GrpcShooter:
         self._messages = messages
         self._error: type[Exception] = grpc.aio.AioRpcError
 
-    async def open(self, at_s: Seconds, late_s: float | None) -> Outcomes:
-        outcomes, gauge = Outcomes(at_s, np.full(len(at_s), np.inf)), Gauge(len(at_s), late_s)
-        loop = asyncio.get_running_loop()
-        start_s = loop.time() + START_DELAY_S
+    async def open(self, at_s: Seconds, start_s: float, gauge: Gauge) -> Outcomes:
+        outcomes = Outcomes(at_s, np.full(len(at_s), np.inf))
         hope, tasks = True, set[asyncio.Task[None]]()
 
         async def fire(index: int, due_s: float) -> None:
             nonlocal hope
             status, _ = await self._one(index)
-            outcomes.status[index], outcomes.latency_s[index] = status, loop.time() - due_s
-            hope = gauge.note(status, outcomes.latency_s[index]) and hope
+            outcomes.status[index], outcomes.latency_s[index] = status, time.perf_counter() - due_s
+            hope = gauge.note(status, outcomes.latency_s[index], due_s) and hope
 
-        for index, at in enumerate(at_s.tolist()):
-            await asyncio.sleep(max(start_s + at - loop.time(), 0))
+        for index, due_s in enumerate((at_s + start_s).tolist()):
+            await asyncio.sleep(max(due_s - time.perf_counter(), 0))
             if not hope:
                 break
-            outcomes.lateness_s[index] = loop.time() - start_s - at
+            outcomes.lateness_s[index] = time.perf_counter() - due_s
             if len(tasks) >= CONNECTIONS_MAX:
                 outcomes.status[index] = OVERRUN
-                hope = gauge.note(OVERRUN, 0.0)
+                hope = gauge.note(OVERRUN, 0.0, due_s)
                 continue
-            task = loop.create_task(fire(index, start_s + at))
+            task = asyncio.create_task(fire(index, due_s))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
         if tasks and hope:
@@ -274,29 +279,43 @@ def poisson(rate_rps: float, seconds: float, seed: int) -> Seconds:
     return at_s[at_s < seconds] if at_s[0] < seconds else at_s[:1]
 
 
-def measured(outcomes: Outcomes, seconds: float) -> dict[str, Any]:
-    """A run in numbers; p99 over all requests, those not answered infinitely late."""
+def measured(outcomes: Outcomes, seconds: float, counted: NDArray[np.bool_]) -> dict[str, Any]:
+    """A run in numbers, of what counts; p99 over all of that, unanswered requests infinitely late."""
+    share = float(counted.mean())
+    outcomes = _only(outcomes, counted) if share else outcomes
     latency_s = np.where(outcomes.status == OK, outcomes.latency_s, np.inf)
     result = summarise(outcomes, seconds=seconds, slo_s=None)
     p99_s = quantile(latency_s, 0.99)
     assert p99_s is not None
     return {
+        "counted": round(share, 3),
         "offered": result.offered,
         "completed": result.completed,
         "errors": result.errors,
         "p50_ms": result.latency_ms["p50"],
         "p99_ms": round(p99_s * 1e3, 3) if math.isfinite(p99_s) else None,
         "lateness_p99_ms": result.lateness_ms["p99"],
-        "void": result.void,
+        "void": result.void or share < COUNTED_MIN,
     }
 
 
-async def obey(shooter: Any, asked: dict[str, Any]) -> dict[str, Any]:
-    """Carry out one command."""
+def _only(outcomes: Outcomes, chosen: NDArray[np.bool_]) -> Outcomes:
+    found = Outcomes(outcomes.at_s[chosen], outcomes.bound_s[chosen])
+    found.lateness_s, found.latency_s = outcomes.lateness_s[chosen], outcomes.latency_s[chosen]
+    found.status = outcomes.status[chosen]
+    return found
+
+
+async def obey(shooter: Any, asked: dict[str, Any], watched: Sequence[Path]) -> dict[str, Any]:
+    """Carry out one command; `watched` are the files of the cores' watchers."""
     match asked:
         case {"do": "open", "rate_rps": rate_rps, "seconds": seconds, "seed": seed, "late_s": late_s}:
-            outcomes = await _whatever(shooter.open(poisson(rate_rps, seconds, seed), late_s))
-            return {"rate_rps": rate_rps, **measured(outcomes, seconds)}
+            at_s, start_s = poisson(rate_rps, seconds, seed), time.perf_counter() + START_DELAY_S
+            stalls = Stalls(watched, start_s)
+            outcomes = await _whatever(shooter.open(at_s, start_s, Gauge(len(at_s), late_s, stalls)))
+            stalls.look()
+            found = measured(outcomes, seconds, stalls.counted(at_s + start_s))
+            return {"rate_rps": rate_rps, "all_completed": int((outcomes.status == OK).sum()), **found}
         case {"do": "closed", "connections": connections, "seconds": seconds}:
             answered, refused = await _whatever(shooter.closed(connections, seconds))
             return {"answered": answered, "refused": refused}
@@ -311,7 +330,7 @@ async def _whatever(value: Any) -> Any:
     return await value if asyncio.iscoroutine(value) else value
 
 
-async def main(transport: str, port: int, messages: Sequence[bytes]) -> None:
+async def main(transport: str, port: int, messages: Sequence[bytes], watched: Sequence[Path]) -> None:
     make: Any = {"http": HttpShooter, "grpc": GrpcShooter}[transport]
     shooter = make(("127.0.0.1", port), messages)
     gc.collect()
@@ -319,12 +338,13 @@ async def main(transport: str, port: int, messages: Sequence[bytes]) -> None:
     gc.disable()
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
-        found = await obey(shooter, json.loads(line))
+        found = await obey(shooter, json.loads(line), watched)
         gc.collect()
         sys.stdout.write(json.dumps(found) + "\n")
         sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[3])
-    run(main(sys.argv[1], int(sys.argv[2]), [file.read_bytes() for file in sorted(folder.iterdir())]))
+    folder, watched = Path(sys.argv[3]), [Path(name) for name in sys.argv[4:]]
+    messages = [file.read_bytes() for file in sorted(folder.iterdir())]
+    run(main(sys.argv[1], int(sys.argv[2]), messages, watched))

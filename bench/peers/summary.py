@@ -60,6 +60,7 @@ def _row(lines: Sequence[tuple[Key, Line]]) -> Row:
     if rate_rps and reached:
         row["cpu_us"] = round(statistics.median(each["cpu_us"] for each in reached), 1)
         row["refused"] = sum(each["refused"] for each in reached)
+        row["counted"] = round(statistics.median(each["counted"] for each in reached), 2)
         halves = [each["half"] for each in reached if not each["half"]["void"]]
         for name in ("p50_ms", "p99_ms", "cpu_us"):
             values = [half[name] for half in halves if half[name] is not None]

@@ -2,16 +2,20 @@
 
 import contextlib
 import socket
+import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 from peers.generator import Gauge, HttpShooter, measured, poisson
+from peers.stalls import Stalls
 from peers.wire import post
 
-from steelyard.load.result import CONNECTION, OK, OVERRUN
+from steelyard.load.result import CONNECTION, OK, OVERRUN, Outcomes, Seconds
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
@@ -61,10 +65,16 @@ def closed(shooter: HttpShooter) -> None:
         connection.socket.close()
 
 
+def offered(shooter: HttpShooter, at_s: Seconds) -> Outcomes:
+    """An open-loop run on a machine that never stalls, hopeless once a hundredth is later than 10 s."""
+    start_s = time.perf_counter()
+    return shooter.open(at_s, start_s, Gauge(len(at_s), 10.0, Stalls([], start_s)))
+
+
 def test_every_request_is_answered_and_timed_from_when_it_was_due() -> None:
     with server(ANSWER) as address:
         shooter = HttpShooter(address, [REQUEST])
-        outcomes = shooter.open(np.linspace(0.0, 0.1, 40), 10.0)
+        outcomes = offered(shooter, np.linspace(0.0, 0.1, 40))
         closed(shooter)
     assert (outcomes.status == OK).all()
     assert (outcomes.latency_s >= outcomes.lateness_s).all()
@@ -74,7 +84,7 @@ def test_every_request_is_answered_and_timed_from_when_it_was_due() -> None:
 def test_a_refusal_is_infinitely_late() -> None:
     with server(REFUSAL) as address:
         shooter = HttpShooter(address, [REQUEST])
-        found = measured(shooter.open(np.linspace(0.0, 0.02, 10), 10.0), 0.02)
+        found = measured(offered(shooter, np.linspace(0.0, 0.02, 10)), 0.02, np.full(10, True))
         closed(shooter)
     assert found["p99_ms"] is None
     assert set(found["errors"]) <= {"503", "overrun", "timeout"}  # given up at the first
@@ -83,7 +93,7 @@ def test_a_refusal_is_infinitely_late() -> None:
 def test_connections_that_the_server_closed_are_replaced() -> None:
     with server(ANSWER, each=1) as address:  # each connection is good for one request
         shooter = HttpShooter(address, [REQUEST])
-        outcomes = shooter.open(np.linspace(0.0, 0.3, 60), 10.0)
+        outcomes = offered(shooter, np.linspace(0.0, 0.3, 60))
         closed(shooter)
     assert (outcomes.status == OK).all()
 
@@ -91,7 +101,7 @@ def test_connections_that_the_server_closed_are_replaced() -> None:
 def test_nobody_there_is_an_error_of_the_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = listener.getsockname()
-    outcomes = HttpShooter(address, [REQUEST]).open(np.array([0.0, 0.001]), 10.0)
+    outcomes = offered(HttpShooter(address, [REQUEST]), np.array([0.0, 0.001]))
     assert set(outcomes.status.tolist()) <= {OVERRUN, CONNECTION}
 
 
@@ -116,9 +126,28 @@ def test_a_closed_loop_waits_before_it_asks_again_whoever_refused() -> None:
 @pytest.mark.parametrize(("offered", "bad"), [(100, 2), (50, 1), (1000, 11)])
 def test_hope_ends_with_the_request_that_breaks_the_p99(offered: int, bad: int) -> None:
     """Of 100 requests the 99th counts: one may be late, the second decides; of 50, the 50th does."""
-    gauge = Gauge(offered, 0.1)
-    notes = [gauge.note(OK, 0.2) for _ in range(bad)]
+    gauge = Gauge(offered, 0.1, Stalls([], 0.0))
+    notes = [gauge.note(OK, 0.2, 0.0) for _ in range(bad)]
     assert notes == [True] * (bad - 1) + [False]
+
+
+def test_what_a_stall_spoils_does_not_count(tmp_path: Path) -> None:
+    """Ten requests in a spoilt slice are late, ninety in others are not: p99 is that of the ninety."""
+    due_s = np.concatenate([np.full(10, 0.1), np.linspace(0.6, 0.9, 90)])
+    outcomes = Outcomes(due_s, np.full(100, np.inf))
+    outcomes.status[:], outcomes.lateness_s[:] = OK, 0.0
+    outcomes.latency_s[:] = np.where(due_s < 0.5, 0.3, 0.01)
+    file = tmp_path / "core"
+    file.touch()
+    stalls = Stalls([file], 0.0)
+    gauge = Gauge(100, 0.1, stalls)
+    file.write_bytes(struct.pack("dd", 0.15, 0.1))
+    assert all(
+        gauge.note(OK, latency_s, at_s) for latency_s, at_s in zip(outcomes.latency_s, due_s, strict=True)
+    )
+    found = measured(outcomes, 1.0, stalls.counted(due_s))
+    assert (found["p99_ms"], found["counted"], found["offered"], found["void"]) == (10.0, 0.9, 90, False)
+    assert measured(outcomes, 1.0, np.arange(100) < 20)["void"]  # too little counts
 
 
 def test_arrivals_are_as_many_as_wanted() -> None:

@@ -1,12 +1,15 @@
 """The pure parts of the comparison with other servers: the search, the lines, the rows, the tree's cores."""
 
 import math
+import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from peers.search import Search
+from peers.stalls import Stalls
 from peers.store import Key, Store
 from peers.summary import best_settings, rows
 from peers.tree import parse_cores
@@ -106,7 +109,14 @@ def found(rate: float | None) -> dict[str, object]:
     half = {"p50_ms": 1.0, "p99_ms": 9.0, "cpu_us": 100.0, "void": False}
     if rate is None:
         return {"rate_rps": None, "p99_ms": 80.0, "at_rps": 2.0}
-    return {"rate_rps": rate, "p99_ms": 49.0, "refused": 0, "cpu_us": 1e6 / rate, "half": half}
+    return {
+        "rate_rps": rate,
+        "p99_ms": 49.0,
+        "refused": 0,
+        "counted": 0.9,
+        "cpu_us": 1e6 / rate,
+        "half": half,
+    }
 
 
 def add(store: Store, key: Key, rate: float | None) -> None:
@@ -156,3 +166,27 @@ def test_lists_of_cores_are_read_as_the_kernel_writes_them() -> None:
 def test_a_rate_that_is_known_is_tried_first() -> None:
     search = Search(100.0, [0.05], runs_max=12, first_rps={0.05: 33.0})
     assert search.next_rate() == 33.0
+
+
+def write_stall(file: Path, end_s: float, length_s: float) -> None:
+    with file.open("ab") as entries:
+        entries.write(struct.pack("dd", end_s, length_s))
+
+
+def test_a_stall_spoils_its_slices_and_the_one_after_it(tmp_path: Path) -> None:
+    """Slices of 0.25 s from 100.0 on: from 100.45 to 100.55 is in slices 1 and 2, and spoils 3 too."""
+    file = tmp_path / "core"
+    write_stall(file, 99.9, 0.1)  # before the run began: not read
+    stalls = Stalls([file], 100.0)
+    write_stall(file, 100.55, 0.1)
+    assert not stalls.spoils(100.3)  # not looked at yet
+    stalls.look()
+    due_s = np.array([100.1, 100.3, 100.6, 100.99, 101.0])
+    assert stalls.counted(due_s).tolist() == [True, False, False, False, True]
+    assert [stalls.spoils(at_s) for at_s in due_s] == [False, True, True, True, False]
+
+
+def test_without_watchers_everything_counts() -> None:
+    stalls = Stalls([], 0.0)
+    stalls.look()
+    assert stalls.counted(np.array([0.0, 1.0])).all()
