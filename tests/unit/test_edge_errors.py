@@ -319,12 +319,14 @@ def test_a_bad_raw_request(service: str, size: int, line: str) -> None:
 BAD_HEADERS = [
     *(
         ("Steelyard-Max-Latency-Ms", value, "be a number > 0")
-        for value in ("0", "-3", "nan", "inf", "soon", "")
+        for value in ("0", "-3", "nan", "inf", "soon", "", "5_0", "0x32", "5 0")
     ),
     ("Steelyard-Max-Core-Ms", "0", "be a number > 0"),
     ("Steelyard-Elapsed-Ms", "-0.1", "be a number >= 0"),
     ("Steelyard-Elapsed-Ms", "inf", "be a number >= 0"),
+    ("Steelyard-Elapsed-Ms", "1_0", "be a number >= 0"),
     ("Steelyard-Min-Accuracy", "95%", "lie in [0, 1]"),
+    ("Steelyard-Min-Accuracy", "0.9_5", "lie in [0, 1]"),
     ("Steelyard-Min-Accuracy", "1.01", "lie in [0, 1]"),
 ]
 
@@ -333,6 +335,11 @@ BAD_HEADERS = [
 def test_a_bad_bound_in_a_header(header: str, value: str, line: str) -> None:
     answer = infer({"inputs": [x()]}, {header: value})
     assert (answer.status, answer.json()["error"]) == (400, f"{header} must {line}, not '{value}'")
+
+
+@pytest.mark.parametrize("value", ["50", "+50", "50.", "5e1", "0.5E+2", "  50\t"])
+def test_a_plain_decimal_number_in_a_header(value: str) -> None:
+    assert header_bounds({b"steelyard-max-core-ms": value.encode()}).max_core_ms == 50.0
 
 
 def test_two_classes_are_one_too_many() -> None:

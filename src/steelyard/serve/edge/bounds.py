@@ -8,9 +8,12 @@ The rules of this file:
   that lost half of its time on the way has half of it left here (a *dynamic* objective: Razavi et al.,
   Sponge, EuroMLSys 2024). Without it, latency counts from the arrival of the request's last byte.
 - A bound asks for less than the service promises, never for more; only a class of the service may.
+- What is meant as a bound is never taken for another one, nor for none: numbers are plain decimal ones, where
+  Python would take 5_0 for 50.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -24,6 +27,7 @@ SLO_CLASS = b"steelyard-slo-class"
 MIN_ACCURACY = b"steelyard-min-accuracy"
 MAX_CORE_MS = b"steelyard-max-core-ms"
 _HEADERS = frozenset((MAX_LATENCY_MS, ELAPSED_MS, SLO_CLASS, MIN_ACCURACY, MAX_CORE_MS))
+_DECIMAL = re.compile(rb"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 class Bounds(NamedTuple):
@@ -129,10 +133,8 @@ def _of_header(headers: Mapping[bytes, bytes], name: bytes, values: _Range) -> f
     given = headers.get(name)
     if given is None:
         return None
-    try:
-        value = float(given)
-    except ValueError:
-        value = math.nan
+    given = given.strip()
+    value = float(given) if _DECIMAL.fullmatch(given) else math.nan
     if not values.holds(value):
         raise InputError(f"{name.decode().title()} must {values.words}, not {shown(given)}")
     return value
