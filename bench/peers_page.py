@@ -45,17 +45,22 @@ def _line(row: Mapping[str, Any], best: float | None) -> tuple[object, ...]:
     if row["rate_rps"] is None:
         slow = "–" if row["slow_p99_ms"] is None else f"{row['slow_p99_ms']:.0f} ms"
         return row["server"], slo, f"none; p99 {slow} at {row['slow_at_rps']:g}", *"–––––", memory
-    ratio = f"{row['rate_rps'] / best:.2f}" if best and row["server"] == OURS else "–"
+    ratio = f"{row['rate_rps'] / best:.2f}" if best and _is_ours(row["server"]) else "–"
     half = "–" if row["half_p99_ms"] is None else f"{row['half_p99_ms']:.1f}"
     rate, cpu_us = f"{row['rate_rps']:,.0f}", f"{row['cpu_us']:,.0f}"
     return row["server"], slo, rate, ratio, cpu_us, half, row["refused"], f"{row['counted']:.0%}", memory
+
+
+def _is_ours(server: str) -> bool:
+    """Whether it is one of our builds."""
+    return server.startswith(OURS)
 
 
 def _best_peer(record: Mapping[str, Any]) -> dict[tuple[str, float], float]:
     """By model and objective, the highest rate of any server but ours."""
     best: dict[tuple[str, float], float] = {}
     for row in record["rows"]:
-        if row["server"] != OURS and row["rate_rps"]:
+        if not _is_ours(row["server"]) and row["rate_rps"]:
             cell = row["model"], row["slo_ms"]
             best[cell] = max(best.get(cell, 0.0), row["rate_rps"])
     return best
@@ -63,20 +68,20 @@ def _best_peer(record: Mapping[str, Any]) -> dict[tuple[str, float], float]:
 
 def _yardsticks(record: Mapping[str, Any]) -> str:
     """ONNX Runtime alone, and what Steelyard reaches of it, by objective and with its front end apart."""
-    lines = []
+    lines, builds = [], [name for name in record["servers"] if _is_ours(name)]
+    rates = {(row["server"], row["model"], row["slo_ms"]): row["rate_rps"] for row in record["rows"]}
     for row in record["yardsticks"]:
-        ours = {
-            each["slo_ms"]: each["rate_rps"]
-            for each in record["rows"]
-            if each["server"] == OURS and each["model"] == row["model"]
-        }
-        shares = [_share(ours.get(slo_ms), row["best_rps"]) for slo_ms in record["slos_ms"]]
+        shares = [
+            " / ".join(_share(rates.get((build, row["model"], slo_ms)), row["best_rps"]) for build in builds)
+            for slo_ms in record["slos_ms"]
+        ]
         alone = f"{row['best_rps']:,.0f} (batch {row['batch']})"
         apart = _share(row["apart_rps"], row["best_rps"])
         lines.append(
             (MODELS.get(row["model"], row["model"]), f"{row['one_rps']:,.0f}", alone, *shares, apart)
         )
-    within = [f"ours on one core, p99 within {slo_ms:g} ms" for slo_ms in record["slos_ms"]]
+    of = " (plain / compiled)" if len(builds) > 1 else ""
+    within = [f"ours on one core{of}, p99 within {slo_ms:g} ms" for slo_ms in record["slos_ms"]]
     head = ("model", "ONNX Runtime, batch 1", "ONNX Runtime, best batch", *within, "ours, front end apart")
     return table(head, lines)
 
@@ -89,7 +94,7 @@ def _how(record: Mapping[str, Any]) -> str:
     """One line a server: what was measured, over which wire, and its grid."""
     lines = []
     for name, server in record["servers"].items():
-        code = "" if name == OURS else f" {server['code'].partition(',')[0].removeprefix(name).strip()}"
+        code = "" if _is_ours(name) else f" {server['code'].partition(',')[0].removeprefix(name).strip()}"
         lines.append(
             f"- {name}{code}: {'; '.join(server['wires'])}. {server['said'][0].upper()}{server['said'][1:]}."
         )

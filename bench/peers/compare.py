@@ -13,6 +13,7 @@ Nothing else should run on the machine. It continues where it was interrupted; f
 likely to take.
 
     python bench/peers [--rounds 2] [--quick [--pick]] [--dry] [--servers A,B] [--models A,B] [--slos 25,50]
+        [--compiled PYTHON]
 """
 
 import argparse
@@ -28,9 +29,9 @@ import _record
 
 from peers import bare, tree
 from peers.cell import Cores, Lengths, running
-from peers.environments import PACKAGES, cache_folder, environment, versions
+from peers.environments import PACKAGES, cache_folder, environment, is_compiled, versions
 from peers.models import NAMES, Model, prepare
-from peers.servers import CONTENDERS, STEELYARD
+from peers.servers import COMPILED, CONTENDERS, STEELYARD
 from peers.store import Key, Store
 from peers.summary import best_settings, rows
 from peers.wire import WIRES
@@ -320,7 +321,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one objective, one setting")
     parser.add_argument("--pick", action="store_true", help="first a short closed loop of every setting")
     parser.add_argument("--dry", action="store_true", help="print only, store no record")
-    parser.add_argument("--servers", default=",".join(CONTENDERS), help="some of them")
+    others = [name for name in CONTENDERS if name != COMPILED]
+    parser.add_argument("--servers", default=",".join(others), help="some of them")
+    parser.add_argument(
+        "--compiled",
+        type=Path,
+        metavar="PYTHON",
+        help="of an environment with a compiled build of this commit: one more server",
+    )
     parser.add_argument("--models", default=",".join(NAMES), help="some of them")
     parser.add_argument(
         "--slos", help="objectives, ms, of every model; default all of 25,50,100; one with --quick"
@@ -357,6 +365,11 @@ def main() -> None:
         else:
             pythons[server] = Path(sys.executable)
             codes[server] = made["commit"] + (" with changes" if made["dirty"] else "")
+    if options.compiled:
+        if not is_compiled(options.compiled):
+            sys.exit(f"{options.compiled}: its steelyard is not a compiled build; docs/simulator.md says how")
+        pythons[COMPILED] = options.compiled
+        codes[COMPILED] = f"{made['commit']} compiled"
     bench = Bench(form, models, pythons, codes, Store(options.runs, form.name, codes.values()), cores)
     print(f"about {bench.left_s(rounds, pick=options.pick) / 60:.0f} minutes", flush=True)
     if options.pick:

@@ -66,6 +66,12 @@ def versions(peer: str, python: Path) -> dict[str, str]:
     return found
 
 
+def is_compiled(python: Path) -> bool:
+    """Whether the Steelyard of an environment is a compiled build."""
+    code = "from steelyard.core import service; raise SystemExit(service.__file__.endswith('.py'))"
+    return subprocess.run([str(python), "-c", code], timeout=60, check=False).returncode == 0
+
+
 def _commands(home: Path, python: Path) -> tuple[list[str], list[str]]:
     """What makes an environment, and what installs the requirements that follow."""
     beside = Path(sys.executable).parent / "uv"

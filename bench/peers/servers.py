@@ -21,7 +21,7 @@ from peers.wire import WIRES
 from steelyard.demo.processes import free_ports, started, steelyard_command
 
 APPS = Path(__file__).parent / "apps"
-STEELYARD = "steelyard"
+STEELYARD, COMPILED = "steelyard", "steelyard, compiled"
 
 
 class Launch(NamedTuple):
@@ -135,21 +135,25 @@ def _steelyard(start: Start) -> Launch:
     }
     file = start.folder / "spec.yaml"
     file.write_text(yaml.safe_dump(spec, sort_keys=False))
-    command = steelyard_command(
+    command = [
+        str(start.python), *steelyard_command()[1:],
         "serve", str(file), "--http-port", str(http), "--grpc-port", "0", "--metrics-port", str(metrics),
         "--decisions", str(start.folder / "decisions.jsonl"),
         "--profiles", str(start.profiles),
-    )  # fmt: skip
+    ]  # fmt: skip
     return Launch(command, http, {})
 
 
+_OURS = Contender(
+    _steelyard,
+    ({"batch": 64, "wire": "oip"}, {"batch": 16, "wire": "oip"}),
+    True,
+    "default policy, one core for front end and worker; grid: largest batch 64, 16",
+)
+
 CONTENDERS = {
-    STEELYARD: Contender(
-        _steelyard,
-        ({"batch": 64, "wire": "oip"}, {"batch": 16, "wire": "oip"}),
-        True,
-        "default policy, one core for front end and worker; grid: largest batch 64, 16",
-    ),
+    STEELYARD: _OURS,
+    COMPILED: _OURS._replace(said=f"the same, a compiled build (docs/simulator.md); {_OURS.said}"),
     "mlserver": Contender(
         _mlserver,
         (

@@ -13,6 +13,7 @@ from peers.stalls import Stalls
 from peers.store import Key, Store
 from peers.summary import best_settings, rows
 from peers.tree import parse_cores
+from peers_page import peers
 
 
 def run_to_the_end(search: Search, capacity_rps: float) -> int:
@@ -190,3 +191,30 @@ def test_without_watchers_everything_counts() -> None:
     stalls = Stalls([], 0.0)
     stalls.look()
     assert stalls.counted(np.array([0.0, 1.0])).all()
+
+
+def test_the_ratio_is_to_the_best_of_the_others_whatever_our_build() -> None:
+    """300 and 400 a second of ours against 100 of the only other: 3.00 and 4.00, 37.5 and 50 % of 800."""
+    more = {
+        "model": "gemm",
+        "slo_ms": 50.0,
+        "phase": "tune",
+        "cpu_us": 9.0,
+        "half_p99_ms": None,
+        "refused": 0,
+    }
+    more |= {"counted": 1.0, "pss_mb": 1.0}
+    rates = {"steelyard": 300.0, "steelyard, compiled": 400.0, "peer": 100.0}
+    record = {
+        "server_core": 0, "client_core": 1, "window_s": 2.5, "failed": [], "slos_ms": [50.0],
+        "servers": {name: {"code": f"{name} 1.0", "wires": ["HTTP"], "said": "tuned"} for name in rates},
+        "rows": [{"server": name, "rate_rps": rate, **more} for name, rate in rates.items()],
+        "yardsticks": [{"model": "gemm", "one_rps": 99.0, "best_rps": 800.0, "batch": 9, "apart_rps": 720.0}],
+    }  # fmt: skip
+    text = peers(record)
+    assert [line.split("|")[4].strip() for line in text.splitlines() if "| 50 |" in line] == [
+        "3.00",
+        "4.00",
+        "–",
+    ]
+    assert "| 38% / 50% | 90% |" in text
