@@ -342,6 +342,32 @@ def test_a_plain_decimal_number_in_a_header(value: str) -> None:
     assert header_bounds({b"steelyard-max-core-ms": value.encode()}).max_core_ms == 50.0
 
 
+@pytest.mark.parametrize(
+    ("header", "line"),
+    [
+        (
+            "Steelyard-Max-Latncy-Ms",
+            "unknown header 'Steelyard-Max-Latncy-Ms'; did you mean Steelyard-Max-Latency-Ms?",
+        ),
+        (
+            "steelyard-max_latency_ms",
+            "unknown header 'Steelyard-Max_Latency_Ms'; did you mean Steelyard-Max-Latency-Ms?",
+        ),
+        ("Steelyard-Class", "unknown header 'Steelyard-Class'; did you mean Steelyard-Slo-Class?"),
+        (
+            "Steelyard-X",
+            (
+                "unknown header 'Steelyard-X'; known are Steelyard-Elapsed-Ms, Steelyard-Max-Core-Ms, "
+                "Steelyard-Max-Latency-Ms, Steelyard-Min-Accuracy, Steelyard-Slo-Class"
+            ),
+        ),
+    ],
+)
+def test_a_header_of_ours_that_there_is_not(header: str, line: str) -> None:
+    answer = infer({"inputs": [x()]}, {header: "50", "Steelyard-Elapsed-Ms": "0"})
+    assert (answer.status, answer.json()["error"]) == (400, line)
+
+
 def test_two_classes_are_one_too_many() -> None:
     answer = infer({"inputs": [x()], "parameters": {"slo_class": "gold"}}, {"Steelyard-Slo-Class": "silver"})
     line = "the headers say slo_class 'silver', the parameters 'gold'"

@@ -77,6 +77,7 @@ def test_a_plain_head_is_taken_and_kept(heads: InferHeads) -> None:
         b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
         http("Inference-Header-Content-Length: x"),
         http("Steelyard-Max-Latency-Ms: -1"),
+        http("Steelyard-Max-Latncy-Ms: 20"),
         http(length="0"),
         http(length="1001"),
         http(length="-1"),

@@ -262,6 +262,12 @@ def test_a_wrong_bound_names_its_metadata(intake: ComputingIntake) -> None:
     assert "Steelyard-Min-Accuracy must lie in [0, 1]" in str(found)
 
 
+def test_metadata_of_ours_that_there_is_not_are_refused(intake: ComputingIntake) -> None:
+    found = refusal(intake, typed(), FakeContext([("steelyard-max-latncy-ms", "5")]))
+    assert found.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert "'Steelyard-Max-Latncy-Ms'; did you mean Steelyard-Max-Latency-Ms?" in str(found)
+
+
 def test_a_large_message_has_its_tensors_raw(intake: ComputingIntake) -> None:
     found = refusal(intake, typed(id="i" * 100), json_bytes_max=99)
     assert found.code == grpc.StatusCode.INVALID_ARGUMENT

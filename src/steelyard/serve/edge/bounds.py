@@ -9,18 +9,20 @@ The rules of this file:
   Sponge, EuroMLSys 2024). Without it, latency counts from the arrival of the request's last byte.
 - A bound asks for less than the service promises, never for more; only a class of the service may.
 - What is meant as a bound is never taken for another one, nor for none: numbers are plain decimal ones, where
-  Python would take 5_0 for 50.
+  Python would take 5_0 for 50, and a header `Steelyard-...` that there is not is an error.
 """
 
 import math
 import re
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from steelyard.core.errors import InputError
 from steelyard.serve.edge.head import Parameters
 from steelyard.serve.edge.shown import shown
 
+PREFIX = b"steelyard-"
 MAX_LATENCY_MS = b"steelyard-max-latency-ms"
 ELAPSED_MS = b"steelyard-elapsed-ms"
 SLO_CLASS = b"steelyard-slo-class"
@@ -67,10 +69,14 @@ def header_bounds(headers: Mapping[bytes, bytes]) -> Bounds:
     """What the headers state.
 
     Raises:
-        InputError: a value is not what its header takes.
+        InputError: a value is not what its header takes, or there is no such header of ours.
     """
-    if _HEADERS.isdisjoint(headers):
+    stated = [name for name in headers if name.startswith(PREFIX)]
+    if not stated:
         return UNBOUNDED
+    for name in stated:
+        if name not in _HEADERS:
+            raise _unknown_header(name)
     return Bounds(
         latency_s=_seconds(_of_header(headers, MAX_LATENCY_MS, _POSITIVE), math.inf),
         elapsed_s=_seconds(_of_header(headers, ELAPSED_MS, _NOT_NEGATIVE), 0.0),
@@ -127,6 +133,13 @@ def stricter(one: Bounds, other: Bounds) -> Bounds:
         min_accuracy=max(accuracies, default=None),
         max_core_ms=min(costs_ms, default=None),
     )
+
+
+def _unknown_header(name: bytes) -> InputError:
+    known = {header.decode(): header.decode().title() for header in sorted(_HEADERS)}
+    close = get_close_matches(name.decode("latin-1"), known, n=1, cutoff=0.8)  # they all begin alike
+    guess = f"did you mean {known[close[0]]}?" if close else f"known are {', '.join(known.values())}"
+    return InputError(f"unknown header {shown(name.title())}; {guess}")
 
 
 def _of_header(headers: Mapping[bytes, bytes], name: bytes, values: _Range) -> float | None:
