@@ -272,7 +272,7 @@ def test_a_deadline_that_no_server_could_keep_comes_with_the_nearest_and_is_not_
     infer: Callable[..., Answer],
 ) -> None:
     """A refusal for the moment's load has the same reason, but nothing nearest; it is retried, below."""
-    act = told(503, "Retry-After: 1", error="no", reason="deadline", nearest={"max_latency_ms": 31.5})
+    act = told(503, error="no", reason="deadline", nearest={"max_latency_ms": 31.5})
     with scripted(act) as server, pytest.raises(RejectedError) as raised:
         infer(server.url, max_latency_ms=20_000)
     assert raised.value.nearest == NearestBounds(max_latency_ms=31.5)

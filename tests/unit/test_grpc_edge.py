@@ -335,6 +335,16 @@ def test_a_stopping_server_is_unavailable_so_that_clients_go_elsewhere() -> None
     assert status_code(error) == grpc.StatusCode.UNAVAILABLE
 
 
+def test_a_deadline_that_no_server_could_keep_is_not_to_be_tried_again() -> None:
+    end = Reject(RequestId(0, 1), "deadline", None, NearestBounds(max_latency_ms=20.0))
+    # 1.05 * 20 ms + 1 ms; a negative pushback is "never" (gRFC A6)
+    assert trailing_metadata(end_refusal("x", end, OVERLOAD_STATUS)) == (
+        ("steelyard-reason", "deadline"),
+        ("grpc-retry-pushback-ms", "-1"),
+        ("steelyard-nearest", '{"max_latency_ms":22.0}'),
+    )
+
+
 def test_impossible_bounds_say_the_nearest() -> None:
     end = Reject(RequestId(0, 1), "bounds", None, nearest=NearestBounds(min_accuracy=0.9))
     error = end_refusal("x", end, OVERLOAD_STATUS)

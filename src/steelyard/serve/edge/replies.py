@@ -3,7 +3,8 @@
 Refusals are `{"error": text}` as the protocol has it, with a `reason` where a client may act on it: 503 (or
 429, a setting) and `Retry-After` for what another moment could cure, 4xx for what it could not. Bounds
 that no plan of the moment can meet are 400: it is for the client to change them, and no proxy should try them
-again unchanged. The body says the `nearest` ones that can be met.
+again unchanged. The body says the `nearest` ones that can be met. A deadline of the client's own for which
+no load is to blame is refused as all deadlines are, but without `Retry-After`: it never becomes feasible.
 """
 
 import math
@@ -123,7 +124,9 @@ def end_refusal(service: str, end: Reject | Shed | Fail, overload_status: int) -
         )
     if end.reason == "bounds":
         return _bounds_refusal(service, end)
-    retry_after_s = RETRY_AFTER_S if end.retry_after_s is None else end.retry_after_s
+    retry_after_s = end.retry_after_s
+    if retry_after_s is None and end.nearest is None:
+        retry_after_s = RETRY_AFTER_S
     if end.reason == "draining":
         return RefusedError(503, "the server is stopping", reason=end.reason, retry_after_s=retry_after_s)
     text = (

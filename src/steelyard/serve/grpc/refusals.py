@@ -3,7 +3,7 @@
 The rule of this file: an overload is RESOURCE_EXHAUSTED, never UNAVAILABLE, which stock clients try again
 three times by themselves, at the worst moment. UNAVAILABLE is for what another server of the same service
 could answer. What a client may act on is in the trailing metadata, named as in HTTP's error bodies;
-`grpc-retry-pushback-ms` is gRPC's own word for Retry-After (gRFC A6).
+`grpc-retry-pushback-ms` is gRPC's own word for Retry-After; -1 is that for never (gRFC A6).
 """
 
 from typing import Any
@@ -55,6 +55,8 @@ def trailing_metadata(error: RefusedError) -> Metadata:
     if "retry_after_ms" in found:
         metadata.append(("steelyard-retry-after-ms", f"{found['retry_after_ms']:g}"))
         metadata.append(("grpc-retry-pushback-ms", str(round(found["retry_after_ms"]))))
+    elif "nearest" in found:
+        metadata.append(("grpc-retry-pushback-ms", "-1"))
     if "nearest" in found:
         metadata.append(("steelyard-nearest", msgspec.json.encode(found["nearest"]).decode()))
     return tuple(metadata)
