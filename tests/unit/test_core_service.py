@@ -31,6 +31,7 @@ from steelyard.core.events import (
     VariantLoaded,
     VariantUnloaded,
     WindowClosed,
+    Woken,
 )
 from steelyard.core.plan import StageRules
 from steelyard.core.service import ServiceMachine
@@ -179,6 +180,17 @@ def test_a_request_that_kills_workers_fails_when_its_retries_are_used_up() -> No
     assert failed.reason == "worker_lost"
     assert "exit status 139" in failed.message
     assert "tried 2 times" in failed.message
+
+
+def test_a_request_that_is_shed_after_workers_were_lost_says_how_often() -> None:
+    bench = ServiceBench(make_service(retries_max=2), TIMES)
+    bench.ready(1)
+    bench.ready(2)
+    bench.arrive(slo_s=0.1)
+    bench.tell(ReplicaGone(1, expected=False))
+    bench.tell(ReplicaGone(2, expected=False))
+    bench.now_s = 0.2  # nobody has come in their place, and it was due at 0.1
+    assert ends(bench.tell(Woken()))[1] == Shed(RequestId(0, 1), "deadline", lost=2)
 
 
 def test_a_request_without_time_for_another_try_fails_at_once() -> None:

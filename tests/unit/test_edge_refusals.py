@@ -167,6 +167,18 @@ def test_wrong_places(method: str, path: str, status: int, line: str) -> None:
             "1",
         ),
         (
+            Shed(ID, "deadline", lost=2),
+            503,
+            {
+                "error": "service 'mlp' dropped the request: its deadline could no longer be met, after 2 "
+                "of its batches had been lost with their worker",
+                "reason": "deadline",
+                "retry_after_ms": 1000.0,
+                "shed": True,
+            },
+            "1",
+        ),
+        (
             Shed(ID, "queue_full"),
             503,
             {

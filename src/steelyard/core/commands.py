@@ -109,11 +109,18 @@ class Reject(Frozen, frozen=True, tag="reject"):
     nearest: NearestBounds | None = None
 
 
-class Shed(Frozen, frozen=True, tag="shed"):
-    """Drop an admitted request that can no longer be answered in time."""
+class Shed(Frozen, frozen=True, tag="shed", omit_defaults=True):
+    """Drop an admitted request that can no longer be answered in time.
+
+    Attributes:
+        request_id: which one.
+        reason: by which rule.
+        lost: batches of it that were lost with their worker before, for which it was tried again.
+    """
 
     request_id: RequestId
     reason: ShedReason
+    lost: int = 0
 
 
 class Fail(Frozen, frozen=True, tag="fail"):

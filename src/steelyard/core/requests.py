@@ -104,7 +104,7 @@ class OpenRequests:
         """Drop it, unless it has ended by now: several pieces of one request may be shed together."""
         if not opened.is_ended:
             self._tally.shed += 1
-            self._end(opened, Shed(opened.request.id, reason))
+            self._end(opened, Shed(opened.request.id, reason, opened.retries))
 
     def fail(self, opened: OpenRequest, reason: FailReason, message: str) -> None:
         """Answer it with an error."""

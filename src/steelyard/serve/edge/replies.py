@@ -119,6 +119,8 @@ def end_refusal(service: str, end: Reject | Shed | Fail, overload_status: int) -
             else "its deadline could no longer be met"
         )
         text = f"service '{service}' dropped the request: {why}"
+        if end.lost:  # the deadline is not what went wrong first
+            text += f", after {end.lost} of its batches had been lost with their worker"
         return RefusedError(
             overload_status, text, reason=end.reason, retry_after_s=RETRY_AFTER_S, is_shed=True
         )
