@@ -5,8 +5,10 @@ import gzip
 import io
 import json
 import logging
+import random
 import threading
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -20,6 +22,9 @@ from steelyard.serve.edge.bounds import header_bounds, parameter_bounds
 from steelyard.serve.edge.codec import header_length
 from steelyard.serve.edge.compression import (
     ACCEPT_BYTES_MAX,
+    INLINE_BYTES,
+    INLINE_INFLATED_BYTES,
+    MEMBERS_MAX,
     Coding,
     TooLargeError,
     answer_coding,
@@ -28,6 +33,9 @@ from steelyard.serve.edge.compression import (
 )
 from steelyard.serve.edge.head import parse_head
 from steelyard.serve.edge.logs import PENDING_LINES_MAX, EventLog, ServerLogHandler
+from steelyard.serve.edge.receive import BodyReader
+from steelyard.serve.edge.replies import RefusedError
+from steelyard.serve.edge.settings import EdgeSettings
 
 
 @pytest.mark.parametrize(
@@ -71,6 +79,43 @@ def test_several_gzip_members_are_one_body() -> None:
     assert inflate([gzip.compress(b"ab") + gzip.compress(b"cd")], "gzip", 4) == b"abcd"
     with pytest.raises(TooLargeError):
         inflate([gzip.compress(b"ab") + gzip.compress(b"cd")], "gzip", 3)
+
+
+def test_members_of_a_gzip_body_are_bounded() -> None:
+    """An empty one is 20 bytes: a body of 64 MiB would be three million of them."""
+    empty = gzip.compress(b"")
+    assert inflate([empty * MEMBERS_MAX], "gzip", 0) == b""
+    with pytest.raises(InputError, match="the gzip body has over 4096 members"):
+        inflate([empty * (MEMBERS_MAX + 1)], "gzip", 0)
+
+
+def test_members_that_end_within_and_between_pieces_are_one_body() -> None:
+    rng = random.Random(5)
+    texts = [rng.randbytes(size) for size in (0, 1 << 16, 3, 200_000, (1 << 16) - 23, 1)]
+    packed = b"".join(gzip.compress(text, 0) for text in texts)
+    assert inflate([packed], "gzip", 1 << 20) == b"".join(texts)
+    with pytest.raises(InputError, match="the gzip body ends early"):
+        inflate([packed[:-1]], "gzip", 1 << 20)
+
+
+@pytest.mark.parametrize(("inflated_bytes", "threads"), [(INLINE_INFLATED_BYTES, 0), (3 << 20, 1)])
+def test_a_small_body_that_becomes_large_is_not_inflated_on_the_loop(
+    monkeypatch: pytest.MonkeyPatch, inflated_bytes: int, threads: int
+) -> None:
+    used: list[int] = []
+
+    async def on_thread(inflate: Callable[..., bytes], *arguments: object) -> bytes:
+        used.append(1)
+        return inflate(*arguments)
+
+    monkeypatch.setattr(asyncio, "to_thread", on_thread)
+    packed = gzip.compress(bytes(inflated_bytes))
+    assert len(packed) < INLINE_BYTES
+    reader = BodyReader(EdgeSettings(body_bytes_max=4 << 20))
+    found = asyncio.run(reader.inflate({b"content-encoding": b"gzip"}, [packed]))
+    assert (len(b"".join(found)), len(used)) == (inflated_bytes, threads)
+    with pytest.raises(RefusedError, match="the body is over the limit"):
+        asyncio.run(reader.inflate({b"content-encoding": b"gzip"}, [gzip.compress(bytes(5 << 20))]))
 
 
 @pytest.mark.parametrize("size", [1, 10, 25])

@@ -18,6 +18,12 @@ Coding = Literal["gzip", "deflate"]
 _WINDOW_BITS: dict[str, int] = {"gzip": 31, "deflate": 15}
 INLINE_BYTES = 1 << 16
 """Bodies up to this size are (de)compressed on the serving loop (under 1 ms); larger ones on a thread."""
+INLINE_INFLATED_BYTES = 1 << 20
+"""What a small body may become on the serving loop (a few ms): 64 KiB can hold 64 MiB."""
+MEMBERS_MAX = 4096
+"""Of a gzip body: each is begun anew, and an empty one is 20 bytes. Block-wise gzip has one in 64 KiB."""
+_PIECE_BYTES = 1 << 16
+"""What is left of a piece behind the end of a member is copied, so pieces are small."""
 _LEVEL = 1
 ACCEPT_BYTES_MAX = 512
 """Of an `Accept-Encoding` that is looked into: far above any real one."""
@@ -50,19 +56,25 @@ def inflate(chunks: Sequence[bytes], coding: Coding, bytes_max: int) -> bytes:
         InputError: it is not valid data of that coding, or ends early.
         TooLargeError: it is larger than `bytes_max`.
     """
-    data = b"".join(chunks)
+    data = memoryview(b"".join(chunks))
     parts: list[bytes] = []
     left = bytes_max
+    at = members = 0
     try:
-        while data:  # gzip allows several members one after another
+        while at < len(data):  # gzip allows several members one after another
+            members += 1
+            if members > MEMBERS_MAX:
+                raise InputError(f"the {coding} body has over {MEMBERS_MAX} members")
             stream = zlib.decompressobj(_WINDOW_BITS[coding])
-            parts.append(stream.decompress(data, left + 1))
-            left -= len(parts[-1])
-            if left < 0:
-                raise TooLargeError
-            if not stream.eof:
-                raise InputError(f"the {coding} body ends early")
-            data = stream.unused_data
+            while not stream.eof:
+                piece = data[at : at + _PIECE_BYTES]
+                if not piece:
+                    raise InputError(f"the {coding} body ends early")
+                parts.append(stream.decompress(piece, left + 1))
+                left -= len(parts[-1])
+                if left < 0:
+                    raise TooLargeError
+                at += len(piece) - len(stream.unused_data)
     except zlib.error as error:
         raise InputError(f"the body is not {coding}: {error}") from None
     return b"".join(parts)

@@ -7,9 +7,16 @@ comes, so that a client which sends first and reads later still gets its answer.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any
 
-from steelyard.serve.edge.compression import INLINE_BYTES, TooLargeError, inflate, request_coding
+from steelyard.serve.edge.compression import (
+    INLINE_BYTES,
+    INLINE_INFLATED_BYTES,
+    TooLargeError,
+    inflate,
+    request_coding,
+)
 from steelyard.serve.edge.replies import RETRY_AFTER_S, RefusedError
 from steelyard.serve.edge.settings import EdgeSettings
 
@@ -68,7 +75,7 @@ class BodyReader:
         self.buffered_bytes += size
 
     async def inflate(self, headers: Mapping[bytes, bytes], chunks: Chunks) -> Chunks:
-        """Undo the body's `Content-Encoding`; large bodies on a thread.
+        """Undo the body's `Content-Encoding`; that of large bodies on a thread.
 
         Raises:
             InputError: the coding is not served, or the body is not in it.
@@ -78,9 +85,10 @@ class BodyReader:
         if coding is None:
             return chunks
         limit = self._settings.body_bytes_max
+        if sum(map(len, chunks)) <= INLINE_BYTES:
+            with suppress(TooLargeError):  # for the loop; a thread says whether it is for the limit
+                return [inflate(chunks, coding, min(limit, INLINE_INFLATED_BYTES))]
         try:
-            if sum(map(len, chunks)) <= INLINE_BYTES:
-                return [inflate(chunks, coding, limit)]
             return [await asyncio.to_thread(inflate, chunks, coding, limit)]
         except TooLargeError:
             raise self._too_large() from None
