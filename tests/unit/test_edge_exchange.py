@@ -136,7 +136,7 @@ def test_an_answer_that_the_model_did_not_promise_is_500(intake: ComputingIntake
     app = make_app(intake)
     intake.services = {"mlp": served("mlp", {"x": ("FP32", (-1, 4))}, {"y": ("INT8", (-1, 4))})}
     answer = ask_app(app, "POST", PATH, GOOD)
-    line = "the model gave output 'y' as INT8; FP32 was promised"
+    line = "service 'mlp', variant 'only', gave output 'y' as INT8; FP32 was promised"
     assert (answer.status, answer.json()) == (500, {"error": line, "reason": "model_error"})
 
 

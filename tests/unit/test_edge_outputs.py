@@ -93,9 +93,10 @@ def test_an_output_of_a_model_without_a_batch_axis_loses_the_axis_it_got() -> No
 
 def test_other_types_and_missing_outputs_are_errors() -> None:
     part = OutputPart((stored("text", np.arange(2)),), 0, 2)
-    with pytest.raises(ModelError, match="gave output 'texts' as INT64; BYTES was promised"):
+    with pytest.raises(ModelError, match="'join', gave output 'text' as INT64; BYTES was promised"):
         request_output(route(), SPECS["texts"], complete(read=(part,)), read)
-    with pytest.raises(ModelError, match="gave no output 'boxes'"):
+    who = "^service 'ocr', stage 'detect', variant 'join',"
+    with pytest.raises(ModelError, match=f"{who} gave no output 'boxes'; it gave 'text'$"):
         request_output(route(), SPECS["boxes"], complete(detect=(part,)), read)
 
 

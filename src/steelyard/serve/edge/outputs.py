@@ -17,6 +17,7 @@ from steelyard.core.errors import ModelError
 from steelyard.core.types import Tensor, TensorRef
 from steelyard.runtime.base import TensorSpec
 from steelyard.serve.edge.codec import Route
+from steelyard.serve.edge.shown import quoted
 from steelyard.serve.edge.tensors import KINDS, bytes_offsets
 
 Read = Callable[[TensorRef], memoryview]
@@ -100,10 +101,12 @@ def request_output(route: Route, spec: TensorSpec, complete: Complete, read: Rea
             if tensor.name == name:
                 break
         else:
-            raise ModelError(f"the model gave no output '{spec.name}'")
+            given = quoted(tensor.name for tensor in part.outputs if "@" not in tensor.name) or "none"
+            raise ModelError(f"{_answerer(route, complete, stage)} gave no output '{name}'; it gave {given}")
         if tensor.dtype != spec.dtype:
             raise ModelError(
-                f"the model gave output '{spec.name}' as {tensor.dtype}; {spec.dtype} was promised"
+                f"{_answerer(route, complete, stage)} gave output '{name}' as {tensor.dtype}; "
+                f"{spec.dtype} was promised"
             )
         shape, data = tensor.shape, read(tensor.ref)
         if not is_whole:
@@ -117,6 +120,15 @@ def request_output(route: Route, spec: TensorSpec, complete: Complete, read: Rea
     # A model without a batch axis promises its outputs without one (`worker.items`).
     has_axis = len(shape) != len(spec.shape) + 1 or length != 1
     return Output((length, *shape[1:]) if has_axis else shape[1:], pieces)
+
+
+def _answerer(route: Route, complete: Complete, stage: str) -> str:
+    """Who has given an output, for a line about it; `stage` is empty for the last one."""
+    stage = stage or next(reversed(complete.answers))
+    variant = complete.variants.get(stage, complete.variant)
+    if route.is_single:
+        return f"service '{route.name}', variant '{variant}',"
+    return f"service '{route.name}', stage '{stage}', variant '{variant}',"
 
 
 def given_outputs(route: Route, complete: Complete) -> tuple[TensorSpec, ...]:
