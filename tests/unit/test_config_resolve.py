@@ -314,9 +314,17 @@ def test_services_must_fit_together(folder: Path) -> None:
 
 
 def test_several_services_can_leave_their_cores_to_each_other(folder: Path) -> None:
-    services = resolved(read_spec(two_services("", ", cores: {max: 0.1}"), "spec.yaml", folder)).services
+    services = resolved(read_spec(two_services("", ", cores: {max: 0.5}"), "spec.yaml", folder)).services
     assert services["s"].served.service.cores_min == CORES_MIN_SHARED
-    assert services["t"].served.service.cores_min == 0.1
+    assert services["t"].served.service.cores_min == CORES_MIN_SHARED
+
+
+def test_every_stage_can_have_a_replica(folder: Path) -> None:
+    least = "0.25 of a core for each stage"
+    message = refusal(spec("{v: {onnx: v.onnx}}", ", cores: {max: 0.001}", folder))
+    assert message == f"spec.yaml:2: services.s.cores.max: want at least 0.25, {least}, got 0.001"
+    many = read_spec(two_services("", ", cores: {max: 0.2}"), "spec.yaml", folder)
+    assert refusal(many) == f"spec.yaml:5: services.t.cores.max: want at least 0.25, {least}, got 0.2"
 
 
 def test_a_model_in_two_services_is_asked_once(folder: Path) -> None:

@@ -26,7 +26,7 @@ from steelyard.config.stages import (
     assumed_latency,
     bounded_variant,
     candidates,
-    check_minima,
+    check_room,
     fixed_bucket,
     latency_classes,
     linked_stages,
@@ -36,7 +36,6 @@ from steelyard.config.stages import (
 )
 from steelyard.core.errors import ProfileError
 from steelyard.core.types import Service, ServiceTimes, Variant
-from steelyard.policies.steelyard.policy import FRACTION
 from steelyard.profile.tables import StageTimes, service_times
 from steelyard.profile.types import Constants, DeclaredLatency, Profile
 from steelyard.profiler.store import ProfileStore, default_directory
@@ -122,7 +121,7 @@ def blueprint(loaded: LoadedSpec, *, cores_available: int, profiles: Path | None
         physics=_physics(constants),
     )
     _check_times(loaded, made)
-    _check_room(loaded, made)
+    check_room(loaded, made.cores)
     return made
 
 
@@ -291,19 +290,3 @@ def _check_times(loaded: LoadedSpec, made: Blueprint) -> None:
             raise loaded.source.error(
                 ("services", known.service, "pipeline", known.stage), str(error)
             ) from None
-
-
-def _check_room(loaded: LoadedSpec, made: Blueprint) -> None:
-    """Every stage of every service can have a replica of the least part of a core that a policy gives."""
-    check_minima(loaded, made.cores)
-    stages = sum(len(service.stages) for service in made.services.values())
-    if stages * FRACTION > made.cores:
-        key = "cores" if loaded.spec.cluster.nodes is None else "nodes"
-        want = f"want at least {stages * FRACTION:g} cores, {FRACTION:g} for each stage of all services"
-        raise loaded.source.error(("cluster", key), f"{want}, got {made.cores}")
-    for name, service in made.services.items():
-        least = len(service.stages) * FRACTION
-        if service.cores_max is not None and service.cores_max < least:
-            message = f"want at least {least:g}, {FRACTION:g} of a core for each stage"
-            at = ("services", name, "cores", "max")
-            raise loaded.source.error(at, f"{message}, got {service.cores_max:g}")

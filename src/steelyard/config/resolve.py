@@ -23,7 +23,7 @@ from steelyard.config.stages import (
     assumed_latency,
     bounded_variant,
     candidates,
-    check_minima,
+    check_room,
     fixed_bucket,
     latency_classes,
     linked_stages,
@@ -68,7 +68,7 @@ def resolve(
     _check_cluster(loaded, cores_available)
     cores = cores or spec.cluster.cores
     members = _members(loaded, ask, cores_max=min(cores or cores_available, CORES_DEFAULT))
-    check_minima(loaded, cores or cores_available)
+    check_room(loaded, cores or cores_available)
     services = {
         name: _service(loaded, name, members[name])
         for name in spec.services

@@ -15,6 +15,7 @@ from steelyard.config.schema import ObjectiveSpec, ServiceSpec, StageSpec, Varia
 from steelyard.config.source import Path as SpecPath
 from steelyard.config.source import nearest
 from steelyard.core.types import Input, Objective, Service, SloClass, Stage, Variant
+from steelyard.policies.steelyard.policy import FRACTION
 from steelyard.profile.types import DeclaredLatency, Profile
 from steelyard.runtime.base import VariantSpec
 from steelyard.runtime.registry import names as runtime_names
@@ -224,18 +225,32 @@ def latency_classes(loaded: LoadedSpec, service: str) -> dict[str, float]:
     return {name: known.latency for name, known in loaded.spec.services[service].classes.items()}
 
 
-def check_minima(loaded: LoadedSpec, cores: int) -> None:
-    """What the services must have at least fits on so many cores.
+def check_room(loaded: LoadedSpec, cores: int) -> None:
+    """What the services must have at least fits on so many cores, and each stage can have a replica.
+
+    A replica has no less than `FRACTION` of a core.
 
     Raises:
-        SpecError: it does not.
+        SpecError: it does not, or one cannot.
     """
+    services, source = loaded.spec.services, loaded.source
     total = 0.0
-    for name, service in loaded.spec.services.items():
+    for name, service in services.items():
         total += service.cores.min or 0.0
         if total > cores:
             message = f"want at most {cores} cores for all services together, got {total:g}"
-            raise loaded.source.error(("services", name, "cores", "min"), message)
+            raise source.error(("services", name, "cores", "min"), message)
+    least = FRACTION * sum(len(service.pipeline) for service in services.values())
+    if least > cores:
+        key = "cores" if loaded.spec.cluster.nodes is None else "nodes"
+        message = f"want at least {least:g} cores, {FRACTION:g} for each stage of all services, got {cores}"
+        raise source.error(("cluster", key), message)
+    for name, service in services.items():
+        least = FRACTION * len(service.pipeline)
+        if service.cores.max is not None and service.cores.max < least:
+            message = f"want at least {least:g}, {FRACTION:g} of a core for each stage"
+            at = ("services", name, "cores", "max")
+            raise source.error(at, f"{message}, got {service.cores.max:g}")
 
 
 def _target(loaded: LoadedSpec, path: SpecPath, entry: VariantEntry) -> str:
