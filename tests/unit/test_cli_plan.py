@@ -75,6 +75,14 @@ def test_an_answer_is_what_the_policy_decided(made: Blueprint) -> None:
     assert found.solve_ms >= 0
 
 
+def test_stages_that_are_more_than_the_cores_of_their_service_share_a_core() -> None:
+    text = TEXT.replace("s: {slo", "s: {cores: {max: 1}, slo").split("  t: {slo")[0]
+    made = blueprint(read_spec(text, "spec.yaml", Path()), cores_available=1)
+    found = planned(made, Question("steelyard", {}, "s", 1.0))
+    assert (found.feasible, found.cores) == (True, 1.0)
+    assert sum(group.cores for groups in found.stages.values() for group in groups) == 1.0
+
+
 def test_an_unknown_accuracy_is_none() -> None:
     text = TEXT.replace("v: {latency: {alpha_ms: 10}, accuracy: 0.9,", "v: {latency: {alpha_ms: 10},")
     made = blueprint(read_spec(text, "spec.yaml", Path()), cores_available=1)

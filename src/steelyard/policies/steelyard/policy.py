@@ -207,12 +207,12 @@ class SteelyardPolicy:
             )
 
     def _step(self, node: NodeView) -> float:
-        limits = (service.cores_max for service in self._services.values())
+        limits = ((service.cores_max, len(service.stages)) for service in self._services.values())
         stages = sum(len(service.stages) for service in self._services.values())
         wants_parts = (
             len(self._services) > 1
             or stages > node.cores
-            or any(limit is not None and limit < 1 for limit in limits)
+            or any(limit is not None and limit < count for limit, count in limits)
         )
         return FRACTION if node.fractional and wants_parts else 1.0
 
