@@ -308,6 +308,33 @@ def test_nasty_bytes_get_4xx_and_harm_nobody(server: RunningServer, sent: bytes)
     assert post(server, b"{}")[0] == 400
 
 
+def test_what_is_no_http_is_told_so_in_json(server: RunningServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_S_MAX) as client:
+        client.sendall(b"BREW /v2 HTTP/1.1\r\n\r\n")
+        answer = http.client.HTTPResponse(client)
+        answer.begin()
+        found = answer.status, answer.headers["content-type"], answer.headers["connection"], answer.read()
+    text = b'{"error":"Invalid HTTP request received."}'
+    assert found == (400, "application/json", "close", text)
+
+
+@pytest.mark.parametrize("path", ["/v2/health/live", "/v2/models/mlp"])
+def test_head_is_get_without_a_body(server: RunningServer, path: str) -> None:
+    """Load balancers ask so whether a server is there."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=WAIT_S_MAX)
+    answers = []
+    try:
+        for verb in ("GET", "HEAD", "DELETE"):
+            connection.request(verb, path)
+            answer = connection.getresponse()
+            answers.append((answer.status, len(answer.read()), answer.headers["content-length"]))
+        assert answer.headers["allow"] == "GET, HEAD"
+    finally:
+        connection.close()
+    (ok, size, length), head, (refused, _, _) = answers
+    assert (ok, refused, length, head) == (200, 405, str(size), (200, 0, str(size)))
+
+
 def post_raw(server: RunningServer, body: bytes) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=WAIT_S_MAX)
     try:

@@ -69,7 +69,7 @@ def test_a_head_that_never_ends_is_refused_in_time(server: RunningServer, sent: 
     with connect(server) as connection:
         connection.sendall(sent)
         answer = rest(connection)  # ends when the server closes
-    assert answer.endswith(b"The head of the request did not arrive within %g s." % LIMIT_S)
+    assert answer.endswith(b'{"error":"The head of the request did not arrive within %g s."}' % LIMIT_S)
     assert alive(server)
 
 

@@ -5,11 +5,15 @@ The rules of this file:
   and a client has a limited time to read its answer.
 - uvicorn's parser leaves out the body of a request that asks for an upgrade, and would take it for the next
   request. So such a connection ends with its answer, and nothing that follows is looked at.
+- What is no HTTP is refused as everything else is: in JSON, with the text as its `error`.
 """
 
 import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from steelyard.serve.edge.replies import refusal
+from steelyard.serve.edge.reply_heads import ReplyHeads
 
 HEAD_BYTES_MAX = 1 << 20
 """Far above any real head, and above what one read from a socket can hold of earlier requests' bodies."""
@@ -88,6 +92,13 @@ class AsgiConnection(HttpToolsProtocol):
         # Bytes have ended the wait for a request, of which not even the head is here (empty lines, too).
         if self._head_timer is None and (self._in_head or self._is_idle()):
             self._head_timer = self.loop.call_later(HEAD_S_MAX, self._head_is_late)
+
+    def send_400_response(self, msg: str) -> None:
+        """Say what is wrong with what came, and end."""
+        reply = refusal(400, msg)
+        head, _ = ReplyHeads(self.server_state).head(reply, True)
+        self.transport.write(head + reply.body)
+        self.transport.close()
 
     def pause_writing(self) -> None:
         """The client does not read what is written."""

@@ -55,8 +55,9 @@ class EdgeApp:
             await self._infer(route, scope, receive, send)
             return
         verbs = self._pages.get(path) or find_control_page(path, self._intake, self.inferences.regions)
-        if verbs is not None and method in verbs:
-            reply = await self._page(verbs[method], scope, receive)
+        verb = "GET" if method == "HEAD" else method  # the HTTP server leaves the body out
+        if verbs is not None and verb in verbs:
+            reply = await self._page(verbs[verb], scope, receive)
         elif verbs is None and route is None:
             reply = missing_page(path, self._intake.services)
         else:

@@ -95,7 +95,8 @@ def unknown_model(name: str, services: Mapping[str, ServedService]) -> Reply:
 def wrong_verb(path: str, method: str, allowed: tuple[str, ...]) -> Reply:
     """405, with the verbs that the path takes."""
     reply = refusal(405, f"{path[:200]!r} takes {' or '.join(allowed)}, not {method[:20]}")
-    reply.headers.append((b"allow", ", ".join(allowed).encode()))
+    verbs = (*allowed, "HEAD") if "GET" in allowed else allowed
+    reply.headers.append((b"allow", ", ".join(verbs).encode()))
     return reply
 
 
