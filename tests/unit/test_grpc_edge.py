@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,9 +15,11 @@ from hypothesis import strategies as st
 from steelyard.core.commands import NearestBounds, Reject, Shed
 from steelyard.core.types import RequestId
 from steelyard.serve.edge import EdgeSettings
-from steelyard.serve.edge.replies import end_refusal
+from steelyard.serve.edge.replies import RefusedError, end_refusal
+from steelyard.serve.edge.shared_memory import Regions
 from steelyard.serve.edge.tensors import KINDS, pack_bytes
 from steelyard.serve.grpc.callers import is_local
+from steelyard.serve.grpc.control import ControlCalls
 from steelyard.serve.grpc.listen import control_call
 from steelyard.serve.grpc.messages import INFERENCE, InferRequest, InferResponse, methods
 from steelyard.serve.grpc.refusals import OVERLOAD_STATUS, status_code, trailing_metadata
@@ -290,6 +293,28 @@ def test_control_calls_take_small_messages_that_can_be_decoded(data: bytes, text
     with pytest.raises(RefusedCallError, match=text) as found:
         asyncio.run(serve(data, FakeContext()))
     assert found.value.code == grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "text"),
+    [
+        ("ModelMetadata", {"name": "stats"}, "unknown model 'stats'"),
+        ("ModelMetadata", {"name": "x/config"}, "unknown model 'x/config'"),
+        ("ModelReady", {"name": "x/versions/1"}, "unknown model 'x/versions/1'"),
+        ("ModelMetadata", {"name": "x", "version": "1/stats"}, "model 'x' has no version '1%2Fstats'"),
+        ("TraceSetting", {"model_name": "x/versions/1"}, "unknown model 'x/versions/1'"),
+        ("RepositoryModelLoad", {"model_name": ""}, "unknown model ''"),
+        ("RepositoryModelUnload", {"model_name": "x/load"}, "unknown model 'x/load'"),
+    ],
+)
+def test_a_name_leads_to_no_other_page(
+    intake: ComputingIntake, method: str, fields: dict[str, str], text: str
+) -> None:
+    request, response = methods(INFERENCE)[method]
+    calls = ControlCalls(intake, Regions())
+    with pytest.raises(RefusedError, match=f"^{re.escape(text)}") as found:
+        asyncio.run(calls.call(method, request(**fields), response, local=True))
+    assert found.value.status == 404
 
 
 def test_a_full_arena_is_an_exhausted_resource() -> None:

@@ -2,11 +2,13 @@
 
 The rule of this file: nothing is decided here. A request becomes the path and the JSON body that HTTP would
 have, and the page's JSON becomes the answer, so both encodings say the same, errors included. Fields that a
-message does not have are left out.
+message does not have are left out. A name in a message is never more than a name: one that would lead to
+another page, such as `digits/config`, is an unknown model's.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from google.protobuf import json_format
@@ -20,7 +22,7 @@ from steelyard.serve.edge.control_pages import (
     find_control_page,
     make_control_pages,
 )
-from steelyard.serve.edge.pages import Call, make_pages, missing_page
+from steelyard.serve.edge.pages import Call, make_pages, missing_page, unknown_model
 from steelyard.serve.edge.replies import RefusedError, Reply
 from steelyard.serve.edge.shared_memory import Regions
 from steelyard.serve.grpc.refusals import refused
@@ -58,6 +60,11 @@ class ControlCalls:
         fields = await CALLS[method](Pages(self, local), request)
         return json_format.ParseDict(fields, response(), ignore_unknown_fields=True)
 
+    def check_model(self, name: str) -> None:
+        """Raises RefusedError if there is no such service."""
+        if name not in self._intake.services:
+            raise refused(unknown_model(name, self._intake.services))
+
     async def page(self, verb: str, path: str, body: bytes, *, local: bool) -> Reply:
         """What the page at a path answers, a refusal as such."""
         verbs = self._pages.get(path) or find_control_page(path, self._intake, self._regions)
@@ -91,6 +98,17 @@ class Pages:
         """The JSON of a page. Raises RefusedError unless its status is one of those."""
         return self._decoded(await self._calls.page("GET", path, b"", local=self._local), statuses)
 
+    def of_model(self, name: str, version: str, what: str = "") -> str:
+        """The path of a model's page. Raises RefusedError if there is no such model."""
+        self._calls.check_model(name)
+        of_version = f"/versions/{quote(version, safe='')}" if version else ""
+        return f"/v2/models/{name}{of_version}{what}"
+
+    def repository(self, name: str, action: str) -> str:
+        """The path at which a model is loaded or unloaded. Raises RefusedError if there is no such model."""
+        self._calls.check_model(name)
+        return f"{REPOSITORY_PATH}{name}/{action}"
+
     async def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """The JSON that a page answers to a body. Raises RefusedError unless its status is 200."""
         reply = await self._calls.page("POST", path, msgspec.json.encode(body), local=self._local)
@@ -102,10 +120,6 @@ class Pages:
         return msgspec.json.decode(reply.body or b"{}")
 
 
-def _model_path(name: str, version: str, what: str = "") -> str:
-    return f"/v2/models/{name}{f'/versions/{version}' if version else ''}{what}"
-
-
 async def _server_live(pages: Pages, _: Any) -> Fields:
     return {"live": (await pages.get("/v2/health/live"))["live"]}
 
@@ -115,7 +129,7 @@ async def _server_ready(pages: Pages, _: Any) -> Fields:
 
 
 async def _model_ready(pages: Pages, asked: Any) -> Fields:
-    found = await pages.get(_model_path(asked.name, asked.version, "/ready"), READY)
+    found = await pages.get(pages.of_model(asked.name, asked.version, "/ready"), READY)
     return {"ready": found["ready"]}
 
 
@@ -124,15 +138,15 @@ async def _server_metadata(pages: Pages, _: Any) -> Fields:
 
 
 async def _model_metadata(pages: Pages, asked: Any) -> Fields:
-    return dict(await pages.get(_model_path(asked.name, asked.version)))
+    return dict(await pages.get(pages.of_model(asked.name, asked.version)))
 
 
 async def _model_config(pages: Pages, asked: Any) -> Fields:
-    return {"config": await pages.get(_model_path(asked.name, asked.version, "/config"))}
+    return {"config": await pages.get(pages.of_model(asked.name, asked.version, "/config"))}
 
 
 async def _model_statistics(pages: Pages, asked: Any) -> Fields:
-    path = _model_path(asked.name, asked.version, "/stats") if asked.name else "/v2/models/stats"
+    path = pages.of_model(asked.name, asked.version, "/stats") if asked.name else "/v2/models/stats"
     return dict(await pages.get(path))
 
 
@@ -143,12 +157,12 @@ async def _repository_index(pages: Pages, asked: Any) -> Fields:
 async def _model_load(pages: Pages, asked: Any) -> Fields:
     # That there are parameters is what counts: models come from the spec file.
     parameters = dict.fromkeys(asked.parameters, "")
-    await pages.post(f"{REPOSITORY_PATH}{asked.model_name}/load", {"parameters": parameters})
+    await pages.post(pages.repository(asked.model_name, "load"), {"parameters": parameters})
     return {}
 
 
 async def _model_unload(pages: Pages, asked: Any) -> Fields:
-    await pages.post(f"{REPOSITORY_PATH}{asked.model_name}/unload", {})
+    await pages.post(pages.repository(asked.model_name, "unload"), {})
     return {}
 
 
@@ -181,7 +195,7 @@ async def _no_cuda(_: Pages, __: Any) -> Fields:
 
 
 async def _trace_setting(pages: Pages, asked: Any) -> Fields:
-    path = _model_path(asked.model_name, "", "/trace/setting") if asked.model_name else "/v2/trace/setting"
+    path = pages.of_model(asked.model_name, "", "/trace/setting") if asked.model_name else "/v2/trace/setting"
     changes = {
         name: list(given.value) if isinstance(TRACE.get(name), list) else ",".join(given.value)
         for name, given in asked.settings.items()
