@@ -68,6 +68,17 @@ def test_plan_that_does_not_hold(golden: Golden) -> None:
     golden("plan_infeasible.txt", "".join(f"{answer['reason']}\n" for answer in found))
 
 
+def test_plan_with_parked_replicas_and_two_variants(golden: Golden) -> None:
+    Path("two.yaml").write_text(
+        "cluster: {cores: 8}\n"
+        "models: {m: {variants: {\n"
+        "  v: {latency: {alpha_ms: 30}, accuracy: 0.9}, w: {latency: {alpha_ms: 10}, accuracy: 0.5}}}}\n"
+        "services: {s: {slo: {latency: 200ms}, pipeline: {a: {model: m}, b: {model: m, after: [a]}}}}\n"
+        "policy: steelyard\n"
+    )
+    golden("plan_parked.txt", output("plan", "two.yaml", "--rate", "140"))
+
+
 def test_simulate(golden: Golden) -> None:
     asked = [
         "simulate",

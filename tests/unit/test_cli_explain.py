@@ -89,9 +89,9 @@ def test_before_the_first_decision_there_is_none(journal: Path) -> None:
 def test_people_read_reason_plan_and_runner_up(journal: Path) -> None:
     text = runner.invoke(app, ["explain", str(journal)]).stdout
     assert "0.500 s  decide by steelyard: 12 rps need 1 core\n" in text
-    assert "ocr.read: 1 x 1 core (base, batch 8)\n" in text
+    assert "ocr.read: 1 replica of 1 core (base, batch 8)\n" in text
     assert "rather than: 2 cores: dearer\n" in text
-    assert "ocr.read: 1 x 2 cores (base, batch 8) + 2 x 1 core (base, batch 8)\n" in text
+    assert "ocr.read: 1 replica of 2 cores (base, batch 8) + 2 replicas of 1 core (base, batch 8)\n" in text
 
 
 def test_a_line_that_is_being_written_is_left_for_later(journal: Path) -> None:

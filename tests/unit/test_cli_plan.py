@@ -124,7 +124,7 @@ def test_a_policy_that_reacts_is_given_what_it_takes_within_a_window(
     assert found.cores_peak > 2.0
     assert found.latency_bound_ms is not None
     assert 100 < found.latency_bound_ms <= 200
-    assert "cores within a window when rows wait: a 1 x " in found.reason
+    assert "cores within a window when rows wait: 1 replica of " in found.reason
 
 
 class Silent:

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from steelyard.cli.groups import groups_of
-from steelyard.cli.verdict import Verdict, alternative, assess, sizes_text, within_reach
+from steelyard.cli.verdict import Verdict, alternative, assess, within_reach
 from steelyard.config.load import read_spec
 from steelyard.config.planning import Blueprint, blueprint
 from steelyard.core.plan import ReplicaPlan, ServicePlan, StagePlan, StageRules, VariantShare
+from steelyard.plan.joint import sizes_text
 from steelyard.profile.tables import StageTimes, service_times
 from steelyard.profile.types import DeclaredLatency
 
@@ -155,23 +156,26 @@ def test_an_objective_that_is_missed_is_named() -> None:
     assert found.objection == "holds 11 ms at the 0.99 quantile, the SLO is 10 ms"
 
 
+TWO_REPLICAS = "cores: 2 replicas of 1 core for a"
+
+
 @pytest.mark.parametrize(
     ("known", "rate_rps", "words"),
     [
         # 10 / 2 + 1 = 6 ms on two cores.
-        (made(slo="10ms"), 0.0, "2 cores would hold it: a 1 x 2"),
+        (made(slo="10ms"), 0.0, "2 cores would hold it: 1 replica of 2 cores for a"),
         # 10 / 4 + 1 = 3.5 ms on four.
         (made(slo="3ms"), 0.0, "no plan is faster than 3.5 ms, the nearest feasible SLO"),
         # 150 rows/s keep 1.5 cores busy: two at least.
         (
             made(cores=1),
             150.0,
-            "cores: a 2 x 1 do not fit nodes with 1 free, the nearest feasible cluster has 2 cores",
+            f"{TWO_REPLICAS} do not fit nodes with 1 free, the nearest feasible cluster has 2 cores",
         ),
         (
             made(service=", cores: {max: 1}"),
             150.0,
-            "cores: a 2 x 1 do not fit nodes with 1 free, the nearest feasible cluster has 2 cores",
+            f"{TWO_REPLICAS} do not fit nodes with 1 free, the nearest feasible cluster has 2 cores",
         ),
     ],
 )
@@ -185,10 +189,10 @@ def test_what_would_do_on_a_chain_holds_by_the_same_verdict(slo: str, rate_rps: 
     chain = "{a: {model: m}, b: {model: m, after: [a]}, c: {model: m, after: [b]}}"
     known = made(chain, slo=slo, cores=64)
     words = alternative(known, ServicePlan("s", {name: stage(1.0) for name in "abc"}), rate_rps)
-    sizes = re.findall(r"(\w) (\d+) x (\d+)", words)
+    sizes = re.findall(r"(\d+) replicas? of (\d+) cores? for (\w)", words)
     # The batch is not said; one of the four sizes holds.
     offered = [
-        ServicePlan("s", {name: stage(*[float(c)] * int(n), batch=b) for name, n, c in sizes})
+        ServicePlan("s", {name: stage(*[float(c)] * int(n), batch=b) for n, c, name in sizes})
         for b in range(1, 5)
     ]
     assert any(not assess(known, plan, rate_rps).objection for plan in offered), words
@@ -203,13 +207,13 @@ def test_a_reaction_makes_of_the_replicas_what_they_can_be() -> None:
     # 150 rows/s are too many for 1 core (100), and keep 2 cores busy for three quarters.
     found = reach("200ms", 150.0, 1.0)
     assert found is not None
-    assert found[0] == "a 1 x 2"
+    assert found[0] == "1 replica of 2 cores for a"
     # It comes a window of 100 ms late: 100 + 5 + 1 ms and what rows wait.
     assert 0.106 < found[1] < 0.2
     # 700 rows/s need 7 / 0.95 cores at least: with a parked replica, two of four.
     parked = reach("200ms", 700.0, 1.0, 0.0)
     assert parked is not None
-    assert parked[0] == "a 2 x 4"
+    assert parked[0] == "2 replicas of 4 cores for a"
 
 
 def test_what_a_reaction_cannot_reach() -> None:

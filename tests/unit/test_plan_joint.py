@@ -49,7 +49,10 @@ def test_a_plan_that_does_not_fit_the_nodes_is_made_to() -> None:
     assert sizes(joint.solve(replace(problem, nodes=(2, 2)))) == [(1, 2, 1), (1, 2, 1)]
     lost = joint.solve(replace(problem, nodes=(2, 1, 1)))
     assert isinstance(lost, Infeasible)
-    assert lost.binding == "cores: a 1 x 2, b 1 x 2 do not fit nodes with 2, 1, 1 free"
+    assert (
+        lost.binding
+        == "cores: 1 replica of 2 cores for a, 1 replica of 2 cores for b do not fit nodes with 2, 1, 1 free"
+    )
     assert lost.nearest_cores == 5.0  # there are 4, but not where they are needed
 
 
@@ -65,10 +68,12 @@ def test_nodes_smaller_than_the_objective_needs() -> None:
     assert isinstance(slow, Infeasible)
     # what one core can do at best, 176.2 + 70.56 ms, and what it takes without limits
     assert slow.nearest_slo_s == pytest.approx(0.24676)
-    assert slow.binding == "cores: detect 2 x 2, classify 1 x 2 do not fit nodes with at most 1 free"
+    sizes = "2 replicas of 2 cores for detect, 1 replica of 2 cores for classify"
+    assert slow.binding == f"cores: {sizes} do not fit nodes with at most 1 free"
     nothing = joint.solve(replace(VIDEO, nodes=(0, 0)))
     assert isinstance(nothing, Infeasible)
-    assert nothing.binding == "cores: detect 2 x 2, classify 1 x 1 do not fit nodes with at most 0 free"
+    sizes = "2 replicas of 2 cores for detect, 1 replica of 1 core for classify"
+    assert nothing.binding == f"cores: {sizes} do not fit nodes with at most 0 free"
     assert nothing.nearest_cores == 5.0
 
 

@@ -131,5 +131,7 @@ def _groups(stage: StagePlan) -> list[dict[str, Any]]:
 
 
 def _group_text(group: dict[str, Any]) -> str:
-    cores = f"{group['cores']:g} core" + ("" if group["cores"] == 1 else "s")
-    return f"{group['replicas']} x {cores} ({', '.join(group['variants'])}, batch {group['batch']})"
+    count, cores = group["replicas"], group["cores"]
+    has = f"of {cores:g} core{'' if cores == 1 else 's'}" if cores else "parked"
+    replicas = f"{count} replica{'' if count == 1 else 's'} {has}"
+    return f"{replicas} ({', '.join(group['variants'])}, batch {group['batch']})"

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from steelyard.cli.groups import Group, groups_of
 from steelyard.cli.output import JsonOption, say, write_json
-from steelyard.cli.verdict import alternative, assess, sizes_text, within_reach
+from steelyard.cli.verdict import alternative, assess, within_reach
 from steelyard.config.notices import notices
 from steelyard.config.planning import Blueprint, blueprint
 from steelyard.config.policy import asked_policy
@@ -25,6 +25,7 @@ from steelyard.core.errors import SpecError, SteelyardError
 from steelyard.core.events import NodeJoined, WindowReported
 from steelyard.core.snapshot import ClusterSnapshot, ServiceWindow, StageWindow
 from steelyard.core.types import Frozen, Service
+from steelyard.plan.joint import sizes_text
 from steelyard.policies.base import Policy, PolicyContext
 from steelyard.policies.registry import make_policy
 from steelyard.sim.scenario import WINDOW_S
@@ -234,24 +235,36 @@ def _accuracy(service: Service, groups: Mapping[str, list[Group]]) -> float | No
     return mean if all(shares) else None
 
 
-def _show(result: Planned, service: Service) -> None:
-    table = Table("stage", "variant", "replicas", "cores each", "batch", "share", box=SIMPLE_HEAD)
+def _table(result: Planned) -> Table:
+    """The stages' replicas, equal ones in one row."""
+    table = Table(
+        "stage", "variant", "replicas", "cores each", "rows a batch", "of the rows", box=SIMPLE_HEAD
+    )
     for column in table.columns[2:]:
         column.justify = "right"
     for name, groups in result.stages.items():
         for group in groups:
+            is_parked = not group.cores
+            if is_parked and not group.replicas:
+                continue  # a further variant of those, which answer with none now
             table.add_row(
                 name,
                 group.variant,
-                str(group.replicas),
-                f"{group.cores:g}",
-                str(group.batch),
-                f"{group.share:.0%}",
+                str(group.replicas) if group.replicas else "the same",
+                "parked" if is_parked else f"{group.cores:g}",
+                "" if is_parked else f"up to {group.batch}",
+                "" if is_parked else f"{group.share:.0%}",
             )
+    return table
+
+
+def _show(result: Planned, service: Service) -> None:
     console = Console()
     one = result.cores == 1
     verdict = ("holds" if one else "hold") if result.feasible else f"{'does' if one else 'do'} not hold"
-    bound = "no bound" if result.latency_bound_ms is None else f"{result.latency_bound_ms:.0f} ms"
+    bound = (
+        "none, as a queue grows" if result.latency_bound_ms is None else f"{result.latency_bound_ms:.0f} ms"
+    )
     peak = f", at most {result.cores_peak:g}," if result.cores_peak > result.cores else ""
     console.print(
         f"{result.service} by {result.policy}: {result.cores:g} core{'' if one else 's'}{peak} {verdict} the "
@@ -260,5 +273,7 @@ def _show(result: Planned, service: Service) -> None:
         soft_wrap=True,
     )
     if result.stages:
-        console.print(table)
+        console.print(_table(result))
+    if any(not group.cores for groups in result.stages.values() for group in groups):
+        console.print("parked: in memory without cores, which it is given when rows wait\n")
     console.print(result.reason, highlight=False, soft_wrap=True)

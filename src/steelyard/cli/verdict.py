@@ -94,18 +94,13 @@ def alternative(made: Blueprint, plan: ServicePlan, rate_rps: float) -> str:
     solve = tight.solve if is_plain else joint.solve
     best = solve(_problem(made, plan, rate_rps, service.slo_s - service.reply_s))
     if isinstance(best, PlannedService):
-        return f"{best.cores} cores would hold it: {sizes_text(best)}"
+        return f"{best.cores} cores would hold it: {joint.sizes_text(best)}"
     if best.nearest_slo_s is not None:
         nearest_s = best.nearest_slo_s + service.reply_s
         return f"no plan is faster than {_figure(nearest_s * 1e3)} ms, the nearest feasible SLO"
     if best.nearest_cores is not None:
         return f"{best.binding}, the nearest feasible cluster has {best.nearest_cores:g} cores"
     return best.binding
-
-
-def sizes_text(plan: PlannedService) -> str:
-    """Replicas and their cores: `detect 5 x 1, classify 1 x 2`."""
-    return ", ".join(f"{stage.name} {stage.replicas} x {stage.cores}" for stage in plan.stages)
 
 
 def _problem(

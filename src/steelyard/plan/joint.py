@@ -128,14 +128,22 @@ def _too_small_nodes(problem: PlanProblem, answer: Infeasible) -> Infeasible:
         return answer
     return Infeasible(
         problem.service,
-        f"cores: {_sizes(free)} do not fit nodes with at most {max(problem.nodes)} free",
+        f"cores: {sizes_text(free)} do not fit nodes with at most {max(problem.nodes)} free",
         nearest_slo_s=answer.nearest_slo_s,
         nearest_cores=float(max(free.cores, sum(problem.nodes) + 1)),
     )
 
 
-def _sizes(plan: PlannedService) -> str:
-    return ", ".join(f"{stage.name} {stage.replicas} x {stage.cores}" for stage in plan.stages)
+def sizes_text(plan: PlannedService) -> str:
+    """Replicas and their cores: `5 replicas of 1 core for detect, 1 replica of 2 cores for classify`."""
+    return ", ".join(
+        f"{_counted(stage.replicas, 'replica')} of {_counted(stage.cores, 'core')} for {stage.name}"
+        for stage in plan.stages
+    )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _too_few_cores(problem: PlanProblem, every: Sequence[StageChoices]) -> Infeasible:
@@ -147,6 +155,6 @@ def _too_few_cores(problem: PlanProblem, every: Sequence[StageChoices]) -> Infea
     nodes = ", ".join(map(str, problem.nodes))
     return Infeasible(
         problem.service,
-        f"cores: {_sizes(fewest)} do not fit nodes with {nodes} free",
+        f"cores: {sizes_text(fewest)} do not fit nodes with {nodes} free",
         nearest_cores=float(max(fewest.cores, sum(problem.nodes) + 1)),
     )
