@@ -1,4 +1,4 @@
-"""What accuracy costs, as in docs/results.md: InfAdapter's and IPA's cases."""
+"""What accuracy costs, as in docs/results/accuracy.md: InfAdapter's and IPA's cases."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The headline matrix as in docs/results.md: what was run, the verdicts, then each pipeline's policies."""
+"""The headline matrix as in docs/results/policies.md, and its summary in docs/results.md."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -9,18 +9,19 @@ NONE = "–"
 
 
 def headlines(record: dict[str, Any]) -> str:
-    """All of it, as Markdown."""
+    """The verdicts, then every policy by pipeline, as Markdown."""
     pipelines: dict[str, Any] = record["pipelines"]
     parts = [_setting(record), "**The line, by pipeline and published policy.**"]
     parts.append(table(VERDICT_HEAD, _verdicts(pipelines)))
-    parts.append(
-        "**The default, untouched, and the cheapest point of the curve with at most 0.1 % violations.**"
-    )
-    parts.append(table(DEFAULT_HEAD, _defaults(pipelines)))
     for name, found in pipelines.items():
         parts.append(f"**{name}**, {found['cases']} cases.")
         parts.append(table(POLICY_HEAD, _policies(found)))
     return "\n\n".join(parts + _missing(record))
+
+
+def defaults(record: dict[str, Any]) -> str:
+    """The default, untouched, beside the oracle, and the cheapest point of its curve that is still useful."""
+    return f"{_setting(record)}\n\n{table(DEFAULT_HEAD, _defaults(record['pipelines']))}"
 
 
 def papers(record: dict[str, Any]) -> str:

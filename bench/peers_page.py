@@ -66,6 +66,16 @@ def _best_peer(record: Mapping[str, Any]) -> dict[tuple[str, float], float]:
     return best
 
 
+def cells_won(record: Mapping[str, Any]) -> tuple[int, int]:
+    """In how many settings (a model, an objective) one of our builds has the highest rate; of how many."""
+    ours: dict[tuple[str, float], float] = {}
+    for row in record["rows"]:
+        cell = row["model"], row["slo_ms"]
+        ours[cell] = max(ours.get(cell, 0.0), (row["rate_rps"] or 0.0) if _is_ours(row["server"]) else 0.0)
+    best = _best_peer(record)
+    return sum(rate > best.get(cell, 0.0) for cell, rate in ours.items()), len(ours)
+
+
 def _yardsticks(record: Mapping[str, Any]) -> str:
     """ONNX Runtime alone, and what Steelyard reaches of it, by objective and with its front end apart."""
     lines, builds = [], [name for name in record["servers"] if _is_ours(name)]

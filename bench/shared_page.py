@@ -1,4 +1,4 @@
-"""What sharing devices and servers is worth, as in docs/results.md: Proteus' and Loki's cases."""
+"""What sharing devices and servers is worth, as in docs/results/accuracy.md: Proteus' and Loki's cases."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

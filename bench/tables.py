@@ -1,4 +1,6 @@
-"""Writes the tables of docs/results.md and README.md from the records in bench/results, between their marks.
+"""Writes the tables of docs/results.md, docs/results/ and README.md from the records in bench/results.
+
+A table stands between two marks, `<!-- name -->` and `<!-- /name -->`, on whichever of the pages has them.
 
 A number in such a table is therefore one that a script measured and stored. `--check` only says whether the
 pages still agree with the records (a test runs it).
@@ -17,18 +19,19 @@ from accuracy_page import infadapter, ipa
 from client_page import client
 from conformance_page import conformance, fuzz
 from front_ends_page import front_ends, grpc_edge
-from headlines_page import ablation, headlines, papers, sponge_case
+from headlines_page import ablation, defaults, headlines, papers, sponge_case
 from pages_page import bounds, label_bounds, pages, switches
 from parity_page import parity, slow_down
 from peers_page import peers, soak
 from readme_page import measured
 from shared_page import loki, proteus
 from sim_page import sim_day, sim_speed, theory
+from summary_page import summary
 from switch_page import switch
 from variants_page import variants
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "results.md"
+PAGES = (ROOT / "docs" / "results.md", *sorted((ROOT / "docs" / "results").glob("*.md")))
 README = ROOT / "README.md"
 RESULTS = Path(__file__).parent / "results"
 
@@ -255,6 +258,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "pages_switches": ("pages_switches", switches),
     "bounds": ("bounds", bounds),
     "label_bounds": ("label_bounds", label_bounds),
+    "defaults": ("headlines", defaults),
     "headlines": ("headlines", headlines),
     "papers": ("headlines", papers),
     "ablation": ("ablation", ablation),
@@ -288,21 +292,25 @@ def _needed(name: str) -> dict[str, Any]:
     return record
 
 
-def _between_marks(path: Path, page: str, mark: str, text: str) -> str:
+def _between_marks(pages: dict[Path, str], mark: str, text: str) -> None:
+    """Puts `text` between the marks on the one page that has them."""
     begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
-    if page.count(begin) != 1 or page.count(end) != 1:
-        raise SystemExit(f"{path}: want one pair of marks {begin} {end}")
-    before, _, rest = page.partition(begin)
+    found = [path for path, page in pages.items() for _ in range(page.count(begin))]
+    if len(found) != 1 or pages[found[0]].count(end) != 1:
+        raise SystemExit(f"{', '.join(map(str, pages))}: want one pair of marks {begin} {end}")
+    before, _, rest = pages[found[0]].partition(begin)
     _, _, after = rest.partition(end)
-    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
+    pages[found[0]] = f"{before}{begin}\n\n{text}\n\n{end}{after}"
 
 
 def rendered() -> dict[Path, str]:
     """The pages with every table made anew from its record."""
-    page = PAGE.read_text()
+    pages = {path: path.read_text() for path in (*PAGES, README)}
     for mark, (name, render) in TABLES.items():
-        page = _between_marks(PAGE, page, mark, _measured(name, render))
-    return {PAGE: page, README: _between_marks(README, README.read_text(), "measured", measured(_needed))}
+        _between_marks(pages, mark, _measured(name, render))
+    _between_marks(pages, "summary", summary(_record))
+    _between_marks(pages, "measured", measured(_needed))
+    return pages
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Three axes against two, as in docs/results.md."""
+"""Three axes against two, as in docs/results/accuracy.md."""
 
 from typing import Any
 
