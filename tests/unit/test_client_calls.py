@@ -26,6 +26,7 @@ from steelyard.client import (
     ShedError,
     UnavailableError,
 )
+from steelyard.client.http import Reply, ReplyReader
 from steelyard.core.commands import NearestBounds
 from steelyard.core.errors import InputError
 
@@ -212,6 +213,28 @@ def test_bounds_travel_as_headers_and_the_time_that_is_left_with_them(infer: Cal
     assert 0 < float(bounded["Steelyard-Max-Latency-Ms"]) <= 900
     assert 900 < float(timed["Steelyard-Max-Latency-Ms"]) <= 40_000
     assert "Steelyard-Max-Latency-Ms" not in free
+
+
+def test_bounds_may_be_numbers_of_numpys(infer: Callable[..., Answer]) -> None:
+    with scripted(answered()) as server:
+        infer(server.url, min_accuracy=np.float64(0.7), max_core_ms=np.float32(2.5))
+        with pytest.raises(InvalidInputError, match=r"^max_core_ms: want a number, got 'few'$"):
+            infer(server.url, max_core_ms="few")
+    (asked,) = server.asked
+    assert (asked.headers["Steelyard-Min-Accuracy"], asked.headers["Steelyard-Max-Core-Ms"]) == ("0.7", "2.5")
+
+
+def test_what_is_no_array_is_no_tensor() -> None:
+    text = r"^a tensor has to be a numpy array, not list$"
+    with Client("localhost") as client, pytest.raises(InvalidInputError, match=text):
+        client.infer("m", {"x": [[1.0, 2.0]]})  # type: ignore[dict-item]
+
+
+def test_an_answer_may_be_announced() -> None:
+    reader = ReplyReader()
+    assert reader.feed(b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n") is None
+    assert reader.feed(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n") is None
+    assert reader.feed(b"{}") == Reply(200, {b"content-length": b"2"}, b"{}")
 
 
 def test_connections_are_reused(infer: Callable[..., Answer]) -> None:
@@ -412,7 +435,7 @@ def test_a_closed_client_says_so() -> None:
         client.infer("m", {"x": X})
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x:port"])
+@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x:port", "http://a..b"])
 def test_a_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(InputError, match="is no URL of a server"):
         Client(url)

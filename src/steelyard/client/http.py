@@ -16,6 +16,7 @@ from steelyard.core.errors import InputError
 
 ANSWER_BYTES_MAX = 1 << 30
 HEADERS_MAX = 128
+OK = 200
 
 
 class Address(NamedTuple):
@@ -73,6 +74,7 @@ def parse_address(url: str) -> Address:
     try:
         parts = urlsplit(base_url(url))
         port = parts.port
+        (parts.hostname or "").encode("idna")
     except ValueError as error:
         raise InputError(f"{url!r} is no URL of a server: {error}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -142,5 +144,8 @@ class ReplyReader:
 
     def on_message_complete(self) -> None:
         """Called by the parser."""
+        if self._parser.get_status_code() < OK:  # a word in between; the answer is still to come
+            self._headers.clear()
+            return
         self._is_whole = True
         self._is_last = not self._parser.should_keep_alive()  # known here only: the parser starts anew

@@ -24,7 +24,7 @@ from steelyard.client.errors import (
     json_value,
     refusal_error,
 )
-from steelyard.client.http import Reply, Send
+from steelyard.client.http import OK, Reply, Send
 from steelyard.client.regions import SHARED_BYTES_MIN, Region, RegionPool, needed_bytes
 from steelyard.client.retries import Retries, RetryBudget
 from steelyard.client.wire import Pieces, Place, infer_pieces, model_path, tensor_bytes
@@ -33,7 +33,6 @@ from steelyard.runtime.base import Array
 
 T = TypeVar("T")
 
-OK = 200
 CLOSE_S_MAX = 1.0
 
 
@@ -269,12 +268,20 @@ def _bound_headers(bounds: Bounds, left_s: float) -> dict[str, str]:
     if math.isfinite(left_s):
         headers["Steelyard-Max-Latency-Ms"] = f"{left_s * 1e3:.6g}"
     if bounds.min_accuracy is not None:
-        headers["Steelyard-Min-Accuracy"] = f"{bounds.min_accuracy!r}"
+        headers["Steelyard-Min-Accuracy"] = _decimal("min_accuracy", bounds.min_accuracy)
     if bounds.max_core_ms is not None:
-        headers["Steelyard-Max-Core-Ms"] = f"{bounds.max_core_ms!r}"
+        headers["Steelyard-Max-Core-Ms"] = _decimal("max_core_ms", bounds.max_core_ms)
     if bounds.slo_class:
         headers["Steelyard-Slo-Class"] = bounds.slo_class
     return headers
+
+
+def _decimal(name: str, value: float) -> str:
+    """A number in words of the wire, also one of numpy's."""
+    try:
+        return f"{float(value):.15g}"
+    except (TypeError, ValueError):
+        raise InvalidInputError(f"{name}: want a number, got {value!r}") from None
 
 
 def _region_request(name: str, verb: str, body: bytes, give_up_s: float) -> Send:

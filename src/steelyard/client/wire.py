@@ -129,8 +129,10 @@ def datatype(array: Array) -> str:
     """The protocol's word for an array's type.
 
     Raises:
-        InputError: it has none.
+        InputError: it has none, or is no array.
     """
+    if not isinstance(getattr(array, "dtype", None), np.dtype):
+        raise InputError(f"a tensor has to be a numpy array, not {type(array).__name__}")
     if array.dtype.kind == "V" and array.dtype.name == "bfloat16":
         return "BF16"
     try:
