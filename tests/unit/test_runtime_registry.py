@@ -1,5 +1,8 @@
+import subprocess
+import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -118,3 +121,21 @@ def test_models_are_inspected_in_a_process_of_their_own(tmp_path: Path) -> None:
     assert answers[1] == f"variant missing: no such model file: {tmp_path}/none.onnx"
     assert answers[2] == f"variant fatal: {tmp_path}/fatal.py:Model: loading it killed the process (SIGKILL)"
     assert isinstance(answers[3], Signature)
+
+
+@pytest.mark.slow
+def test_who_asked_may_be_gone_before_the_answer() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "steelyard.runtime.inspect"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as asked:
+        assert asked.stdin is not None
+        assert asked.stdout is not None
+        assert asked.stderr is not None
+        asked.stdout.close()
+        asked.stdin.write(msgspec.json.encode((sys.path, [SLEEP])))
+        asked.stdin.close()
+        assert asked.stderr.read() == b""
+    assert asked.returncode == 0

@@ -2,9 +2,11 @@
 
 The server itself never makes a session: ONNX Runtime's threads and memory belong to workers, and a zygote
 must stay free of them to fork. Specs go in on standard input, an answer a line comes out as soon as it is
-known, so that a model whose loading kills the process takes no other one's answer with it.
+known, so that a model whose loading kills the process takes no other one's answer with it. Whoever asked may
+be stopped meanwhile: then nobody hears the answer, and the process ends without a word.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -35,6 +37,7 @@ def inspect(specs: Sequence[VariantSpec], *, timeout_s: float = 120.0) -> list[S
                 env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
                 timeout=timeout_s,
                 check=False,
+                start_new_session=True,  # ^C at the terminal is for us, who then end it
             )
             lines, fate = child.stdout, _fate(child.returncode)
         except subprocess.TimeoutExpired as expired:
@@ -70,8 +73,9 @@ def main() -> None:
     sys.path[:], specs = msgspec.json.decode(
         sys.stdin.buffer.read(), type=tuple[list[str], list[VariantSpec]]
     )
-    for spec in specs:
-        os.write(out, msgspec.json.encode(answer(spec)) + b"\n")
+    with contextlib.suppress(BrokenPipeError):
+        for spec in specs:
+            os.write(out, msgspec.json.encode(answer(spec)) + b"\n")
 
 
 if __name__ == "__main__":
