@@ -35,9 +35,9 @@ def infadapter(record: dict[str, Any]) -> str:
     return "\n\n".join(
         (
             table(PLAN_HEAD, plans),
-            f"Simulated on {' and '.join(record['loads'])}, {record['seed']} seeds.",
+            f"Simulated on {' and '.join(record['loads'])}, {_seeds(record['seed'])}.",
             table(("policy", "budget", "violations", "cores, mean", "accuracy"), runs),
-            "What choosing variants changes against each fixed one:",
+            "What choosing variants changes, compared with each fixed one:",
             table(("against", "by", "violations", "cores", "accuracy"), _saved(record["runs"], against)),
         )
     )
@@ -46,10 +46,10 @@ def infadapter(record: dict[str, Any]) -> str:
 PLAN_HEAD = (
     "budget",
     "equal to enumeration",
-    "CPU ms, most",
-    "the rule carries too little",
-    "accuracy over the rule, mean (least – most)",
-    "over one variant, mean (least – most)",
+    "CPU ms, at most",
+    "plans of the rule that carry too little",
+    "points of accuracy over the rule, mean (range)",
+    "over the best single variant, mean (range)",
 )
 
 
@@ -58,9 +58,9 @@ def ipa(record: dict[str, Any]) -> str:
     solver, proof = record["solver"], record["enumeration"]
     seconds = (
         f"The whole front at {solver['stages']} stages × {solver['variants']} variants × "
-        f"{solver['batches']} batches: {solver['front_ms']['median']:.0f} ms of CPU, at most "
-        f"{solver['front_ms']['max']:.0f}, {solver['points']['median']:.0f} points; "
-        f"{proof['equal']} of {proof['problems']} fronts at 4 × 4 are those of enumeration."
+        f"{solver['batches']} batches: {solver['front_ms']['median']:.0f} ms of CPU (at most "
+        f"{solver['front_ms']['max']:.0f}), {solver['points']['median']:.0f} points; "
+        f"{proof['equal']} of {proof['problems']} fronts at 4 × 4 equal enumeration."
     )
     runs = (
         (
@@ -79,7 +79,7 @@ def ipa(record: dict[str, Any]) -> str:
             table(FRONT_HEAD, _fronts(record["plans"])),
             f"Simulated on {len(record['loads'])} loads ({', '.join(record['loads'])}).",
             table(("pipeline, policy", "violations", "cores, mean", "PAS"), runs),
-            f"Timeouts as published, with its predictor: {timeouts}.",
+            f"Timeouts as published, with the paper's predictor: {timeouts}.",
         )
     )
 
@@ -87,10 +87,10 @@ def ipa(record: dict[str, Any]) -> str:
 FRONT_HEAD = (
     "pipeline",
     "loads with a plan",
-    "PAS over IPA's at its cores, mean (least – most)",
-    "cores saved at its PAS",
-    "PAS over FA2-low",
-    "cores / FA2-high",
+    "PAS gained over IPA with the same cores, mean (range)",
+    "cores saved at the same PAS",
+    "IPA's PAS over FA2-low's",
+    "IPA's cores / FA2-high's",
 )
 
 
@@ -103,6 +103,10 @@ def _gain(spread: dict[str, float] | None) -> str:
 
 
 CHOOSING = ("infadapter, measured capacities", "steelyard")
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'' if count == 1 else 's'}"
 
 
 def _saved(runs: Sequence[dict[str, Any]], against: Sequence[dict[str, Any]]) -> Iterator[Sequence[object]]:

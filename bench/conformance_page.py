@@ -49,6 +49,6 @@ def conformance(record: dict[str, Any]) -> str:
     rows = [(name, *(counts[datatype] for datatype in datatypes)) for name, counts in by_protocol.items()]
     total = sum(sum(counts.values()) for counts in by_protocol.values())
     return (
-        f"{total:,} tensors through version {record['kserve']}, each back bit for bit.\n\n"
+        f"{total:,} tensors through the SDK's version {record['kserve']}, all returned bit for bit.\n\n"
         f"{table(('', *datatypes), rows)}"
     )

@@ -51,7 +51,7 @@ def sponge_case(record: dict[str, Any]) -> str:
     budgets = record["budget_ms"]
     return (
         f"{record['seed']} seeds; budgets: mean {budgets['mean']:.0f} ms, least {budgets['min']:.0f} ms.\n\n"
-        + table(("policy", "violations", "least – most", "cores, mean", "resizes"), rows)
+        + table(("policy", "violations", "lowest – highest", "cores, mean", "resizes"), rows)
     )
 
 
@@ -79,18 +79,18 @@ VERDICT_HEAD = (
     "pipeline, policy",
     "its violations",
     "ours at its cost",
-    "its core-s",
+    "its core-seconds",
     "ours at its violations",
     "line",
 )
 DEFAULT_HEAD = (
     "pipeline",
-    "default: violations",
-    "/ oracle's core-s",
+    "default settings: violations",
+    "cost / oracle's",
     "oracle: violations",
-    "cheapest ≤ 0.1 %",
-    "/ oracle's core-s",
-    "/ bound",
+    "cheapest setting with ≤ 0.1 %: violations",
+    "cost / oracle's",
+    "cost / bound",
 )
 POLICY_HEAD = ("policy", "violations", "core-seconds", "/ bound", "/ oracle")
 

@@ -7,10 +7,10 @@ from headlines_page import NONE, share
 
 ARRANGEMENTS = {
     "all": "all variants",
-    "accurate": "the accurate alone",
-    "fast": "the fast alone",
+    "accurate": "the accurate ones alone",
+    "fast": "the fast ones alone",
     "all-capped": "all variants, parts of cores capped",
-    "accurate-capped": "the accurate alone, capped",
+    "accurate-capped": "the accurate ones alone, capped",
 }
 
 
@@ -52,8 +52,8 @@ def pages(record: dict[str, Any]) -> str:
         "void",
     )
     setting = (
-        f"The surge: {record['seed']} seeds, {record['seconds']} s a run, SLO {record['slo_ms']:g} ms, two "
-        f"cores, which answer {record['capacity_rps']:.1f} pages a second with the best variants. Medians "
+        f"The surge: {record['seed']} seeds, {record['seconds']} s a run, SLO {record['slo_ms']:g} ms, on "
+        f"two cores, which answer {record['capacity_rps']:.1f} pages a second with the best variants. Medians "
         "over the seeds; pages, failures, switches and void runs are sums."
     )
     return "\n\n".join(
@@ -110,8 +110,8 @@ def label_bounds(record: dict[str, Any]) -> str:
         "refused",
         "dropped",
         "answered",
-        "of them said to be below",
-        "accuracy said",
+        "of these, said to be below",
+        "mean accuracy, as said",
         "by labels",
         "95 % interval",
     )

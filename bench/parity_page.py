@@ -16,8 +16,8 @@ HEAD = (
     "simulated",
     "p99 ms, live",
     "simulated",
-    "service times, live / told",
-    "outside",
+    "service times, live / stated",
+    "bands missed",
 )
 OUTSIDE = {
     "violations_points": "violations",
@@ -65,4 +65,4 @@ def slow_down(record: dict[str, Any]) -> str:
         f"{record['seed']} seeds; {record['slower']:g} times slower, load {record['load_share']:g} of what "
         f"one core answers, SLO {record['slo_ms']:g} ms. Violations:"
     )
-    return f"{setting}\n\n{table(('policy', '', 'before', first, 'the rest of it'), rows)}"
+    return f"{setting}\n\n{table(('policy', '', 'before', first, 'the rest of the slow time'), rows)}"

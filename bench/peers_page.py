@@ -132,7 +132,7 @@ def soak(record: dict[str, Any]) -> str:
         )
         for row in record["trends"]
     ]
-    head = ("quantity", "first", "last", "slope a minute, 99 % interval", "allowed", "grows")
+    head = ("quantity", "at first", "at last", "slope a minute, 99 % interval", "allowed", "grows")
     load = (
         f"{record['minutes']:g} minutes at {record['rate_rps']:.0f} requests a second, {record['share']:.0%} "
         f"of the {record['capacity_rps']:.0f} found first"

@@ -46,11 +46,11 @@ def proteus(record: dict[str, Any]) -> str:
         (
             begun,
             table(("policy", *served, "later than the SLO", "later than 1 s"), released),
-            "`proteus` with one difference at a time from there, then several:",
+            "`proteus` with one difference from there at a time, then with several:",
             table(("difference", *served, "violations", "starts"), switches),
-            "On our data plane, a change takes 1 s, up to the peak × the factor:",
-            table(("peak", "policy", *served, "violations", "of 10 s, most", "starts"), policies),
-            "Over `families at hand`, all factors together:",
+            "On our data plane, where a change takes 1 s, with the peak multiplied by a factor:",
+            table(("peak", "policy", *served, "violations", "worst 10 s", "starts"), policies),
+            "As multiples of `families at hand`, over all factors:",
             table(("policy", "largest drop", "violations"), _ratios(record["policies"])),
             f"Batches, on a wave of {record['wave_seconds']} s:",
             table(("gaps", "batching", "accuracy", "violations"), batching),
@@ -81,7 +81,7 @@ def loki(record: dict[str, Any]) -> str:
     ]
     return "\n\n".join(
         (
-            "Steady requests a second with at most 1 % violations:",
+            "The highest steady rate with at most 1 % violations:",
             table(("policy", "requests a second", "accuracy there"), carried),
             _gains(record),
             f"A day of {record['seconds']} s:",
@@ -111,7 +111,7 @@ def _gains(record: dict[str, Any]) -> str:
     for plane in ("", OURS):
         hardware, own = capacity[f"hardware{plane}"], capacity[f"loki{plane}"]
         over = f"{own / hardware:.1f} times" if hardware else "more than"
-        words.append(f"`loki{plane}` carries {over} what the best variants alone carry")
+        words.append(f"`loki{plane}` carries {over} the rate of the best variants alone")
     for plane, where in (("", ""), (OURS, " on our data plane")):
         apart, own_day = (
             days.get(f"{name}{plane}", {}).get("violations") for name in ("tasks apart", "loki")
@@ -119,8 +119,10 @@ def _gains(record: dict[str, Any]) -> str:
         if apart and own_day:
             words.append(f"stages planned apart have {apart / own_day:.1f} times the violations{where}")
     off_peak = days["loki"]["servers_off_peak"]
-    words.append(f"off-peak it uses {record['servers'] / off_peak:.2f} times fewer servers than there are")
     words.append(
-        f"with the best variants {record['servers_best_off_peak']} are the fewest, without any headroom"
+        f"off-peak, `loki` uses {record['servers'] / off_peak:.2f} times fewer servers than there are"
+    )
+    words.append(
+        f"the best variants alone need at least {record['servers_best_off_peak']}, without any headroom"
     )
     return "; ".join(word for word in words if word) + "."

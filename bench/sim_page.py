@@ -15,7 +15,8 @@ def sim_speed(record: dict[str, Any]) -> str:
         for name, found in record["cases"].items()
     ]
     shown = table(("one stage", "requests a second of CPU time", "of wall time"), rows)
-    return f"{shown}\n\nThe same M/D/c: {record['over_simpy']:.2f} x SimPy.{_profile(record)}"
+    ratio = f"On the same M/D/c queue, it is {record['over_simpy']:.2f} times as fast as SimPy."
+    return f"{shown}\n\n{ratio}{_profile(record)}"
 
 
 def sim_day(record: dict[str, Any]) -> str:
@@ -55,4 +56,4 @@ def _profile(record: dict[str, Any]) -> str:
     if not largest:
         return ""
     shares = ", ".join(f"`{module}` {share:.0%}" for module, share in largest)
-    return f" Where the time goes, by a profiler: {shares}."
+    return f" The profiler says where the time goes: {shares}."

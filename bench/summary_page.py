@@ -23,6 +23,8 @@ PLAIN_RPS, COMPILED_RPS = 50_000, 200_000
 """What was aimed at in the simulator, requests a second of CPU time."""
 SHED_MAX = 0.001
 """Share of feasible requests with bounds that may be dropped after they were admitted."""
+SAME_CORES = 0.05
+"""Mean cores that two policies may differ by and still count as equal."""
 LOKI_VIOLATIONS = 10.0
 """As many times fewer violations than planning stage by stage Loki claims, up to."""
 
@@ -73,7 +75,8 @@ def _surge(record: Record) -> tuple[str, str]:
         f"{share(ours['violations'])} violations on {ours['mean_cores']:.2f} cores; Themis "
         f"{share(other['violations'])} on {other['mean_cores']:.2f}"
     )
-    return _verdict(ours["violations"] < other["violations_min"]), found
+    no_dearer = ours["mean_cores"] <= other["mean_cores"] + SAME_CORES
+    return _verdict(ours["violations"] < other["violations_min"], no_dearer), found
 
 
 def _two_services(record: Record) -> tuple[str, str]:

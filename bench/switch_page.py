@@ -38,8 +38,8 @@ def switch(record: dict[str, Any]) -> str:
         for where, run in runs
     )
     return (
-        f"{counts}. Batches of {record['rows']} lines, another variant every {record['run']}; "
-        f"medians, and what the first adds. A replica started for it: {cold}.\n\n{table(head, rows)}"
+        f"{counts}. Batches of {record['rows']} lines; a switch every {record['run']} batches. Medians, and "
+        f"what the first batch adds. Starting a replica for the variant instead takes {cold}.\n\n{table(head, rows)}"
     )
 
 

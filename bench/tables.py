@@ -64,7 +64,7 @@ def surge(record: dict[str, Any]) -> str:
         )
         for row in record["policies"]
     ]
-    head = ("policy", "violations", "least – most", "core-seconds", "mean cores", "p50 ms", "p99 ms")
+    head = ("policy", "violations", "lowest – highest", "core-seconds", "mean cores", "p50 ms", "p99 ms")
     return (
         f"{record['seed']} seeds, {record['seconds']} s a run, SLO {record['slo_ms']:g} ms, one core answers "
         f"{record['capacity_rps']:.0f} lines a second.\n\n{table(head, rows)}"
@@ -82,7 +82,7 @@ def two_services(record: dict[str, Any]) -> str:
         )
         for row in record["arrangements"]
     ]
-    head = ("arrangement", "violations, median", "least – most", "core-seconds", "void runs")
+    head = ("arrangement", "violations, median", "lowest – highest", "core-seconds", "void runs")
     setting = f"{record['seed']} seeds, {record['seconds']} s a run, SLO {record['slo_ms']:g} ms."
     return f"{setting}\n\n{table(head, rows)}"
 
@@ -91,11 +91,11 @@ def kill(record: dict[str, Any]) -> str:
     rows = [
         ("workers killed", record["kills"]),
         ("requests", record["offered"]),
-        ("without an answer", record["unanswered"]),
-        ("not completed (each told why)", percent(record["failed_share"])),
+        ("requests without an answer", record["unanswered"]),
+        ("not completed (each with a reason)", percent(record["failed_share"])),
         ("violations", percent(record["violation_ratio"])),
-        ("until two replicas are ready again, median", f"{record['recovery_s']['p50']:.2f} s"),
-        ("the same, longest", f"{record['recovery_s']['max']:.2f} s"),
+        ("time until two replicas are ready again, median", f"{record['recovery_s']['p50']:.2f} s"),
+        ("the same, maximum", f"{record['recovery_s']['max']:.2f} s"),
     ]
     return table(("", ""), rows)
 
@@ -104,10 +104,13 @@ def resize(record: dict[str, Any]) -> str:
     to_1, to_2 = record["service_ms_p50"]["to_1"], record["service_ms_p50"]["to_2"]
     rows = [
         ("resizes", record["resizes"]),
-        ("batches, of them failed", f"{record['batches']}, {record['failed']}"),
-        ("the call, median (p99)", f"{record['call_ms']['p50']:.2f} ms ({record['call_ms']['p99']:.2f} ms)"),
-        ("first batch after a step to 2 cores, later ones", f"{to_2['first']:.1f}, {to_2['later']:.1f} ms"),
-        ("first batch after a step to 1 core, later ones", f"{to_1['first']:.1f}, {to_1['later']:.1f} ms"),
+        ("batches (failed)", f"{record['batches']} ({record['failed']})"),
+        (
+            "duration of the call, median (p99)",
+            f"{record['call_ms']['p50']:.2f} ms ({record['call_ms']['p99']:.2f} ms)",
+        ),
+        ("first batch on 2 cores; later ones, median", f"{to_2['first']:.1f} ms; {to_2['later']:.1f} ms"),
+        ("first batch on 1 core; later ones, median", f"{to_1['first']:.1f} ms; {to_1['later']:.1f} ms"),
     ]
     return table(("", ""), rows)
 
@@ -136,7 +139,7 @@ def overhead(record: dict[str, Any]) -> str:
         "worker CPU µs",
         "latency p50 µs",
         "raw ASGI p50 µs",
-        "added to a call of ONNX Runtime µs",
+        "added to a call of ONNX Runtime, µs",
     )
     servers = table(head, rows)
     if "steps_cpu_us" not in record["small"]:
@@ -212,19 +215,20 @@ def planning(record: dict[str, Any]) -> str:
             f"{max(record[part]['gaps'], default=0.0):.2%}",
         )
         for name, part in (
-            ("chains and other series-parallel pipelines, against enumeration", "series_parallel"),
-            ("other pipelines, against enumeration", "other_graphs"),
-            ("any pipeline, against the mixed-integer program", "milp"),
-            ("any pipeline on nodes that are nearly full, against the same", "milp_with_nodes"),
+            ("chains and other series-parallel pipelines, compared with enumeration", "series_parallel"),
+            ("other pipelines, compared with enumeration", "other_graphs"),
+            ("any pipeline, compared with the mixed-integer program", "milp"),
+            ("any pipeline on nodes that are nearly full, compared with the same", "milp_with_nodes"),
         )
     ]
     times = [(name, f"{ms:.2f}") for name, ms in record["cpu_ms_median"].items()]
     saved = record["loss_counted_once"]
     return (
-        f"{table(('problems', 'how many', 'optimal', 'largest gap'), proofs)}\n\n"
+        f"{table(('problems', 'number', 'optimal', 'largest gap'), proofs)}\n\n"
         f"{table(('one plan', 'CPU ms, median'), times)}\n\n"
-        f"Counting the loss that the SLO allows once for all stages, not once a stage, costs "
-        f"{saved['cost_ratio_mean']:.2f} of the cores ({saved['problems']} random pipelines of 2 to 5)."
+        f"Counting the loss that the SLO allows once for all stages, instead of once for each stage, costs "
+        f"{saved['cost_ratio_mean']:.2f} of the cores "
+        f"(mean of {saved['problems']} random pipelines of 2 to 5 stages)."
     )
 
 

@@ -21,7 +21,16 @@ def variants(record: dict[str, Any]) -> str:
         )
         for row in record["rows"]
     )
-    head = ("case", "surge", "violations", "most", "mean accuracy", "core-seconds", "p99 ms", "switches")
+    head = (
+        "case",
+        "surge",
+        "violations",
+        "worst seed",
+        "mean accuracy",
+        "core-seconds",
+        "p99 ms",
+        "switches",
+    )
     costs = ", ".join(
         f"{name} {cost:g} ms at {record['accuracies'][name]:.2f}" for name, cost in record["cost_ms"].items()
     )
