@@ -53,8 +53,8 @@ def pages(record: dict[str, Any]) -> str:
     )
     setting = (
         f"The surge: {record['seed']} seeds, {record['seconds']} s a run, SLO {record['slo_ms']:g} ms, on "
-        f"two cores, which answer {record['capacity_rps']:.1f} pages a second with the best variants. Medians "
-        "over the seeds; pages, failures, switches and void runs are sums."
+        f"two cores, which answer {record['capacity_rps']:.1f} pages a second with the best variants. "
+        "Medians over the seeds; pages, failures, switches and void runs are sums."
     )
     return "\n\n".join(
         (

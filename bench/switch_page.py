@@ -39,7 +39,8 @@ def switch(record: dict[str, Any]) -> str:
     )
     return (
         f"{counts}. Batches of {record['rows']} lines; a switch every {record['run']} batches. Medians, and "
-        f"what the first batch adds. Starting a replica for the variant instead takes {cold}.\n\n{table(head, rows)}"
+        f"what the first batch adds. Starting a replica for the variant instead takes {cold}."
+        f"\n\n{table(head, rows)}"
     )
 
 
