@@ -225,8 +225,26 @@ def test_the_terminal_and_the_service_manager_do_not_end_workers(tmp_path: Path)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             os.kill(worker_pid(backend), number)
             os.kill(backend.zygote_pid, number)
-        assert os.getsid(worker_pid(backend)) != os.getsid(0)
+        groups = {os.getpgid(worker_pid(backend)), os.getpgid(backend.zygote_pid)}
+        assert os.getpgid(0) not in groups  # to which a terminal sends Ctrl-C
         assert np.array_equal(await rig.answer(1, 1, rows(1)), 2 * rows(1))
+
+    play(scenario, tmp_path)
+
+
+def test_workers_niceness_counts_against_the_server(tmp_path: Path) -> None:
+    """The kernel compares niceness within a session only (autogroups, sched(7)), so they share one."""
+
+    def autogroup(pid: int | str) -> str:
+        file = Path(f"/proc/{pid}/autogroup")
+        return file.read_text() if file.exists() else ""
+
+    async def scenario(rig: Rig, backend: LocalBackend) -> None:
+        await rig.ready(1)
+        pid = worker_pid(backend)
+        assert os.getsid(pid) == os.getsid(0)
+        assert autogroup(pid) == autogroup("self")
+        assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 5)
 
     play(scenario, tmp_path)
 

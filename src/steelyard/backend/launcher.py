@@ -92,7 +92,9 @@ class Launcher:
         if self._group is not None:
             arguments += [str(self._group[0]), str(self._group[1])]
         with its:
-            # Its own session: ^C at the terminal reaches the server alone, which drains before workers end.
+            # Its own process group: ^C at the terminal reaches the server alone, which drains before workers
+            # end. In the server's session: in one of its own, the workers' niceness would not count against
+            # the server, as the kernel weighs sessions against each other (autogroups, sched(7)).
             # -P: the current directory must not shadow a module that we import.
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "steelyard.backend.zygote", *arguments],
@@ -100,7 +102,7 @@ class Launcher:
                 stdout=2,  # workers' prints belong to the server's log, not to its output
                 env={**_DEFAULTS, **os.environ, **_FIXED},
                 pass_fds=(its.fileno(),),
-                start_new_session=True,
+                process_group=0,
             )
         self._doorbell = LoopDoorbell(ours, m.FromZygote, self._received, self._lost, loop=self._loop)
         return process

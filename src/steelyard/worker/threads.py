@@ -91,8 +91,11 @@ def name_process(name: str) -> None:
 
 
 def ignore_terminal_signals() -> None:
-    """Ignore what is sent to a whole process group or service: the server's own drain decides instead."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+    """Ignore what is sent to a whole session or service: the server's own drain decides instead.
+
+    SIGTTOU as well, with which a terminal may stop who writes to it from the background (`stty tostop`).
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -350,5 +350,5 @@ def exec_process(its: socket.socket) -> "subprocess.Popen[bytes]":
         stdin=subprocess.DEVNULL,
         stdout=2,  # its output is the server's log
         pass_fds=(its.fileno(),),
-        start_new_session=True,
+        process_group=0,  # for the same reasons as the zygote's: `backend.launcher`
     )
