@@ -111,6 +111,21 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page_id(page)} links to {target}"
 
 
+def anchors(page: Path) -> set[str]:
+    """What headings can be linked by, as GitHub names them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_to_sections_lead_to_a_heading(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        there = page.parent / target if target else page
+        if there.suffix == ".md":
+            assert anchor in anchors(there), f"{page_id(page)} links to {target}#{anchor}"
+
+
 @pytest.mark.parametrize("page", [*PAGES, *sorted(ROOT.glob("examples/**/*.yaml"))], ids=page_id)
 def test_specs_in_documents_and_examples_are_accepted(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
