@@ -137,6 +137,25 @@ def test_a_planner_that_is_slow_to_start_goes_on_starting(tmp_path: Path) -> Non
     play("odd", scenario, solve_s_max=0.5, options={"gate": str(gate)})
 
 
+@pytest.mark.usefixtures("_odd")
+def test_decisions_take_turns_and_those_that_are_obsolete_are_left_out() -> None:
+    """Asked for one upon the other, as by services that are loaded and unloaded."""
+
+    async def scenario(ask: Ask) -> None:
+        await solved(ask, 4.0)
+        under_way = asyncio.create_task(ask(5.0))
+        await asyncio.sleep(0)  # its task begins
+        await asyncio.sleep(0)
+        first, second, third = await asyncio.gather(under_way, ask(6.0), ask(7.0))
+        assert isinstance(first, Solved)
+        assert second == SolveFailed(6, "another decision was asked for meanwhile")
+        assert isinstance(third, Solved)
+        assert (first.decision.next_at_s, third.decision.next_at_s) == (6.0, 8.0)
+        assert (await solved(ask, 8.0)).decision.next_at_s == 9.0
+
+    play("odd", scenario)
+
+
 def test_modules_of_the_current_directory_are_not_in_the_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,9 +83,16 @@ class PlannerProcess:
         self._started_s = 0.0
         self._is_ready = False
         self._solving: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
+        self._latest_id = 0
 
     def solve(self, command: Solve, answer: Callable[[Solved | SolveFailed], None]) -> None:
-        """Decide on the command's snapshot; `answer` is called once, from the running loop."""
+        """Decide on the command's snapshot; `answer` is called once, from the running loop.
+
+        A service that is loaded or unloaded makes the decision under way obsolete, and asks for another: that
+        one waits for its turn, and what waits for a turn is obsolete when yet another is asked for.
+        """
+        self._latest_id = command.solve_id
         solving = asyncio.get_running_loop().create_task(self._solve(command, answer))
         self._solving.add(solving)
         solving.add_done_callback(self._solving.discard)
@@ -98,6 +105,13 @@ class PlannerProcess:
         self._stop()
 
     async def _solve(self, command: Solve, answer: Callable[[Solved | SolveFailed], None]) -> None:
+        async with self._turn:
+            if command.solve_id == self._latest_id:
+                answer(await self._solved(command))
+            else:
+                answer(SolveFailed(command.solve_id, "another decision was asked for meanwhile"))
+
+    async def _solved(self, command: Solve) -> Solved | SolveFailed:
         try:
             async with asyncio.timeout(self._solve_s_max):
                 reply = await self._ask(command.snapshot)
@@ -107,17 +121,14 @@ class PlannerProcess:
             if not is_starting:
                 self._stop()
             what = "the planner process has not started" if is_starting else "gave up"
-            answer(SolveFailed(command.solve_id, f"{what} after {self._solve_s_max:g} s"))
+            return SolveFailed(command.solve_id, f"{what} after {self._solve_s_max:g} s")
         except (OSError, EOFError, msgspec.DecodeError) as error:
             self._stop()
-            answer(
-                SolveFailed(command.solve_id, f"the planner process ended: {error or type(error).__name__}")
-            )
-        else:
-            if reply.decision is None:
-                answer(SolveFailed(command.solve_id, reply.error))
-            else:
-                answer(Solved(command.solve_id, reply.decision, reply.solve_s))
+            what = f"the planner process ended: {error or type(error).__name__}"
+            return SolveFailed(command.solve_id, what)
+        if reply.decision is None:
+            return SolveFailed(command.solve_id, reply.error)
+        return Solved(command.solve_id, reply.decision, reply.solve_s)
 
     async def _ask(self, snapshot: ClusterSnapshot) -> PlannerAnswer:
         if self._process is None:
