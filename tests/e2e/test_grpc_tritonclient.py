@@ -86,5 +86,5 @@ def test_without_the_extra_a_server_says_so_and_goes_on(
     (port,) = free_ports(1)
     with serve(write_spec(tmp_path, mlp), tmp_path, "--grpc-port", str(port)) as server:
         assert server.status()["services"].keys() == {"digits", "twin"}
-        line = "no gRPC: grpc is not installed (pip install 'steelyard[grpc]')"
+        line = "no gRPC: grpc is not installed (pip install '.[grpc]' in a clone of Steelyard's repository)"
         assert server.log.read_text().count(line) == 1

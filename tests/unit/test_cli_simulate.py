@@ -114,7 +114,7 @@ def test_nothing_is_simulated_for_a_report_without_plotly(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "plotly", None)  # as if it were not installed
     result = runner.invoke(app, ["simulate", "spec.yaml", "--trace", "trace.txt", "--html", "page.html"])
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "pip install 'steelyard[report]'" in result.stderr
+    assert "pip install '.[report]' in a clone" in result.stderr
 
 
 def test_a_model_needs_a_profile() -> None:

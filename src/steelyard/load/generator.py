@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from steelyard.client.wire import LENGTH_HEADER, Body, base_url, model_path
-from steelyard.core.errors import InputError
+from steelyard.core.errors import InputError, how_to_install
 from steelyard.core.types import Frozen
 from steelyard.load.result import CONNECTION, OK, OVERRUN, TIMEOUT, LoadResult, Outcomes, Seconds, summarise
 
@@ -239,7 +239,7 @@ def _session(settings: LoadSettings) -> "aiohttp.ClientSession":
     try:
         import aiohttp
     except ImportError:
-        raise InputError("the load generator needs aiohttp: pip install 'steelyard[load]'") from None
+        raise InputError(f"the load generator needs aiohttp: {how_to_install('load')}") from None
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=settings.in_flight_max),
         timeout=aiohttp.ClientTimeout(total=settings.timeout_s),

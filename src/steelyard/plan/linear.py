@@ -1,4 +1,4 @@
-"""A linear program with whole numbers in it, solved by HiGHS (`pip install 'steelyard[milp]'`).
+"""A linear program with whole numbers in it, solved by HiGHS (the extra `milp`).
 
     maximise    sum of gain(j) x(j)
     subject to  least(i) <= sum of a(i, j) x(j) <= most(i)   for every row
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from steelyard.core.errors import SteelyardError
+from steelyard.core.errors import SteelyardError, how_to_install
 
 TREE_NODES_MAX = 2_000
 GAP = 1e-4
@@ -37,7 +37,7 @@ def solver() -> Any:
     try:
         import highspy
     except ImportError as error:
-        message = "the mixed-integer program needs highspy: pip install 'steelyard[milp]'"
+        message = f"the mixed-integer program needs highspy: {how_to_install('milp')}"
         raise SteelyardError(message) from error
     return highspy
 

@@ -9,7 +9,7 @@ there are nodes z(s, c, k) replicas of c cores of s are on node k:
                 sum over k of z(s, c, k) = sum over o of size c of n(o) x(s, o)   every replica on a node
                 sum over s, c of c z(s, c, k) <= cores of k                     every node within its cores
 
-Solved by HiGHS (`pip install 'steelyard[milp]'`), which is limited by the nodes of its search tree and by its
+Solved by HiGHS (the extra `milp`), which is limited by the nodes of its search tree and by its
 gap, never by time: a problem has the same answer on any machine.
 """
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from steelyard.core.errors import SteelyardError
+from steelyard.core.errors import SteelyardError, how_to_install
 from steelyard.metrics.runs import RunSeries
 from steelyard.report.charts import TOGETHER_MAX, over_time, panels
 from steelyard.report.courses import Course, courses
@@ -131,7 +131,7 @@ def check_available() -> None:
         SteelyardError: plotly, an extra, is not installed.
     """
     if find_spec("plotly") is None:
-        raise SteelyardError("the report needs plotly: pip install 'steelyard[report]'")
+        raise SteelyardError(f"the report needs plotly: {how_to_install('report')}")
 
 
 def _plotly() -> str:

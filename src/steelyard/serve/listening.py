@@ -11,6 +11,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 
+from steelyard.core.errors import how_to_install
 from steelyard.serve.account import Account
 from steelyard.serve.edge.http import make_app
 from steelyard.serve.edge.listen import Listener, reserve, serve_http
@@ -129,7 +130,7 @@ class Listening:
             else:
                 port = await self._start_processes("grpc", asked or 0, 1)
         except ModuleNotFoundError as error:  # an extra, which a server does without
-            self._say(f"no gRPC: {error.name} is not installed (pip install 'steelyard[grpc]')")
+            self._say(f"no gRPC: {error.name} is not installed ({how_to_install('grpc')})")
             return
         self._tell("grpc", port, "Open Inference Protocol", int(not in_process))
 
