@@ -126,6 +126,12 @@ def test_links_to_sections_lead_to_a_heading(page: Path) -> None:
             assert anchor in anchors(there), f"{page_id(page)} links to {target}#{anchor}"
 
 
+def test_every_decision_record_is_in_the_index() -> None:
+    folder = ROOT / "docs" / "adr"
+    index = re.findall(r"\]\(([^)]+)\)", (folder / "README.md").read_text(encoding="utf-8"))
+    assert index == sorted(path.name for path in folder.glob("[0-9]*.md"))
+
+
 @pytest.mark.parametrize("page", [*PAGES, *sorted(ROOT.glob("examples/**/*.yaml"))], ids=page_id)
 def test_specs_in_documents_and_examples_are_accepted(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
