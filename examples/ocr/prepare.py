@@ -1,6 +1,6 @@
 """Write the model that `ocr.yaml` serves, and four lines of text to send, into this folder.
 
-Needs the extra `demo`: pip install '.[demo]'.
+Needs the extra `demo`: pip install '../..[demo]' in this folder.
 """
 
 from pathlib import Path

