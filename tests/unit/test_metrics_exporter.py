@@ -1,6 +1,7 @@
 """One table of metrics: the page, the table and what the exporter serves are the same."""
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,20 @@ def test_the_port_serves_metrics_and_says_what_else_is_wrong() -> None:
     assert ask_app(app, "GET", "/").body == b"there is: /metrics\n"
     wrong = ask_app(app, "POST", "/metrics")
     assert (wrong.status, wrong.headers["allow"]) == (405, "GET")
+
+
+def test_a_scrape_reads_each_service_once() -> None:
+    class Read(Counter[int]):
+        times = 0
+
+        def items(self) -> Any:
+            self.times += 1
+            return super().items()
+
+    made = exporter()
+    read = made.services["ocr"].http = Read()
+    made.render(now_s=110.0)
+    assert read.times == 1
 
 
 def test_cpu_and_memory_of_the_process_are_there_unless_not_wanted() -> None:

@@ -180,13 +180,13 @@ class Exporter:
 
     def families(self) -> Iterator[Family]:
         """Every metric of `names.METRICS`, as of the last scrape."""
-        services = self.services
+        samples = {name: _samples(metrics, self._scraped_s) for name, metrics in self.services.items()}
         for metric in names.METRICS:
             family = _FAMILY_OF[metric.kind](metric.name, metric.help, labels=metric.labels)
             if metric is names.BUILD:
                 family.add_metric([self._version], 1)
-            for service, metrics in services.items():
-                for labels, value in _samples(metric, metrics, self._scraped_s):
+            for service, of_service in samples.items():
+                for labels, value in of_service.get(metric, ()):
                     _add(family, [service, *labels], value)
             yield family
 
@@ -202,6 +202,7 @@ class _Scrape(Collector):
 
 
 Value = float | FixedHistogram
+Samples = list[tuple[tuple[str, ...], Value]]
 _FAMILY_OF: dict[str, Any] = {
     "counter": CounterMetricFamily,
     "gauge": GaugeMetricFamily,
@@ -215,15 +216,13 @@ _OUTCOME_OF: dict[type[End], Outcome] = {
 }
 
 
-def _samples(
-    metric: names.Metric, metrics: ServiceMetrics, now_s: float
-) -> list[tuple[tuple[str, ...], Value]]:
-    """Values of one metric for one service, by the labels after `service`."""
+def _samples(metrics: ServiceMetrics, now_s: float) -> dict[names.Metric, Samples]:
+    """Values of one service by metric, with the labels after `service`."""
     counts = metrics.summary.counts
     states: dict[str, int] = defaultdict(int, dict.fromkeys(REPLICA_STATES, 0))
     for state, _ in metrics.replicas.values():
         states[state] += 1
-    table: dict[names.Metric, list[tuple[tuple[str, ...], Value]]] = {
+    return {
         names.REQUESTS: [((outcome,), getattr(counts, outcome)) for outcome in OUTCOMES],
         names.REFUSED: [(key, value) for key, value in metrics.refused.items()],
         names.LATE: [((), counts.late)],
@@ -243,7 +242,6 @@ def _samples(
         names.SWITCHES: [((), metrics.switches)],
         names.ACCURACY: [((), metrics.accuracy)],
     }
-    return table.get(metric, [])
 
 
 def _add(family: Any, labels: list[str], value: Value) -> None:
