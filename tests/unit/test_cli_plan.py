@@ -83,6 +83,21 @@ def test_stages_that_are_more_than_the_cores_of_their_service_share_a_core() -> 
     assert sum(group.cores for groups in found.stages.values() for group in groups) == 1.0
 
 
+def test_a_plan_costs_its_part_of_its_nodes_prices() -> None:
+    one_service = TEXT.split("  t: {slo")[0]
+    nodes = "cluster: {nodes: [{name: east, cores: 4, price_per_hour: 0.8}, {name: west, cores: 2%s}]}"
+    stages = {"s.a": [{"variant": "v", "replicas": 1, "cores": 3}], "s.b": [{"replicas": 1, "cores": 2}]}
+
+    def price(west: str) -> float | None:
+        text = one_service.replace(TEXT.splitlines()[1], nodes % west)
+        made = blueprint(read_spec(text, "spec.yaml", Path()), cores_available=1)
+        return planned(made, Question("static", {"stages": stages, "batch": 1}, "s", 20.0)).price_per_hour
+
+    # Three of the four cores in the east for 0.8, and both in the west for 0.3.
+    assert price(", price_per_hour: 0.3") == pytest.approx(0.6 + 0.3)
+    assert price("") is None
+
+
 def test_an_unknown_accuracy_is_none() -> None:
     text = TEXT.replace("v: {latency: {alpha_ms: 10}, accuracy: 0.9,", "v: {latency: {alpha_ms: 10},")
     made = blueprint(read_spec(text, "spec.yaml", Path()), cores_available=1)

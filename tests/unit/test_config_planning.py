@@ -296,6 +296,9 @@ def test_keys_without_effect_are_said() -> None:
         pipeline="{a: {model: m}, b: {model: m, inputs: {x: a.y}, when: 'a.ok > 0'}}",
         top="cluster: {nodes: [{name: n, cores: 4, price_per_hour: 2, network: 1ms}]}",
     )
+    assert notices(loaded.spec, "plan") == (
+        "cluster.nodes[0].network is checked, but plan does not apply it yet",
+    )
     assert notices(loaded.spec, "simulate") == (
         "cluster.nodes[0].price_per_hour is checked, but simulate does not apply it yet",
         "cluster.nodes[0].network is checked, but simulate does not apply it yet",

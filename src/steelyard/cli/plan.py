@@ -23,6 +23,7 @@ from steelyard.control.machine import ControlMachine
 from steelyard.core.accuracy import Accuracies
 from steelyard.core.errors import SpecError, SteelyardError
 from steelyard.core.events import NodeJoined, WindowReported
+from steelyard.core.plan import ServicePlan
 from steelyard.core.snapshot import ClusterSnapshot, ServiceWindow, StageWindow
 from steelyard.core.types import Frozen, Service
 from steelyard.plan.joint import sizes_text
@@ -48,6 +49,7 @@ class Planned(Frozen, frozen=True):
         cores_peak: with what a policy that reacts takes within a window when rows wait, where it must.
         latency_bound_ms: None where a queue would grow without bound.
         accuracy: None where that of a variant is not known.
+        price_per_hour: of its cores, each its part of its node's price; None where one has none.
     """
 
     service: str
@@ -60,6 +62,7 @@ class Planned(Frozen, frozen=True):
     stages: dict[str, list[Group]]
     solve_ms: float
     reason: str
+    price_per_hour: float | None = None
 
 
 class NoPlanError(SteelyardError):
@@ -163,6 +166,7 @@ def planned(made: Blueprint, asked: Question, *, label: str = "") -> Planned:
         stages=stages,
         solve_ms=round(solve_s * 1e3, 3),
         reason="; ".join(reasons),
+        price_per_hour=_price_per_hour(made, found),
     )
 
 
@@ -212,6 +216,15 @@ def _service_named(name: str | None, known: tuple[str, ...]) -> str:
     if name not in known:
         raise SpecError(f"--service: unknown service {name}{nearest(name, known)}")
     return name
+
+
+def _price_per_hour(made: Blueprint, plan: ServicePlan) -> float | None:
+    """Sum over replicas of node's price * replica's cores / node's cores; None if a price is not known."""
+    cores = {node.name: node.cores for node in made.nodes}
+    replicas = [each for stage in plan.stages.values() for each in stage.replicas if each.cores]
+    if any(each.node not in made.prices for each in replicas):
+        return None
+    return round(sum((made.prices[each.node] * each.cores / cores[each.node] for each in replicas), 0.0), 6)
 
 
 def _accuracy(service: Service, groups: Mapping[str, list[Group]]) -> float | None:
@@ -272,6 +285,9 @@ def _show(result: Planned, service: Service) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if result.price_per_hour is not None:
+        price = f"price: {result.price_per_hour:g} an hour, the part of the nodes' prices that its cores are"
+        console.print(price, highlight=False, soft_wrap=True)
     if result.stages:
         console.print(_table(result))
     if any(not group.cores for groups in result.stages.values() for group in groups):

@@ -12,11 +12,12 @@ Command = Literal["serve", "plan", "simulate"]
 
 def notices(spec: Spec, command: Command = "serve") -> tuple[str, ...]:
     """A line for each key that is set and has no effect; `serve` refuses nodes outright."""
+    unused = {"serve": (), "plan": ("network",), "simulate": ("price_per_hour", "network")}[command]
     keys = [
         f"cluster.nodes[{index}].{key}"
         for index, node in enumerate(spec.cluster.nodes or ())
-        for key in ("price_per_hour", "network")
-        if command != "serve" and getattr(node, key)
+        for key in unused
+        if getattr(node, key)
     ]
     return (*(f"{key} is checked, but {command} does not apply it yet" for key in keys), *_uncounted(spec))
 

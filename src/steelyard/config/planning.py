@@ -56,6 +56,7 @@ class Blueprint(NamedTuple):
         nodes: the cluster.
         classes: latency bound in seconds, by service and SLO class.
         physics: what the profiles know of the machine besides service times.
+        prices: of an hour of a whole node, by its name, where the spec states one.
     """
 
     services: dict[str, Service]
@@ -63,6 +64,7 @@ class Blueprint(NamedTuple):
     nodes: tuple[SimulatedNode, ...]
     classes: dict[str, dict[str, float]]
     physics: Physics
+    prices: dict[str, float]
 
     @property
     def cores(self) -> int:
@@ -119,6 +121,11 @@ def blueprint(loaded: LoadedSpec, *, cores_available: int, profiles: Path | None
         nodes=nodes,
         classes={name: latency_classes(loaded, name) for name in services},
         physics=_physics(constants),
+        prices={
+            node.name: node.price_per_hour
+            for node in loaded.spec.cluster.nodes or ()
+            if node.price_per_hour is not None
+        },
     )
     _check_times(loaded, made)
     check_room(loaded, made.cores)
