@@ -31,7 +31,7 @@ def test_the_page_has_a_row_for_each_place_variant_and_time() -> None:
     assert lines[0].startswith(
         "worker, 1 core: 200 switches, 1000 batches, 0 failed; server, 1 core: 200 switches, 999"
     )
-    assert lines[0].endswith("A replica started for it: 252 ms.")
+    assert lines[0].endswith("Starting a replica for the variant instead takes 252 ms.")
     assert lines[4] == "| worker, 1 core: small | sent to started | 12.00 | 10.00 | 2.00 | 15.00 | 14.00 |"
     assert [line.split("|")[2].strip() for line in lines[4:]] == [
         "sent to started",
