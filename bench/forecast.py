@@ -8,9 +8,9 @@ origins are a prime number of seconds apart, or they would all fall on the same 
 seconds (zeros) are interpolated for the history; an origin whose future holds one is left out, so that
 nothing made up is scored.
 
-What a predictor is worth as cost and violations of a policy is `headlines`' question, not this one's.
+What each is worth to the default policy, as cost and violations: `forecast_cost`.
 
-    python bench/forecast.py [TRACE] [--every 307]
+    python bench/forecast.py [TRACE] [--every 307] [--surges 4]
 """
 
 import argparse
@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import _record
+import forecast_cost
 import numpy as np
+from forecast_cost import COLD_START_S, Forecaster
 from numpy.typing import NDArray
 from surges import TRACE, counts_of, filled
 
@@ -54,10 +56,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("trace", type=Path, nargs="?", default=TRACE)
     parser.add_argument("--every", type=int, default=307, help="seconds between two origins; a prime")
+    parser.add_argument("--surges", type=int, default=4, help="that the default policy is simulated on")
     arguments = parser.parse_args()
     counts = counts_of(arguments.trace)
     rows = [row for horizon_s in HORIZONS_S for row in scored(counts, horizon_s, arguments.every)]
     show(rows)
+    costs = forecast_cost.costs(arguments.trace, list(forecasters()), surge_count=arguments.surges)
+    forecast_cost.show(costs)
     _record.write(
         "forecast",
         {
@@ -67,8 +72,18 @@ def main() -> None:
             "mean_rps": round(float(counts[counts > 0].mean()), 2),
             "every_s": arguments.every,
             "scores": rows,
+            "surges": arguments.surges,
+            "costs": costs,
         },
+        seed=1,
     )
+
+
+def forecasters() -> Iterator[Forecaster]:
+    """What the policy is tried with: every predictor for a cold start, `quantile` at 0.9."""
+    for entry in entries(COLD_START_S):
+        if entry.quantile in (None, 0.9):
+            yield Forecaster(entry.name, entry.predictor, entry.history_s)
 
 
 def scored(counts: NDArray[np.int64], horizon_s: int, every_s: int) -> Iterator[dict[str, Any]]:
