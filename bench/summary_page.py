@@ -227,19 +227,19 @@ def _proteus(record: Record) -> tuple[str, str]:
 POLICIES, ACCURACY = "#which-policy-at-which-cost", "results/accuracy.md"
 CLAIMS = (
     Claim(
-        "At any policy's cost fewer violations, at its violations no more cost",
+        "At the cost of any published policy fewer violations; at its violations no more cost",
         POLICIES,
         ("headlines",),
         _line,
     ),
     Claim(
-        "Live, a surge is met with fewer violations for the same cores",
+        "Live, a surge causes fewer violations than under Themis, on as many cores",
         "#a-surge-several-policies",
         ("surge",),
         _surge,
     ),
     Claim(
-        "Two services share two cores better managed than split or left alone",
+        "Two services miss fewer deadlines managed than with a core each, or unmanaged",
         "#two-services-with-opposite-surges",
         ("two_services",),
         _two_services,
@@ -249,7 +249,7 @@ CLAIMS = (
     Claim(
         "Cores move in place, without losing a batch", "#cores-moved-in-place", ("resize_threads",), _resize
     ),
-    Claim("A killed worker loses no request", "#a-worker-killed-every-second", ("kill",), _kill),
+    Claim("A killed worker leaves no request unanswered", "#a-worker-killed-every-second", ("kill",), _kill),
     Claim(
         "The simulator agrees with queueing theory",
         "#is-the-simulator-right-and-how-fast",
