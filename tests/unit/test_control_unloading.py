@@ -229,6 +229,34 @@ def test_loading_waits_until_it_is_ready_and_for_the_unloading_before() -> None:
     run(steps())
 
 
+def test_of_those_who_wait_for_a_change_to_end_one_begins_the_next() -> None:
+    """Were both to begin, the unloading would drain what the loading then resumes, and never end."""
+
+    async def steps() -> None:
+        one = Told()
+        repository = LiveRepository([("a", one.switch())], wait_s_max=9)
+        one.ready = False
+        one.drained.set()
+        calls = [
+            asyncio.create_task(change("a"))
+            for change in (repository.unload, repository.load, repository.unload)
+        ]
+        while one.steps[-1:] != ["plan"]:
+            await asyncio.sleep(0)
+        for _ in range(9):  # as often as it takes the last call to begin something
+            await asyncio.sleep(0)
+        assert one.steps == ["drain", "give up", "plan"]
+        one.ready = True
+        while one.steps[-1] != "drain":
+            await asyncio.sleep(0)
+        one.drained.set()
+        await asyncio.gather(*calls)
+        assert one.steps == ["drain", "give up", "plan", "resume", "drain", "give up"]
+        assert [entry.state for entry in repository.index()] == ["UNAVAILABLE"]
+
+    run(steps())
+
+
 def test_who_waits_no_longer_is_told_and_the_change_goes_on() -> None:
     async def steps() -> None:
         one = Told()

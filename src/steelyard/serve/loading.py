@@ -93,20 +93,20 @@ class LiveRepository:
 
     async def load(self, service: str) -> None:
         """Serve it again; see `Repository.load`."""
-        await self._settled(service)
+        await self._turn(service)
         if service not in self._loaded:
             self._loaded.add(service)
             self._change(service, self._load(service))
-        await self._settled(service, "is still loading")
+        await self._end_of_change(service, "is still loading", self._wait_s_max)
 
     async def unload(self, service: str) -> None:
         """Answer what was admitted and end its replicas; see `Repository.unload`."""
-        await self._settled(service)
+        await self._turn(service)
         if service in self._loaded:
             self._loaded.discard(service)
             self._open.discard(service)
             self._change(service, self._switches[service].unload())
-        await self._settled(service, "still has requests to answer")
+        await self._end_of_change(service, "still has requests to answer", self._wait_s_max)
 
     def stop(self) -> None:
         """Begin and finish nothing more."""
@@ -118,26 +118,39 @@ class LiveRepository:
         self._open.add(service)
 
     def _entry(self, name: str) -> RepositoryEntry:
-        is_changing = name in self._changes and not self._changes[name].done()
         if name in self._loaded:
             ready = name in self._open and self._switches[name].is_ready()
             return RepositoryEntry(name, "READY" if ready else "LOADING", "" if ready else "no ready replica")
-        return RepositoryEntry(name, "UNLOADING" if is_changing else "UNAVAILABLE", "unloaded")
+        return RepositoryEntry(name, "UNLOADING" if self._is_changing(name) else "UNAVAILABLE", "unloaded")
 
     def _change(self, service: str, steps: Coroutine[object, object, None]) -> None:
         task = self._changes[service] = asyncio.get_running_loop().create_task(steps)
         task.add_done_callback(lambda _: self._on_change())
         self._on_change()
 
-    async def _settled(self, service: str, otherwise: str = "is changing") -> None:
-        """Wait for the change under way, if there is one.
+    def _is_changing(self, service: str) -> bool:
+        task = self._changes.get(service)
+        return task is not None and not task.done()
+
+    async def _turn(self, service: str) -> None:
+        """Wait until no change is under way: of those who wait for one to end, the first begins the next.
 
         Raises:
             RepositoryError: it takes too long.
         """
-        task = self._changes.get(service)
-        if task is None or task.done():
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + self._wait_s_max
+        while self._is_changing(service):
+            await self._end_of_change(service, "is changing", give_up_s - loop.time())
+
+    async def _end_of_change(self, service: str, otherwise: str, wait_s: float) -> None:
+        """Wait for the change under way, if there is one.
+
+        Raises:
+            RepositoryError: it takes longer.
+        """
+        if not self._is_changing(service):
             return
-        done, _ = await asyncio.wait([task], timeout=self._wait_s_max)
+        done, _ = await asyncio.wait([self._changes[service]], timeout=wait_s)
         if not done:
             raise RepositoryError(f"service '{service}' {otherwise} after {self._wait_s_max:g} s")
