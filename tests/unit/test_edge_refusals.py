@@ -121,7 +121,11 @@ def test_wrong_places(method: str, path: str, status: int, line: str) -> None:
         (
             Reject(ID, "draining", None),
             503,
-            {"error": "the server is stopping", "reason": "draining", "retry_after_ms": 1000.0},
+            {
+                "error": "service 'mlp' takes no more requests: the server is stopping, or unloads it",
+                "reason": "draining",
+                "retry_after_ms": 1000.0,
+            },
             "1",
         ),
         (

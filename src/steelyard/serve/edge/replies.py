@@ -130,7 +130,8 @@ def end_refusal(service: str, end: Reject | Shed | Fail, overload_status: int) -
     if retry_after_s is None and end.nearest is None:
         retry_after_s = RETRY_AFTER_S
     if end.reason == "draining":
-        return RefusedError(503, "the server is stopping", reason=end.reason, retry_after_s=retry_after_s)
+        text = f"service '{service}' takes no more requests: the server is stopping, or unloads it"
+        return RefusedError(503, text, reason=end.reason, retry_after_s=retry_after_s)
     text = (
         f"service '{service}' has its queue full"
         if end.reason == "queue_full"
