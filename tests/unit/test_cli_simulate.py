@@ -109,6 +109,22 @@ def test_nothing_is_simulated_for_a_report_that_cannot_be_written(monkeypatch: p
             assert (result.exit_code, result.stderr) == (2, f"{option}: cannot write {file}\n")
 
 
+def test_an_output_is_never_written_over_what_is_read_or_another_output(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("steelyard.sim.many.simulate", lambda *_, **__: pytest.fail("a run was started"))
+    trace = Path("trace.txt").read_text()
+    for given, told in (
+        (["--html", "trace.txt"], "--html: trace.txt is read; want another file\n"),
+        (["--json", "./spec.yaml"], "--json: spec.yaml is read; want another file\n"),
+        (["--html", "a", "--json", "a"], "--json: a is --html already; want another file\n"),
+    ):
+        for named in ("trace.txt", "ocr=trace.txt"):
+            result = runner.invoke(app, ["simulate", "spec.yaml", "--trace", named, *given])
+            assert (result.exit_code, result.stderr) == (2, told)
+    assert Path("trace.txt").read_text() == trace
+
+
 def test_nothing_is_simulated_for_a_report_without_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steelyard.sim.many.simulate", lambda *_, **__: pytest.fail("a run was started"))
     monkeypatch.setitem(sys.modules, "plotly", None)  # as if it were not installed

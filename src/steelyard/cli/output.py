@@ -1,6 +1,7 @@
 """What commands share in saying: `--json`, arguments as quantities, and files that cannot be written."""
 
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,11 +25,17 @@ def write_json(target: str | None, result: Any) -> None:
     """
     if target is None:
         return
+    file = json_file(target)
     text = msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n"
-    if target == "-":
+    if file is None:
         say(text.removesuffix("\n"))
         return
-    write_text(Path(target), text, "--json")
+    write_text(file, text, "--json")
+
+
+def json_file(target: str | None) -> Path | None:
+    """The file that `--json` names; None without one."""
+    return None if target is None or target == "-" else Path(target)
 
 
 def write_text(file: Path, text: str, option: str) -> None:
@@ -55,6 +62,27 @@ def writable(option: str, file: Path | None) -> Path | None:
     if file.is_dir() or not folder.is_dir() or not os.access(file if file.exists() else folder, os.W_OK):
         raise SpecError(f"{option}: cannot write {file}")
     return file
+
+
+def check_outputs(outputs: Mapping[str, Path | None], read: Iterable[Path]) -> None:
+    """Files that will be written later: all can be, and none is another one or a file that is read.
+
+    Args:
+        outputs: by option; None where it was not given.
+        read: what the command reads.
+
+    Raises:
+        SpecError: one cannot be written, or would be written over.
+    """
+    taken = {file.resolve(): f"{file} is read" for file in read}
+    for option, file in outputs.items():
+        if writable(option, file) is None or file is None:
+            continue
+        if file.exists() and not file.is_file():  # a device or a pipe may be named twice
+            continue
+        if file.resolve() in taken:
+            raise SpecError(f"{option}: {taken[file.resolve()]}; want another file")
+        taken[file.resolve()] = f"{file} is {option} already"
 
 
 def say(text: str, *, err: bool = False) -> None:

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from steelyard.cli.output import JsonOption, say, writable, write_json, write_text
+from steelyard.cli.output import JsonOption, check_outputs, json_file, say, write_json, write_text
 from steelyard.core.errors import SpecError
 from steelyard.core.types import Frozen
 from steelyard.metrics.runs import RunSeries, RunSummary
@@ -97,10 +97,12 @@ def simulate(
     def notice(line: str) -> None:
         say(line, err=True)
 
-    if writable("--html", html) is not None:
+    outputs = {"--html": html, "--decisions": decisions, "--json": json_file(json)}
+    check_outputs(
+        outputs, read=[spec, *(Path(name) for one in trace for name in (one, one.partition("=")[2]))]
+    )
+    if html is not None:
         check_available()
-    writable("--decisions", decisions)
-    writable("--json", None if json in (None, "-") else Path(json))
     loaded = open_spec(spec, slo)
     find_modules_beside(loaded.folder)
     made = blueprint(loaded, cores_available=len(usable_core_ids()), profiles=profiles)
