@@ -91,7 +91,7 @@ def test_suspects_that_others_leave_no_time_are_shed_when_they_are_due() -> None
     # 2 to 4 came at 0 and nobody is there to run them: they go at 1.5 s, and a millisecond's lag of sheds.
     while not (shed := ends(bench.wake())):
         assert bench.now_s < 1.5
-    assert shed[2] == Shed(RequestId(0, 2), "deadline")
+    assert shed[2] == Shed(RequestId(0, 2), "deadline", lost=1)
     assert bench.now_s == pytest.approx(1.501)
 
 

@@ -72,5 +72,5 @@ def test_the_same_obstacles_as_the_others() -> None:
 def test_a_missing_solver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "highspy", None)
     problem = PlanProblem("s", (PlanStage("a", ((0.1,),)),), 5.0, 1.0, wait="none")
-    with pytest.raises(SteelyardError, match=r"needs highspy: pip install 'steelyard\[milp\]'"):
+    with pytest.raises(SteelyardError, match=r"needs highspy: pip install '\.\[milp\]' in a clone"):
         milp.solve(problem)

@@ -209,5 +209,5 @@ def test_a_program_without_a_solution() -> None:
 
 def test_without_the_solver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "highspy", None)
-    with pytest.raises(SteelyardError, match=r"needs highspy: pip install 'steelyard\[milp\]'"):
+    with pytest.raises(SteelyardError, match=r"needs highspy: pip install '\.\[milp\]' in a clone"):
         solve(problem(1.0))
