@@ -78,6 +78,7 @@ def test_what_is_read_of_a_request_under_way_is_there() -> None:
         ("send_400_response", ["text"]),
         ("timeout_keep_alive_handler", []),
         ("_unset_keepalive_if_required", []),
+        ("_unsupported_upgrade_warning", []),
     ],
 )
 def test_what_is_called_or_extended_takes_what_it_took(method: str, given: list[str]) -> None:

@@ -85,6 +85,13 @@ def test_an_upgrade_that_is_not_served_does_not_cost_the_body(edge: Edge, is_cut
         assert read_answer(stream)[0] == 200
 
 
+def test_an_upgrade_is_no_line_in_the_log(edge: Edge, caplog: pytest.LogCaptureFixture) -> None:
+    with edge.connect() as client, client.makefile("rb") as stream:
+        client.sendall(LIVE[:-2] + H2C.encode() + b"\r\n")
+        assert read_answer(stream)[0] == 200
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize("head_cut", [0, 20])
 @pytest.mark.parametrize("path", ["/v2/repository/index", "/v2/models/one/infer"])
 def test_the_body_of_an_upgrade_is_never_taken_for_a_request(edge: Edge, path: str, head_cut: int) -> None:

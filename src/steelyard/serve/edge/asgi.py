@@ -100,6 +100,9 @@ class AsgiConnection(HttpToolsProtocol):
         self.transport.write(head + reply.body)
         self.transport.close()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing to warn of: an upgrade may be ignored (RFC 9110, 7.8), and clients ask for it by habit."""
+
     def pause_writing(self) -> None:
         """The client does not read what is written."""
         super().pause_writing()
