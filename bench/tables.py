@@ -203,6 +203,28 @@ def forecast(record: dict[str, Any]) -> str:
     line = (
         f"{origins:,} origins, mean rate {record['mean_rps']:.0f} requests a second; losses in the same unit."
     )
+    return f"{line}\n\n{table(head, rows)}\n\n{_forecast_costs(record)}"
+
+
+def _forecast_costs(record: dict[str, Any]) -> str:
+    """What the default policy makes of each predictor, cold starts and all."""
+    losses = {
+        row["predictor"]: row for row in record["scores"] if (row["horizon_s"], row["quantile"]) == (6, 0.9)
+    }
+    rows = [
+        (
+            row["forecast"],
+            f"{losses[row['forecast']]['pinball_rps']:.2f}" if row["forecast"] in losses else "",
+            f"{row['violations']:,}",
+            f"{row['core_seconds']:,.0f}",
+            f"{row['cost_ratio']:.2f}",
+            f"{row['cold_starts']:,}",
+        )
+        for row in record["costs"]
+    ]
+    head = ("steelyard with", "loss at 0.9, 6 s", "violations", "core-seconds", "cost to none", "cold starts")
+    requests = record["costs"][0]["requests"]
+    line = f"{record['surges']} surges of three pipelines, {requests:,} requests for each line."
     return f"{line}\n\n{table(head, rows)}"
 
 
