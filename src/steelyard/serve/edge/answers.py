@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from steelyard.core.commands import Complete
+from steelyard.serve.edge.answer_json import BinarySize, HeadStart, OutputHead, SharedSize
 from steelyard.serve.edge.codec import Answer, Inference, Route
 from steelyard.serve.edge.outputs import (
     Output,
@@ -26,32 +27,6 @@ from steelyard.serve.edge.tensors import to_json
 MODEL_VERSION = "1"
 HEADS_MAX = 8
 """Beginnings of answers that are kept for requests of one kind."""
-
-
-class _BinarySize(msgspec.Struct):
-    binary_data_size: int
-
-
-class _SharedSize(msgspec.Struct, omit_defaults=True):
-    shared_memory_region: str
-    shared_memory_byte_size: int
-    shared_memory_offset: int = 0
-
-
-class _OutputHead(msgspec.Struct, omit_defaults=True):
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    parameters: _BinarySize | _SharedSize | None = None
-    data: msgspec.Raw | None = None
-
-
-class _HeadStart(msgspec.Struct):
-    """An answer's head up to what differs from one answer to the next."""
-
-    model_name: str
-    model_version: str
-    outputs: list[_OutputHead]
 
 
 class AnswerBody(NamedTuple):
@@ -103,18 +78,18 @@ def _kept_start(
 
 def _start(route: Route, wanted: Sequence[Answer], found: Sequence[Output]) -> bytes:
     """The head up to its parameters; outputs that go to shared memory are written there."""
-    outputs: list[_OutputHead] = []
+    outputs: list[OutputHead] = []
     for (spec, binary, span), (shape, pieces) in zip(wanted, found, strict=True):
-        head = _OutputHead(spec.name, spec.dtype, shape)
+        head = OutputHead(spec.name, spec.dtype, shape)
         if span is not None:
             size = span.write(spec.name, pieces)
-            head.parameters = _SharedSize(span.region.name, size, span.offset)
+            head.parameters = SharedSize(span.region.name, size, span.offset)
         elif binary:
-            head.parameters = _BinarySize(sum(map(len, pieces)))
+            head.parameters = BinarySize(sum(map(len, pieces)))
         else:
             head.data = msgspec.Raw(to_json(spec.name, spec.dtype, math.prod(shape), joined(pieces)))
         outputs.append(head)
-    start = msgspec.json.encode(_HeadStart(route.name, MODEL_VERSION, outputs))
+    start = msgspec.json.encode(HeadStart(route.name, MODEL_VERSION, outputs))
     return start[:-1] + b',"parameters":'
 
 

@@ -10,12 +10,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import msgspec
-
 from steelyard.core.commands import Complete, OutputPart
 from steelyard.core.errors import ModelError
 from steelyard.core.types import Tensor, TensorRef
 from steelyard.runtime.base import TensorSpec
+from steelyard.serve.edge.answer_json import AnswerParameters
 from steelyard.serve.edge.codec import Route
 from steelyard.serve.edge.shown import quoted
 from steelyard.serve.edge.tensors import KINDS, bytes_offsets
@@ -28,32 +27,6 @@ class Output(NamedTuple):
 
     shape: tuple[int, ...]
     pieces: list[memoryview]
-
-
-class AnswerParameters(msgspec.Struct, omit_defaults=True):
-    """What an answer says of itself; what is not known, or does not apply, is left out.
-
-    Attributes:
-        variant: that answered the last stage.
-        queue_ms: it waited.
-        service_ms: it was served.
-        variants: `stage:variant,...`, where there are several stages.
-        variant_rows: `stage:variant=rows,...`, of the stages at which several variants answered.
-        accuracy: estimated for those variants, the mean over the rows.
-        accuracy_measured: it was measured end to end; otherwise the product of the stages'.
-        core_ms: core-milliseconds spent on it.
-        bounds_missed: names of the request's own bounds that were missed, comma-separated.
-    """
-
-    variant: str
-    queue_ms: float
-    service_ms: float
-    variants: str = ""
-    accuracy: float | None = None
-    accuracy_measured: bool | None = None
-    core_ms: float | None = None
-    bounds_missed: str = ""
-    variant_rows: str = ""
 
 
 def answer_parameters(complete: Complete) -> AnswerParameters:
