@@ -41,7 +41,7 @@ static: $(INSTALLED) ## format, lint, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-compiled: $(INSTALLED) ## compile core, control and simulator in an environment of their own; the fast tests on that
+compiled: $(INSTALLED) ## compile what setup.py lists in an environment of its own; the fast tests on that
 	rm -rf build
 	$(BIN)/python -m venv $(COMPILED)
 	$(COMPILED)/bin/python -m pip install --quiet --require-hashes -r requirements.lock

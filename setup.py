@@ -1,9 +1,10 @@
 """The build: pure Python, or with `STEELYARD_COMPILE=1` the same sources compiled by mypyc.
 
 How to use it is in docs/simulator.md.
-What decides and what simulates is compiled. What stays interpreted: values (`msgspec` structs build their own
-classes), policies other than the default one, everything that waits for the world anyway. A compiled run is
-the interpreted one, byte for byte; only the clock on the wall differs.
+What decides, what simulates and what a served request passes through is compiled. What stays interpreted:
+values (`msgspec` structs build their own classes), policies other than the default one, everything that
+waits for the world anyway. A compiled run is the interpreted one, byte for byte; only the clock on the wall
+differs.
 """
 
 import os
@@ -26,6 +27,14 @@ COMPILED = {
     "policies/steelyard": (
         "demand", "pace", "policy", "reaction", "reserve", "shortage", "sizing", "standing", "targets",
     ),
+    "backend": ("patience", "replica"),
+    "metrics": ("exporter",),
+    "serve": ("account", "intake", "service_driver", "wiring"),
+    "serve/edge": (
+        "answers", "body", "codec", "connection", "exchange", "http_head", "incoming", "inferences",
+        "inputs", "outputs", "reply_heads", "requests",
+    ),
+    "worker": ("arena", "doorbell", "tensors"),
     "sim": (
         "account", "clients", "cluster", "control_driver", "draws", "items", "kernel", "lending",
         "service_driver",

@@ -5,10 +5,11 @@ one process, one worker), a raw ASGI application that parses the request and ans
 ONNX Runtime in this process. The models do next to nothing, so what is measured is what serving adds. CPU is
 the kernel's count for the server's own process; the worker's is given apart.
 
-With a compiled build (docs/simulator.md) the same is recorded beside it.
-
 The server's share is then divided among its steps by sampling its serving thread (`_sampled.py`), in a run
 of its own that is not timed.
+
+With a compiled build (docs/simulator.md) the same is recorded beside it, without the steps: compiled
+functions are not on the stack that the sampler sees.
 
 Where it runs: server, worker and raw application confined to one core, the client and the in-process calls on
 another.
@@ -110,7 +111,7 @@ def measure(rounds: int, folder: Path) -> dict[str, Any]:
                 found.setdefault((size, "raw"), []).append((*round_trip(raw_pid, raw_port, size), 0.0))
                 alone = in_process_us(folder / f"{size}.onnx", floats)
                 found.setdefault((size, "onnxruntime"), []).append((alone, alone, 0.0))
-    parts = shares(spec, folder, (server_core, client_core))
+    parts = {} if _record.IS_COMPILED else shares(spec, folder, (server_core, client_core))
     results: dict[str, Any] = {"server_core": server_core, "client_core": client_core, "rounds": rounds}
     for size, (floats, _) in SIZES.items():
         rows = {way: np.array(found[size, way]) for way in ("steelyard", "raw", "onnxruntime")}
@@ -119,10 +120,6 @@ def measure(rounds: int, folder: Path) -> dict[str, Any]:
             "cpu_us": {way: round(float(np.median(row[:, 0])), 1) for way, row in rows.items()},
             "latency_p50_us": {way: round(float(np.median(row[:, 1])), 1) for way, row in rows.items()},
             "worker_cpu_us": round(float(np.median(rows["steelyard"][:, 2])), 1),
-            "steps_cpu_us": {
-                step: round(share * float(np.median(rows["steelyard"][:, 0])), 1)
-                for step, share in sorted(parts[size].items(), key=lambda item: -item[1])
-            },
             "cpu_ratio_to_raw": round(float(np.median(rows["steelyard"][:, 0] / rows["raw"][:, 0])), 2),
             "added_latency_us": round(
                 float(np.median(rows["steelyard"][:, 1] - rows["onnxruntime"][:, 1])), 1
@@ -131,6 +128,11 @@ def measure(rounds: int, folder: Path) -> dict[str, Any]:
                 float(np.median(rows["steelyard"][:, 1] - rows["raw"][:, 1])), 1
             ),
         }
+        if size in parts:
+            results[size]["steps_cpu_us"] = {
+                step: round(share * results[size]["cpu_us"]["steelyard"], 1)
+                for step, share in sorted(parts[size].items(), key=lambda item: -item[1])
+            }
     return results
 
 
