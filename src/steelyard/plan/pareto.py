@@ -41,7 +41,7 @@ class Frontier:
 
     def cheapest(self, budget_s: float) -> int | None:
         """Index of the cheapest point within `budget_s`, or None."""
-        index = int(np.searchsorted(-self.time_s, -budget_s))
+        index = int((-self.time_s).searchsorted(-budget_s))
         return index if index < len(self.time_s) else None
 
     def options(self, index: int) -> list[int]:
@@ -54,7 +54,7 @@ class Frontier:
 
 def leaf(time_s: Floats, cost: Floats, budget_s: float) -> Frontier:
     """The undominated ones of a stage's options within `budget_s`; may be empty."""
-    kept = _undominated(time_s, cost, np.flatnonzero(time_s <= budget_s))
+    kept = _undominated(time_s, cost, (time_s <= budget_s).nonzero()[0])
     return Frontier(time_s[kept], cost[kept], kept)
 
 
@@ -65,7 +65,7 @@ def series(left: Frontier, right: Frontier, budget_s: float, *, cheapest_only: b
     """
     times = np.add.outer(left.time_s, right.time_s).ravel()
     costs = np.add.outer(left.cost, right.cost).ravel()
-    among = np.flatnonzero(times <= budget_s)
+    among = (times <= budget_s).nonzero()[0]
     kept = (_cheapest if cheapest_only else _undominated)(times, costs, among)
     width = max(1, len(right.time_s))
     return Frontier(times[kept], costs[kept], kept // width, kept % width, left, right)
@@ -113,7 +113,7 @@ def _cheapest(times: Floats, costs: Floats, among: Indices) -> Indices:
     """Of the points `among` the one that `_undominated` names first: of the cheapest the fastest."""
     cost = costs[among]
     cheapest: Indices = among[cost == cost.min(initial=np.inf)]
-    return cheapest[np.argsort(times[cheapest], kind="stable")[:1]]
+    return cheapest[times[cheapest].argsort(kind="stable")[:1]]
 
 
 def _undominated(times: Floats, costs: Floats, among: Indices) -> Indices:
@@ -121,7 +121,7 @@ def _undominated(times: Floats, costs: Floats, among: Indices) -> Indices:
 
     One stable sort by time. Of points of the same time only the last that is kept is the cheapest.
     """
-    order = among[np.argsort(times[among], kind="stable")]
+    order = among[times[among].argsort(kind="stable")]
     if not len(order):
         return order
     cost = costs[order]

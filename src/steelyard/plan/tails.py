@@ -299,7 +299,7 @@ def _terms(
     inside = _inside(rho)
     y = _root(inside)
     one = (1 - inside) / (inside * np.exp(y) - 1)
-    many, some = delay_probability(at_once, np.stack([rho * at_once, rate / count * smallest_s]))
+    many, some = delay_probability(at_once, np.array([rho * at_once, rate / count * smallest_s]))
     some = np.maximum(many, some)
     own_s = (np.ceil(parts / servers - 1e-9) - 1) * batch_s
     rest_s = np.where(some > 0, np.maximum(0.0, batch_s - share_s), 0.0) + own_s
