@@ -1,7 +1,8 @@
 """Runs on disk and runs to do: one JSON line a run, written as soon as it is done.
 
 A line is found again by its key (`Job.key`); of several with one key the last one counts. Interrupting loses
-the runs at hand, no more. A run that fails is written with its error, listed, and tried again next time.
+the runs at hand, no more; a line cut off by that is as good as none. A run that fails is written with its
+error, listed, and tried again next time.
 """
 
 import json
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 from headlines_cases import Job, least_core_s, scenario
@@ -45,7 +46,10 @@ class Store:
         self._lines: dict[str, Line] = {}
         if path.exists():
             for text in path.read_text().splitlines():
-                self._remember(json.loads(text))
+                try:
+                    self._remember(json.loads(text))
+                except ValueError:  # cut off when the process was killed; its run is missing
+                    continue
 
     def missing(self, jobs: Sequence[Job]) -> list[Job]:
         """Those without a result, in their order."""
@@ -65,7 +69,7 @@ class Store:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         todo = iter(jobs)
         with (
-            self.path.open("a") as file,
+            self._appending() as file,
             ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool,
         ):
             waiting: set[Future[Line]] = set()
@@ -81,6 +85,14 @@ class Store:
                     file.flush()
                     self._remember(line)
                     on_done(line)
+
+    def _appending(self) -> TextIO:
+        """The file at its end, on a line of its own."""
+        stored = self.path.read_bytes() if self.path.exists() else b""
+        file = self.path.open("a")
+        if stored and not stored.endswith(b"\n"):
+            file.write("\n")
+        return file
 
     def _remember(self, line: Line) -> None:
         self._lines[_found_by(line)] = line

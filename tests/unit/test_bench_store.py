@@ -77,6 +77,16 @@ def test_only_what_is_missing_is_run_again(tmp_path: Path, trace: Path) -> None:
     assert Store(path).missing(jobs) == jobs[1:]
 
 
+def test_a_line_that_was_cut_off_is_run_again_and_swallows_no_other(tmp_path: Path, trace: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    jobs = [job_of(trace), job_of(trace, seed=2)]
+    whole = json.dumps({**jobs[0].key, "summary": {}})
+    path.write_text(f"{whole}\n{whole[:40]}")
+    assert Store(path).missing(jobs) == jobs[1:]
+    Store(path).run([], stamp={}, processes=1, on_done=lambda _: None)
+    assert path.read_text() == f"{whole}\n{whole[:40]}\n"  # what comes next begins a line
+
+
 @pytest.mark.long
 def test_a_run_is_a_line_at_once_and_found_again(tmp_path: Path, trace: Path) -> None:
     path = tmp_path / "runs.jsonl"
