@@ -106,20 +106,20 @@ class SteelyardPolicy:
         views = sorted(snapshot.services, key=lambda v: -self._services[v.service].weight)
         for view in views:
             self._choose_level(view, snapshot, ground)
-        kept = self._kept([view.service for view in views if view.desired is None], sum(free.values()))
+        kept = self._kept([view.service for view in views if view.desired is None], sum(free.values(), 0.0))
         for view in views:
             rate = self._rates[view.service].update(view)
             layouts = self._standings[view.service].layouts
             if view.desired is None:
                 kept.pop(view.service, None)
-                plan = self._begin(view, rate, free, sum(free.values()) - sum(kept.values()))
+                plan = self._begin(view, rate, free, sum(free.values(), 0.0) - sum(kept.values(), 0.0))
             else:
                 plan = self._leaves[view.service].thinned(
                     view, view.desired, layouts, rate, cores=largest, elapsed_s=elapsed_s
                 )
             if plan is None:
-                least = sum(layout.target.least for layout in layouts)
-                reasons.append(f"{view.service}: wants {_amount(least)}, {sum(free.values()):g} free")
+                least = sum([layout.target.least for layout in layouts], 0.0)
+                reasons.append(f"{view.service}: wants {_amount(least)}, {sum(free.values(), 0.0):g} free")
                 continue
             if plan != view.desired:
                 plans[view.service] = plan
