@@ -28,7 +28,6 @@ COMPILED = {
         "demand", "pace", "policy", "reaction", "reserve", "shortage", "sizing", "standing", "targets",
     ),
     "backend": ("patience", "replica"),
-    "metrics": ("exporter",),
     "serve": ("account", "intake", "service_driver", "wiring"),
     "serve/edge": (
         "answers", "body", "codec", "connection", "exchange", "http_head", "incoming", "inferences",
