@@ -7,15 +7,16 @@ finds all of its connections busy opens another, and both ends keep it.
 import gc
 import http.client
 import json
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from steelyard.serve.edge import make_app
+from steelyard.serve.edge.connection import Connection
 from steelyard.testing.http import RunningServer, running_server
 from steelyard.testing.intake import ComputingIntake, served
+from steelyard.testing.live import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -70,9 +71,10 @@ def test_memory_follows_the_connections_and_not_the_requests(
     server: RunningServer, traced: Callable[[], int]
 ) -> None:
     close(crowd(server))  # what is made once: caches, lazy imports
-    before = settled(traced, 0)
+    before = settled(traced)
     connections = crowd(server)
     open_ = traced()
+    assert len(served_connections()) == CONNECTIONS
     # Measured: 7 KB, the client's side of it included.
     assert (open_ - before) / CONNECTIONS < 16_384
     for index in range(REQUESTS):
@@ -80,16 +82,16 @@ def test_memory_follows_the_connections_and_not_the_requests(
     assert traced() - open_ < 100 * REQUESTS  # a hundred bytes a request would be an object that stays
     close(connections)
     # Less than one in ten of them has stayed.
-    assert settled(traced, before + (open_ - before) // 10) <= before + (open_ - before) // 10
+    assert settled(traced) <= before + (open_ - before) // 10
 
 
-def settled(traced: Callable[[], int], enough: int) -> int:
-    """Bytes once the server has seen its clients go: no more than `enough`, or no less than a moment ago."""
-    deadline_s = time.monotonic() + SECONDS_MAX
-    latest, at_rest = traced(), 0
-    while latest > enough and at_rest < 5 and time.monotonic() < deadline_s:
-        time.sleep(0.05)
-        now = traced()
-        at_rest = at_rest + 1 if now >= latest else 0
-        latest = now
-    return latest
+def settled(traced: Callable[[], int]) -> int:
+    """Bytes once the server has let go of all of its connections."""
+    wait_until(lambda: not served_connections(), "the server to let its connections go")
+    return traced()
+
+
+def served_connections() -> list[object]:
+    """The server's side of those that are open, or kept for no reason."""
+    gc.collect()
+    return [each for each in gc.get_objects() if type(each) is Connection]
