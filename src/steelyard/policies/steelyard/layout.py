@@ -22,8 +22,7 @@ from steelyard.policies.steelyard.targets import StageTarget
 FIT = StageRules(choice="fit")
 HOLD_SAVES_MIN = 0.2
 """What full batches must save over single rows, as a share of what a request costs, to be waited for: rows
-that are held come all at once, here and at the next stage, which costs cores. On the published pipelines
-0.22 pays, 0.13 does not (docs/results.md)."""
+that are held come all at once, here and at the next stage, which costs cores."""
 
 
 class StageLayout(NamedTuple):
