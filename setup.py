@@ -27,6 +27,7 @@ COMPILED = {
     "policies/steelyard": (
         "demand", "pace", "policy", "reaction", "reserve", "shortage", "sizing", "standing", "targets",
     ),
+    "metrics": ("sums",),
     "backend": ("patience", "replica"),
     "serve": ("account", "intake", "service_driver", "wiring"),
     "serve/edge": (

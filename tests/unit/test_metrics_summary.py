@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from steelyard.metrics.summary import (
     OUTCOMES,
     RESOLUTION,
-    CoreSeconds,
     Counts,
     FixedHistogram,
     LatencyHistogram,
     Outcome,
     ServiceSummary,
 )
+from steelyard.metrics.sums import CoreSeconds
 
 
 def test_violations_are_over_requests_that_were_not_cancelled() -> None:

@@ -24,6 +24,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 
 from steelyard.core.commands import ShedReason
+from steelyard.core.kinds import NEVER
 from steelyard.core.lifecycle import Replica
 from steelyard.core.plan import Drop
 from steelyard.core.queue import Entry
@@ -129,7 +130,7 @@ def _outweighed(stage: StageState, choice: Batch, now_s: float) -> Piece | None:
     )
     index = 0
     lightest: Piece | None = None
-    least = float("inf")
+    least = NEVER
     for place in late:
         while index <= place:
             piece = entries[index][2]
@@ -195,7 +196,7 @@ def _fill(
     pieces: list[Piece] = []
     rows = 0
     service_s = 0.0
-    due_s = float("inf")
+    due_s = NEVER
     is_full = False
     for _, _, piece in bucket:
         wanted = rows + piece.rows
@@ -240,7 +241,7 @@ def _within_bounds(batch: Batch, now_s: float) -> Batch | None:
     rows = 0
     rows_to: list[int] = []
     row_ms_to: list[float] = []  # core-milliseconds a row that all pieces up to one allow
-    row_ms_left = float("inf")
+    row_ms_left = NEVER
     for piece in pieces:
         ledger = piece.open.bounds
         if ledger is not None:

@@ -10,7 +10,7 @@ from heapq import heapify, heapreplace
 from typing import NamedTuple
 
 from steelyard.core.estimate import Estimator
-from steelyard.core.kinds import Kind, Kinds
+from steelyard.core.kinds import NEVER, Kind, Kinds
 from steelyard.core.lifecycle import Replica, ReplicaPool
 from steelyard.core.mix import VariantMix
 from steelyard.core.queue import Entry
@@ -151,7 +151,7 @@ class Capacity:
     def latest_start_of_any_s(self, rows: int, bucket: int, *, due_s: float) -> float:
         """The same for a request that may run on whatever is resident, planned or not."""
         self._refresh()
-        least_s = float("inf")
+        least_s = NEVER
         for entry in self._possible:
             cores = self._kinds.all[entry.kind].cores_alone
             for variant in entry.replica.variants:
@@ -162,7 +162,7 @@ class Capacity:
         """Seconds for a batch of `rows` on the best replica that is not starting; inf if there is none."""
         if rows <= self._kinds.rows_everywhere:
             return self._kinds.soonest(rows, bucket).live_s
-        least_s = float("inf")
+        least_s = NEVER
         for kind in self._kinds.live:
             for variant in kind.variants:
                 service_s = self._estimator.service_s(variant, bucket, rows, kind.cores_alone)
@@ -179,14 +179,16 @@ class Capacity:
         free_s = self._pool.busy_until_s
         if free_s < now_s:
             free_s = now_s
-        _, live_s, live_rps = self._kinds.soonest(rows, bucket)
-        return free_s + live_s <= due_s and live_rps * (due_s - free_s) >= rows_before + rows
+        soonest = self._kinds.soonest(rows, bucket)
+        if free_s + soonest.live_s > due_s:
+            return False
+        return soonest.live_rps * (due_s - free_s) >= rows_before + rows
 
     def outlook(self, rows: int, bucket: int, *, due_s: float, now_s: float) -> Outlook:
         """What can be done for a new request of `rows` rows by `due_s`; there must be a possible replica."""
         self._refresh()
         rates, soonest = self._kinds.rates(bucket).kinds, self._kinds.soonest(rows, bucket).kinds
-        earliest_s = full_s = service_s_least = float("inf")
+        earliest_s = full_s = service_s_least = NEVER
         rows_possible = rate_total = 0.0
         for entry in self._possible:
             (rate, best_s), own_s = rates[entry.kind], soonest[entry.kind]

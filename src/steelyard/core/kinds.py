@@ -1,12 +1,15 @@
 """What replicas can do, by their kinds: in best batches, and how soon.
 
 Asked for each request, and other with each batch. Replicas of one kind can do the same, so times are looked
-up once a kind; sums run over the replicas.
+up once a kind, and a sum counts each kind as often as there are replicas of it. The answers are made anew
+after each batch, so they are plain objects: Python is slow to make named tuples.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from steelyard.core.estimate import Estimator, Line
+
+NEVER: Final = float("inf")
 
 
 class Kind(NamedTuple):
@@ -20,7 +23,7 @@ class Kind(NamedTuple):
     cores_shared: float
 
 
-class Rates(NamedTuple):
+class Rates:
     """What replicas can do in best batches.
 
     Attributes:
@@ -28,11 +31,14 @@ class Rates(NamedTuple):
         live_rps: rows a second of all replicas that are not starting.
     """
 
-    kinds: list[tuple[float, float]]
-    live_rps: float
+    __slots__ = ("kinds", "live_rps")
+
+    def __init__(self, kinds: list[tuple[float, float]], live_rps: float) -> None:
+        self.kinds = kinds
+        self.live_rps = live_rps
 
 
-class Soonest(NamedTuple):
+class Soonest:
     """Least seconds for a batch of so many rows, or as many of them as a batch may have.
 
     Attributes:
@@ -41,9 +47,12 @@ class Soonest(NamedTuple):
         live_rps: as in `Rates`, for who asks both.
     """
 
-    kinds: list[float]
-    live_s: float
-    live_rps: float
+    __slots__ = ("kinds", "live_rps", "live_s")
+
+    def __init__(self, kinds: list[float], live_s: float, live_rps: float) -> None:
+        self.kinds = kinds
+        self.live_s = live_s
+        self.live_rps = live_rps
 
 
 class Kinds:
@@ -57,8 +66,7 @@ class Kinds:
 
     def __init__(self, estimator: Estimator) -> None:
         self._estimator = estimator
-        self._of_live: list[int] = []  # each live replica's
-        self._places_live: list[int] = []  # each once
+        self._live: dict[int, int] = {}  # how many live replicas are of each kind, by its place in `all`
         self._lines_of: dict[int, list[list[tuple[Line, Line]]]] = {}
         self._rates: dict[int, Rates] = {}
         self._soonest: dict[tuple[int, int], Soonest] = {}
@@ -69,9 +77,10 @@ class Kinds:
     def adopt(self, kinds: list[Kind], of_live: list[int]) -> None:
         """Replicas or limits have changed; `of_live`: which of `kinds` each is that is not starting."""
         self.all = kinds
-        self._of_live = of_live
-        self._places_live = list(dict.fromkeys(of_live))
-        self.live = [kinds[place] for place in self._places_live]
+        self._live.clear()
+        for place in of_live:
+            self._live[place] = self._live.get(place, 0) + 1
+        self.live = [kinds[place] for place in self._live]
         limit = self._estimator.batch_rows_max
         self.rows_everywhere = min([limit(name) for kind in kinds for name in kind.variants], default=0)
         self._lines_of.clear()
@@ -88,14 +97,19 @@ class Kinds:
         if rates is None:
             kinds: list[tuple[float, float]] = []
             for lines in self._lines(bucket):
-                rate, best_s = 0.0, float("inf")
+                rate, best_s = 0.0, NEVER
                 for line, _ in lines:
                     rows = line.rows_best
                     service_s = line.service_s(rows)
-                    rate = max(rate, rows / service_s)
-                    best_s = min(best_s, service_s)
+                    if rows / service_s > rate:
+                        rate = rows / service_s
+                    if service_s < best_s:
+                        best_s = service_s
                 kinds.append((rate, best_s))
-            rates = self._rates[bucket] = Rates(kinds, sum([kinds[place][0] for place in self._of_live], 0.0))
+            live_rps = 0.0
+            for place, count in self._live.items():
+                live_rps += count * kinds[place][0]
+            rates = self._rates[bucket] = Rates(kinds, live_rps)
         return rates
 
     def soonest(self, rows: int, bucket: int) -> Soonest:
@@ -104,13 +118,16 @@ class Kinds:
         if soonest is None:
             kinds: list[float] = []
             for lines in self._lines(bucket):
-                least_s = float("inf")
+                least_s = NEVER
                 for _, line in lines:
                     service_s = line.service_s(min(line.rows_max, rows))
                     if service_s < least_s:
                         least_s = service_s
                 kinds.append(least_s)
-            live_s = min([kinds[place] for place in self._places_live], default=float("inf"))
+            live_s = NEVER
+            for place in self._live:
+                if kinds[place] < live_s:
+                    live_s = kinds[place]
             live_rps = self.rates(bucket).live_rps
             soonest = self._soonest[rows, bucket] = Soonest(kinds, live_s, live_rps)
         return soonest

@@ -9,7 +9,7 @@ The rules of this file:
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -20,7 +20,8 @@ from prometheus_client.registry import Collector
 from steelyard.core.commands import Complete, Discard, Fail, Reject, RunBatch, Shed
 from steelyard.core.types import Request
 from steelyard.metrics import names
-from steelyard.metrics.summary import OUTCOMES, CoreSeconds, FixedHistogram, Outcome, ServiceSummary
+from steelyard.metrics.summary import OUTCOMES, FixedHistogram, Outcome, ServiceSummary
+from steelyard.metrics.sums import CoreSeconds
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REPLICA_STATES = ("starting", "ready", "parked", "draining")
@@ -31,16 +32,11 @@ NOTED_MAX = 256
 End = Complete | Reject | Shed | Fail | Discard
 
 
-class _Noted(NamedTuple):
-    """An answer that is yet to be counted."""
+_Noted = tuple[float, float, float, bool, int, float | None, str]
+"""An answer that is yet to be counted: latency, queueing, service, late, rows, accuracy, variant.
 
-    latency_s: float
-    queue_s: float
-    service_s: float
-    late: bool
-    rows: int
-    accuracy: float | None
-    variant: str
+A plain tuple: one is made for every answer, and a named one takes a call.
+"""
 
 
 class ServiceMetrics:
@@ -53,6 +49,9 @@ class ServiceMetrics:
         cold_starts: replicas that were started.
         resizes: changes of a live replica's cores.
         switches: batches on another variant than the batch before them on the same replica.
+        rows_answered: of requests that were answered.
+        refused_s: seconds that requests took which were rejected, shed or failed.
+        answered_s: when the latest request was answered; None before the first.
     """
 
     def __init__(self, slo_s: float, *, now_s: float) -> None:
@@ -70,37 +69,46 @@ class ServiceMetrics:
         self.service_time = FixedHistogram()
         self.accuracy = FixedHistogram(names.BUCKETS_ACCURACY)
         self.switches = 0
+        self.rows_answered = 0
+        self.refused_s = 0.0
+        self.answered_s: float | None = None
         self.variants: dict[int, str] = {}
         """Of the latest batch of each replica that is not gone."""
         self._noted: list[_Noted] = []
-        self._noted_s = self._until_s = float("-inf")  # of the latest note; when its slice ends
+        self._until_s = float("-inf")
+        """When the slice of the latest note ends."""
 
-    def note(self, end: Complete, rows: int, latency_s: float, *, now_s: float) -> None:
-        """A request was answered, `latency_s` after it arrived."""
+    def note(self, request: Request, end: Complete, *, now_s: float) -> None:
+        """A request was answered."""
         if now_s >= self._until_s or len(self._noted) >= NOTED_MAX:
             self.count()
             self._until_s = self.summary.slice_end_s(now_s)
-        self._noted_s = now_s
+        self.answered_s = now_s
+        latency_s = now_s - request.arrived_s
         self._noted.append(
-            _Noted(latency_s, end.queue_s, end.service_s, end.late, rows, end.accuracy, end.variant)
+            (latency_s, end.queue_s, end.service_s, end.late, request.rows, end.accuracy, end.variant)
         )
 
-    def observe(self, outcome: Outcome, end: Reject | Shed | Fail | Discard, rows: int, now_s: float) -> None:
+    def observe(self, request: Request, end: Reject | Shed | Fail | Discard, *, now_s: float) -> None:
         """A request ended without an answer."""
         if now_s >= self._until_s:  # the summary's times never go back
             self.count()
-        self.summary.observe(outcome, now_s=now_s, rows=rows)
+        outcome = _OUTCOME_OF[type(end)]
+        self.summary.observe(outcome, now_s=now_s, rows=request.rows)
         if not isinstance(end, Discard):
             self.refused[outcome, end.reason] += 1
+            self.refused_s += now_s - request.arrived_s
 
     def count(self) -> None:
         """Count what was noted."""
-        if not self._noted:
+        if not self._noted or self.answered_s is None:
             return
         latencies_s, queues_s, services_s, lates, rows, accuracies, variants = zip(*self._noted, strict=True)
         self._noted.clear()
+        row_count = sum(rows)
+        self.rows_answered += row_count
         self.summary.observe_completed(
-            latencies_s, accuracies, now_s=self._noted_s, late=sum(lates), rows=sum(rows)
+            latencies_s, accuracies, now_s=self.answered_s, late=sum(lates), rows=row_count
         )
         self.accuracy.add([accuracy for accuracy in accuracies if accuracy is not None])
         self.latency.add(latencies_s)
@@ -141,9 +149,9 @@ class Exporter:
         """Count the end of a request."""
         metrics = self._services[service]
         if isinstance(end, Complete):
-            metrics.note(end, request.rows, now_s - request.arrived_s, now_s=now_s)
+            metrics.note(request, end, now_s=now_s)
         else:
-            metrics.observe(_OUTCOME_OF[type(end)], end, request.rows, now_s)
+            metrics.observe(request, end, now_s=now_s)
 
     def observe_batch(self, service: str, batch: RunBatch) -> None:
         """A batch starts on a replica."""

@@ -12,14 +12,16 @@ Rules of this file:
 import math
 from array import array
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Literal
 
 import numpy as np
 
 from steelyard.core.types import Frozen
 from steelyard.metrics.names import BUCKETS_S
+from steelyard.metrics.sums import AccuracyMean
 
 Outcome = Literal["completed", "shed", "rejected", "failed", "cancelled"]
 OUTCOMES: tuple[Outcome, ...] = ("completed", "shed", "rejected", "failed", "cancelled")
@@ -86,8 +88,8 @@ class LatencyHistogram:
     def add_at(self, indices: Sequence[int], latencies_s: Sequence[float]) -> None:
         """Count latencies, whose buckets are known."""
         counts = self.bucket_counts
-        for index in indices:
-            counts[index] += 1
+        for index, count in Counter(indices).items():
+            counts[index] += count
         self.count += len(indices)
         self.max_s = max(self.max_s, max(latencies_s, default=0.0))
 
@@ -127,44 +129,9 @@ class FixedHistogram:
 
     def add(self, values_s: Sequence[float]) -> None:
         """Count values, in the unit of the bounds: seconds, unless they are others."""
-        for value_s in values_s:
-            self.counts[bisect_left(self.bounds_s, value_s)] += 1
+        for index, count in Counter(map(bisect_left, repeat(self.bounds_s), values_s)).items():
+            self.counts[index] += count
         self.sum_s = sum(values_s, self.sum_s)
-
-
-class AccuracyMean:
-    """The mean estimated accuracy of completed requests; known only if every one's is.
-
-    Attributes:
-        known: requests whose accuracy is known.
-        unknown: the others.
-        total: sum of those that are known.
-    """
-
-    __slots__ = ("known", "total", "unknown")
-
-    def __init__(self) -> None:
-        self.total = 0.0
-        self.known = self.unknown = 0
-
-    def add(self, accuracy: float | None) -> None:
-        """Count one completed request; None if nobody knows its accuracy."""
-        if accuracy is None:
-            self.unknown += 1
-        else:
-            self.total += accuracy
-            self.known += 1
-
-    def merge(self, other: "AccuracyMean") -> None:
-        """Add what another has counted."""
-        self.total += other.total
-        self.known += other.known
-        self.unknown += other.unknown
-
-    @property
-    def mean(self) -> float | None:
-        """In [0, 1]; None without requests, or if one of them is not known."""
-        return self.total / self.known if self.known and not self.unknown else None
 
 
 RATE_SPAN_S_MIN = 1.0
@@ -248,14 +215,14 @@ class ServiceSummary:
         """
         current = self._slice(now_s)
         indices, count = _buckets(latencies_s), len(latencies_s)
+        known = [accuracy for accuracy in accuracies if accuracy is not None]
         for counts, latency, accuracy in (
             (self.counts, self.latency, self.accuracy),
             (current.counts, current.latency, current.accuracy),
         ):
             counts.add("completed", count=count, late=late, rows=count if rows is None else rows)
             latency.add_at(indices, latencies_s)
-            for value in accuracies:
-                accuracy.add(value)
+            accuracy.add_all(known, unknown=count - len(known))
 
     def slice_end_s(self, now_s: float) -> float:
         """When the slice that `now_s` lies in ends."""
@@ -302,28 +269,3 @@ class ServiceSummary:
             while self._slices[0].index <= oldest:
                 self._slices.popleft()
         return self._slices[-1]
-
-
-class CoreSeconds:
-    """Integral of reserved cores over time, a step function.
-
-    Args:
-        now_s: when counting begins, with no cores.
-    """
-
-    __slots__ = ("_at_s", "_sum", "cores")
-
-    def __init__(self, *, now_s: float) -> None:
-        self.cores = 0.0
-        self._sum = 0.0
-        self._at_s = now_s
-
-    def set(self, cores: float, *, now_s: float) -> None:
-        """From `now_s` on, `cores` are reserved."""
-        self._sum = self.total(now_s=now_s)
-        self._at_s = max(self._at_s, now_s)
-        self.cores = cores
-
-    def total(self, *, now_s: float) -> float:
-        """Core-seconds up to `now_s`."""
-        return self._sum + self.cores * max(0.0, now_s - self._at_s)

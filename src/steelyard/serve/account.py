@@ -9,11 +9,12 @@ from typing import Any
 import msgspec
 
 from steelyard import __version__
+from steelyard.core.snapshot import ServiceWindow
 from steelyard.core.types import Request, Service
 from steelyard.metrics.app import PagesApp
 from steelyard.metrics.exporter import CONTENT_TYPE, Exporter, ServiceMetrics
 from steelyard.serve.base import End
-from steelyard.serve.statistics import ServiceStatistics
+from steelyard.serve.statistics import BatchSums, ServiceStatistics, add_batches
 
 STATUS_PATH = "/v2/steelyard/status"
 
@@ -24,7 +25,6 @@ class Account:
     Attributes:
         app: the ASGI application of the metrics port.
         queue_rows: by service, told by each sensing window.
-        statistics: of the protocol, by service.
         front_ends: tells of those in processes of their own.
         on_batch: to be told (service, batch) when a batch starts.
         on_status: to be told (service, status, count) when HTTP answers were sent.
@@ -36,7 +36,7 @@ class Account:
         slo_s = {name: service.slo_s for name, service in services.items()}
         self._exporter = Exporter(slo_s, version=__version__, now_s=self._started_s)
         self.queue_rows = dict.fromkeys(services, 0)
-        self.statistics = {name: ServiceStatistics() for name in services}
+        self._batches: dict[str, dict[int, BatchSums]] = {name: {} for name in services}
         self.front_ends: Callable[[], list[dict[str, Any]]] = list
         self.on_batch = self._exporter.observe_batch
         self.on_status = self._exporter.observe_http
@@ -49,10 +49,28 @@ class Account:
 
     def on_end(self, request: Request, end: End) -> None:
         """A request has ended."""
-        now_s = self._clock()
-        self._exporter.observe_end(request.service, request, end, now_s=now_s)
-        latency_s = now_s - request.arrived_s
-        self.statistics[request.service].observe(end, rows=request.rows, latency_s=latency_s, now_s=now_s)
+        self._exporter.observe_end(request.service, request, end, now_s=self._clock())
+
+    def on_window(self, window: ServiceWindow) -> None:
+        """A sensing window has ended."""
+        self.queue_rows[window.service] = sum(stage.queue_rows for stage in window.stages)
+        add_batches(self._batches[window.service], window.busy)
+
+    def statistics(self, service: str) -> ServiceStatistics:
+        """What the protocol tells of a service's requests so far."""
+        metrics = self._exporter.services[service]
+        counts = metrics.summary.counts
+        return ServiceStatistics(
+            completed=counts.completed,
+            rows=metrics.rows_answered,
+            refused=counts.rejected + counts.shed + counts.failed,
+            latency_s=metrics.latency.sum_s,
+            queue_s=metrics.queueing.sum_s,
+            service_s=metrics.service_time.sum_s,
+            refused_s=metrics.refused_s,
+            last_end_s=metrics.answered_s,
+            batches=self._batches[service],
+        )
 
     def on_replica(self, service: str, replica_id: int, state: str, cores: float) -> None:
         """A replica has this state and these reserved cores from now on."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from steelyard.core.commands import Command, Complete, Discard, Fail, Reject, Shed
 from steelyard.core.tally import Counts
-from steelyard.metrics.summary import AccuracyMean, CoreSeconds
+from steelyard.metrics.sums import AccuracyMean, CoreSeconds
 from steelyard.sim.kernel import Kernel
 
 OPEN, COMPLETED, LATE, SHED, REJECTED, FAILED, CANCELLED = range(7)
