@@ -104,7 +104,7 @@ def test_what_nobody_declared_is_answered_as_it_was_given() -> None:
     asked = Inference("", 1, "", 0, (), (), 1.0)
     tensors = (stored("sum", np.array([7, 8])), stored("sum@read", np.array([8])))
     found = complete(page=(OutputPart(tensors, 1, 1),))
-    body = msgspec.json.decode(encode_answer(route(known=False), asked, found, read).body)
+    body = msgspec.json.decode(encode_answer(route(known=False), asked, found, read)[0])
     assert body["outputs"] == [{"name": "sum", "datatype": "INT64", "shape": [1], "data": [8]}]
 
 
@@ -116,7 +116,7 @@ def test_what_nobody_declared_and_nobody_gave_is_there_and_empty() -> None:
         detect=(OutputPart((stored("boxes", np.arange(2)), stored("size", np.arange(2))), 0, 1),), read=(),
         page=(OutputPart((stored("sum", np.array([7])),), 0, 1),),
     )  # fmt: skip
-    body = msgspec.json.decode(encode_answer(bare, Inference("", 1, "", 0, (), (), 1.0), found, read).body)
+    body = msgspec.json.decode(encode_answer(bare, Inference("", 1, "", 0, (), (), 1.0), found, read)[0])
     outputs = {output["name"]: (output["shape"], output["data"]) for output in body["outputs"]}
     assert outputs == {"total": ([1], [7]), "texts": ([0], []), "boxes": ([1], [0]), "size": ([1], [0])}
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steelyard.core.commands import Discard, Fail
 from steelyard.core.snapshot import BusyCell
 from steelyard.serve.edge import EdgeSettings, make_app
 from steelyard.serve.repository import RepositoryError
+from steelyard.serve.statistics import add_batches
 from steelyard.testing.http import HttpAnswer, ask_app
 from steelyard.testing.intake import ComputingIntake, ListedRepository, served
 
@@ -107,9 +107,10 @@ def test_statistics_have_every_key_from_the_start(intake: ComputingIntake) -> No
 def test_statistics_add_up(intake: ComputingIntake) -> None:
     for _ in range(3):
         assert ask(intake, "POST", "/v2/models/fixed/infer", FIXED).status == 200
-    intake.statistics("fixed").observe_batches((BusyCell("main", "v", 2, 1.0, 1, 0.004),))
-    intake.statistics("fixed").observe_batches((BusyCell("main", "w", 2, 2.0, 2, 0.002),))
-    intake.statistics("fixed").observe_batches((BusyCell("main", "v", 1, 1.0, 1, 0.001),))
+    batches = intake.statistics("fixed").batches
+    add_batches(batches, (BusyCell("main", "v", 2, 1.0, 1, 0.004),))
+    add_batches(batches, (BusyCell("main", "w", 2, 2.0, 2, 0.002),))
+    add_batches(batches, (BusyCell("main", "v", 1, 1.0, 1, 0.001),))
     (found,) = ask(intake, "GET", "/v2/models/fixed/versions/1/stats").json()["model_stats"]
     sums = found["inference_stats"]
     # the fake says 1 ms of queueing and 2 ms of service each: 3 ms and 6 ms of three
@@ -124,12 +125,9 @@ def test_statistics_add_up(intake: ComputingIntake) -> None:
     assert found["last_inference"] > 1.7e12  # milliseconds since 1970
 
 
-def test_refused_requests_count_as_failures_and_those_of_clients_that_left_do_not(
-    intake: ComputingIntake,
-) -> None:
+def test_refused_requests_are_failures(intake: ComputingIntake) -> None:
     statistics = intake.statistics("fixed")
-    statistics.observe(Fail((0, 1), "model_error", "no"), rows=1, latency_s=0.5, now_s=1.0)  # type: ignore[arg-type]
-    statistics.observe(Discard((0, 2)), rows=1, latency_s=0.5, now_s=1.0)  # type: ignore[arg-type]
+    statistics.refused, statistics.refused_s = 1, 0.5
     (found,) = ask(intake, "GET", "/v2/models/fixed/stats").json()["model_stats"]
     assert found["inference_stats"]["fail"] == {"count": 1, "ns": 500_000_000}
     assert found["inference_stats"]["success"]["count"] == 0

@@ -25,7 +25,7 @@ class LiveIntake:
         backend: Backend,
         clock: Callable[[], float],
         repository: Repository,
-        statistics: Mapping[str, ServiceStatistics],
+        statistics: Callable[[str], ServiceStatistics],
         *,
         front_end: int = 0,
     ) -> None:
@@ -41,7 +41,8 @@ class LiveIntake:
         """The monotonic clock that deadlines are on."""
         self.read = backend.read
         """The bytes of an output."""
-        self._statistics = statistics
+        self.statistics = statistics
+        """What became of a service's requests so far."""
         self._sequence = itertools.count(1)
 
     def next_id(self) -> RequestId:
@@ -51,10 +52,6 @@ class LiveIntake:
     def is_ready(self, service: str) -> bool:
         """Whether each stage has a ready replica and the server is open: who hears so may use every port."""
         return self.is_open and self._machines[service].is_ready
-
-    def statistics(self, service: str) -> ServiceStatistics:
-        """What became of the service's requests so far."""
-        return self._statistics[service]
 
     def submit(self, request: Request, on_end: OnEnd) -> None:
         """Hand a request to its service."""

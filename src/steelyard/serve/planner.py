@@ -8,7 +8,6 @@ is still starting when the time is up goes on starting: on a slow machine the ne
 """
 
 import asyncio
-import ctypes
 import os
 import signal
 import socket
@@ -29,13 +28,13 @@ from steelyard.core.types import Frozen, Service
 from steelyard.policies.base import Policy, PolicyContext
 from steelyard.policies.registry import make_policy
 from steelyard.profile.tables import StageTimes, service_times
+from steelyard.worker.threads import die_with_parent
 
 _PREFIX = struct.Struct("!I")
 _MESSAGE_BYTES_MAX = 64 << 20
 _START_S_MAX = 120.0
 _READY = b"\0"
 """What a planner says once it has its policy."""
-_PR_SET_PDEATHSIG = 1
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -224,9 +223,8 @@ def _decide(policy: Policy, snapshot: ClusterSnapshot) -> PlannerAnswer:
 
 def main(fd: int, server_pid: int) -> None:
     """The planner's loop: a task, then snapshots, until the server closes the socket or dies."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != server_pid:
-        return  # the server died before the line above took effect
+    if not die_with_parent(signal.SIGKILL, server_pid):
+        return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the server, which ends us
     with socket.socket(fileno=fd) as stream, suppress(ConnectionError):
         body = _read(stream)

@@ -98,20 +98,22 @@ class MachinePump:
     def handle(self, event: Event) -> None:
         """Take one event; returns when it and everything that followed from it at once is done."""
         pending = self._pending
-        pending.append(event)
         if self._busy:
+            pending.append(event)
             return
         self._busy = True
         actions = self.actions
         try:
-            while pending:
-                event = pending.popleft()
+            while True:
                 now_s = self._clock()
                 commands = self._machine.handle(event, now_s=now_s)
                 if self._record is not None:
                     self._record(self.name, now_s, event, commands)
                 for command in commands:
                     actions[type(command)](command)
+                if not pending:
+                    return
+                event = pending.popleft()
         finally:
             self._busy = False
 

@@ -156,15 +156,26 @@ class ComputingIntake:
             end = Complete(
                 request_id, "only", queue_s=0.001, service_s=0.002, late=False, answers={"only": parts}
             )
-        now_s = self.now_s()
-        latency_s = now_s - request.arrived_s
-        self._statistics[request.service].observe(end, rows=request.rows, latency_s=latency_s, now_s=now_s)
+        self._count(request, end)
         on_end(end)
         for part in {id(part.outputs): part for part in parts}.values():
             for tensor in part.outputs:
                 self._outputs.free(tensor.ref)
         for tensor in request.tensors:
             self.arena.free(tensor.ref)
+
+    def _count(self, request: Request, end: End) -> None:
+        found, now_s = self._statistics[request.service], self.now_s()
+        if isinstance(end, Complete):
+            found.completed += 1
+            found.rows += request.rows
+            found.latency_s += now_s - request.arrived_s
+            found.queue_s += end.queue_s
+            found.service_s += end.service_s
+            found.last_end_s = now_s
+        elif not isinstance(end, Discard):
+            found.refused += 1
+            found.refused_s += now_s - request.arrived_s
 
     def _run(self, request: Request) -> tuple[OutputPart, ...]:
         signature = self.services[request.service].signature

@@ -29,7 +29,7 @@ from steelyard.core.snapshot import CoreShare
 from steelyard.core.types import Items, Request, RequestId, Service, ServiceTimes
 from steelyard.journal.codec import read
 from steelyard.journal.records import CONTROL, Header, Record, machine_name
-from steelyard.metrics.summary import CoreSeconds
+from steelyard.metrics.sums import CoreSeconds
 from steelyard.profile.tables import StageTimes, service_times
 from steelyard.sim.scenario import Physics, Scenario, SimulatedNode
 from steelyard.workload.trace import Arrival, ArrivalTrace, Mark, arrival_trace

@@ -123,6 +123,8 @@ class Doorbell(Generic[M]):
         """
         payload = _encoder.encode(messages)
         with self._lock:
+            if not fds and len(payload) <= self._packet_bytes and self._send_one(_LAST, payload, fds):
+                return  # nearly all
             for flag, piece, riders in _packets(payload, fds, self._packet_bytes):
                 while not self._send_one(flag, piece, riders):
                     time.sleep(FULL_S)
@@ -130,7 +132,10 @@ class Doorbell(Generic[M]):
     def _send_one(self, flag: bytes, piece: Piece, fds: Sequence[int]) -> bool:
         """Whether the kernel had the memory for it."""
         try:
-            self._socket.sendmsg([flag, piece], _ancillary(fds))
+            if fds:
+                self._socket.sendmsg([flag, piece], _ancillary(fds))
+            else:
+                self._socket.send(flag + piece)
         except ConnectionError:
             raise PeerLostError from None
         except OSError as error:

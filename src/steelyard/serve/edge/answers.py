@@ -7,7 +7,7 @@ parameters, so its beginning is written once for all answers to requests of one 
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -29,15 +29,11 @@ HEADS_MAX = 8
 """Beginnings of answers that are kept for requests of one kind."""
 
 
-class AnswerBody(NamedTuple):
-    """A body, and the length of its JSON head if binary data follows it."""
-
-    body: bytes
-    head_length: int | None
-
-
-def encode_answer(route: Route, asked: Inference, complete: Complete, read: Read) -> AnswerBody:
+def encode_answer(route: Route, asked: Inference, complete: Complete, read: Read) -> tuple[bytes, int | None]:
     """Build the body of a 200.
+
+    Returns:
+        The body, and the length of its JSON head if binary data follows it.
 
     Raises:
         InputError: an output cannot be written as the client asked (BYTES that are not UTF-8, in JSON;
@@ -48,19 +44,19 @@ def encode_answer(route: Route, asked: Inference, complete: Complete, read: Read
     found = [request_output(route, answer.spec, complete, read) for answer in wanted]
     if asked.heads is not None:
         start = _kept_start(route, wanted, found, asked.heads)
-        binaries = [piece for output in found for piece in output.pieces]
+        binaries = [piece for _, pieces in found for piece in pieces]
         is_binary = True
     else:
         start = _start(route, wanted, found)
         binaries = [
             piece
-            for answer, output in zip(wanted, found, strict=True)
+            for answer, (_, pieces) in zip(wanted, found, strict=True)
             if answer.follows
-            for piece in output.pieces
+            for piece in pieces
         ]
         is_binary = any(answer.follows for answer in wanted)
     head = start + msgspec.json.encode(answer_parameters(complete)) + _end(asked.client_id)
-    return AnswerBody(b"".join((head, *binaries)), len(head)) if is_binary else AnswerBody(head, None)
+    return (b"".join((head, *binaries)), len(head)) if is_binary else (head, None)
 
 
 def _kept_start(

@@ -87,6 +87,8 @@ class Route:
         self.outputs = {spec.name: spec for spec in signature.outputs}
         self.sources = served.outputs
         self.is_single = len(service.stages) == 1
+        self.is_whole = self.is_single and not signature.batchable
+        """A batch is one request's row, and all of its outputs are the answer."""
         self.buckets = served.buckets
         self.is_fixed = all(KINDS[spec.dtype].item_bytes for spec in signature.inputs)
         """A shape says how many bytes an input has."""

@@ -33,6 +33,7 @@ READ_BYTES_MAX: Final = 1 << 18
 JOINED_BYTES_MAX: Final = 1 << 16
 """Answers up to this size are joined with their head: cheaper than a second piece for the socket."""
 HEAD_END: Final = b"\r\n\r\n"
+HEAD_END_BYTES: Final = len(HEAD_END)
 
 
 class DirectWay:
@@ -234,9 +235,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def _begin(self, data: bytes | bytearray, start: int, end: int) -> int:
         """Begin a request; where its part of the data ends, which is `start` if it is for the ASGI server."""
-        stop = data.find(HEAD_END, start, end) + len(HEAD_END)
         way = self._way
-        if stop < len(HEAD_END) or len(self._connections) >= way.connections_max:
+        stop = data.find(HEAD_END, start, end) + HEAD_END_BYTES
+        if stop < HEAD_END_BYTES or len(self._connections) >= way.connections_max:
             return start
         view = memoryview(data)
         head = way.heads.find(bytes(view[start:stop]))
@@ -258,7 +259,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _ask(self, exchange: Exchange, head: InferHead, body: memoryview) -> None:
         try:
-            request = self._way.inferences.direct_request(exchange, head, body, self._regions(head))
+            request = self._way.inferences.direct_request(exchange, head, body, self._is_local)
         except (RefusedError, InputError) as error:
             exchange.refuse(refused(error))
             return
@@ -271,7 +272,7 @@ class Connection(asyncio.BufferedProtocol):
         self._stop_body_timer()
         self._incoming = None
         try:
-            request = incoming.request(exchange, self._regions(incoming.head))
+            request = incoming.request(exchange, self._is_local)
         except (RefusedError, InputError) as error:
             exchange.refuse(refused(error))
             return
@@ -361,8 +362,3 @@ class Connection(asyncio.BufferedProtocol):
             self._rest_timer = self._loop.call_later(left_s, self._rested)
         else:
             self._transport.close()
-
-    def _regions(self, head: InferHead) -> Any:
-        """The shared memory that the client may use; None: none."""
-        regions = self._way.inferences.regions
-        return regions if not regions or (self._is_local and not head.is_forwarded) else None

@@ -117,7 +117,8 @@ class Exchange:
         except Exception as error:  # a bug of ours fails this request, not the loop that all requests share
             self.refuse(unanswerable(error))
             return
-        self.close(200)
+        self.ended = True
+        self._ends.closed(self, 200, "")
         headers: Headers = [(b"content-length", b"%d" % len(body))]
         if head_length is None:
             headers.append((b"content-type", b"application/json"))

@@ -16,7 +16,6 @@ from steelyard.serve.edge.exchange import Exchange
 from steelyard.serve.edge.http_head import InferHead
 from steelyard.serve.edge.inferences import Inferences
 from steelyard.serve.edge.inputs import free, store
-from steelyard.serve.edge.shared_memory import Regions
 
 PLACED_SHARE: Final = 8
 PLACED_BYTES_MIN: Final = 1 << 16
@@ -103,8 +102,8 @@ class Incoming:
             self._may_place = False
             self._place()
 
-    def request(self, exchange: Exchange, regions: Regions | None) -> Request:
-        """The request, whose body is complete now.
+    def request(self, exchange: Exchange, is_local: bool) -> Request:
+        """The request, whose body is complete now; `is_local` is its connection.
 
         Raises:
             InputError: it is not what the service takes.
@@ -113,7 +112,7 @@ class Incoming:
         inferences = self._placing.inferences
         try:
             if self._asked is None:
-                return inferences.direct_request(exchange, self.head, memoryview(self._chunk), regions)
+                return inferences.direct_request(exchange, self.head, memoryview(self._chunk), is_local)
             made = inferences.placed_request(exchange, self._asked, self._tensors)
             self._tensors = ()
             return made

@@ -89,15 +89,24 @@ class Inferences:
         return stored_request(exchange.route.name, asked, exchange.request_id, arrived_s, self.intake.arena)
 
     def direct_request(
-        self, exchange: Exchange, head: InferHead, data: memoryview, regions: Regions | None
+        self, exchange: Exchange, head: InferHead, data: memoryview, is_local: bool
     ) -> Request:
-        """Check and store a request whose whole body is `data`; as `request`."""
+        """Check and store a request whose whole body is `data`; as `request`.
+
+        Args:
+            exchange: the request's; hears what was asked.
+            head: the request's.
+            data: its body.
+            is_local: its connection begins on this host, so its client may use shared memory.
+        """
         arrived_s = self.intake.now_s()
         self._check_open(head.route)
         layout = head.layout(data)
         if layout is None:
             self.check_json_size(len(data) if head.json_length is None else head.json_length)
             body = Body((data,))
+            may_share = not self.regions or (is_local and not head.is_forwarded)
+            regions = self.regions if may_share else None
             asked = head.route.parse(body, head.json_length, head.bounds, regions)
             exchange.asked = asked.without_inputs()
             tensors = stored_tensors(asked, self.intake.arena)

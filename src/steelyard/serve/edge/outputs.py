@@ -8,7 +8,6 @@ one row a batch. A stage that had no items of the request answers with none.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from steelyard.core.commands import Complete, OutputPart
 from steelyard.core.errors import ModelError
@@ -22,37 +21,34 @@ from steelyard.serve.edge.tensors import KINDS, bytes_offsets
 Read = Callable[[TensorRef], memoryview]
 
 
-class Output(NamedTuple):
-    """A request's part of one output: its shape, and its bytes in pieces."""
-
-    shape: tuple[int, ...]
-    pieces: list[memoryview]
+Output = tuple[tuple[int, ...], list[memoryview]]
+"""A request's part of one output: its shape, and its bytes in pieces."""
 
 
 def answer_parameters(complete: Complete) -> AnswerParameters:
     """The parameters of an answer."""
-    several = len(complete.variants) > 1
-    return AnswerParameters(
+    told = AnswerParameters(
         complete.variant,
         round(complete.queue_s * 1e6) / 1e3,  # as `round(_, 3)` at a third of its time
         round(complete.service_s * 1e6) / 1e3,
-        ",".join([f"{stage}:{variant}" for stage, variant in complete.variants.items()]) if several else "",
-        complete.accuracy,
-        None if complete.accuracy is None else complete.is_measured,
-        round(complete.core_ms, 3) if complete.core_ms else None,
-        ",".join(complete.missed),
-        _variant_rows(complete) if complete.rows_by else "",
     )
-
-
-def _variant_rows(complete: Complete) -> str:
-    return ",".join(
-        [
-            f"{stage}:{variant}={count}"
-            for stage, rows in complete.rows_by.items()
-            for variant, count in rows.items()
-        ]
-    )
+    if complete.core_ms:
+        told.core_ms = round(complete.core_ms * 1e3) / 1e3
+    if complete.accuracy is not None:
+        told.accuracy, told.accuracy_measured = complete.accuracy, complete.is_measured
+    if len(complete.variants) > 1:
+        told.variants = ",".join([f"{stage}:{variant}" for stage, variant in complete.variants.items()])
+    if complete.missed:
+        told.bounds_missed = ",".join(complete.missed)
+    if complete.rows_by:
+        told.variant_rows = ",".join(
+            [
+                f"{stage}:{variant}={count}"
+                for stage, rows in complete.rows_by.items()
+                for variant, count in rows.items()
+            ]
+        )
+    return told
 
 
 def request_output(route: Route, spec: TensorSpec, complete: Complete, read: Read) -> Output:
@@ -61,11 +57,13 @@ def request_output(route: Route, spec: TensorSpec, complete: Complete, read: Rea
     Raises:
         ModelError: the model did not give what its signature promises.
     """
-    stage, name = route.sources.get(spec.name, ("", spec.name))
+    stage, name = "", spec.name
+    if route.sources:
+        stage, name = route.sources.get(name, (stage, name))
     parts = complete.answers[stage] if stage else next(reversed(complete.answers.values()))
     if not parts:
-        return Output((0, *(max(size, 0) for size in spec.shape[1:])), [])
-    is_whole = route.is_single and not route.batchable
+        return (0, *(max(size, 0) for size in spec.shape[1:])), []
+    is_whole = route.is_whole
     pieces: list[memoryview] = []
     length = 0
     shape: tuple[int, ...] = ()
@@ -89,10 +87,11 @@ def request_output(route: Route, spec: TensorSpec, complete: Complete, read: Rea
                 data = _elements(tensor, start, count, data)
         pieces.append(data)
     if is_whole:
-        return Output(shape, pieces)
+        return shape, pieces
     # A model without a batch axis promises its outputs without one (`worker.items`).
-    has_axis = len(shape) != len(spec.shape) + 1 or length != 1
-    return Output((length, *shape[1:]) if has_axis else shape[1:], pieces)
+    if length == 1 and len(shape) == len(spec.shape) + 1:
+        return shape[1:], pieces
+    return (shape if length == shape[0] else (length, *shape[1:])), pieces
 
 
 def _answerer(route: Route, complete: Complete, stage: str) -> str:

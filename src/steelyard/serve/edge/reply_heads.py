@@ -1,10 +1,15 @@
 """Heads of HTTP answers that are written without the ASGI server, with the same default headers."""
 
+from collections.abc import Iterable
+from functools import lru_cache
+
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
 from steelyard.serve.edge.replies import Reply
 
+TEXTS_MAX = 1024
+"""Kept texts of headers: answers of one service differ in few lengths."""
 _CLOSE = b"connection: close\r\n"
 
 
@@ -32,11 +37,15 @@ class ReplyHeads:
         headers = self._state.default_headers
         if headers is not self._headers or len(headers) != self._count:
             self._headers, self._count = headers, len(headers)
-            self._text = b"".join([b"%b: %b\r\n" % header for header in headers])
+            self._text = _text(headers)
             self._ends = any(name == b"connection" for name, _ in headers)
-        lines = [STATUS_LINE[reply.status], self._text]
-        lines += [b"%b: %b\r\n" % header for header in reply.headers]
-        if ends and not self._ends:
-            lines.append(_CLOSE)
-        lines.append(b"\r\n")
-        return b"".join(lines), ends or self._ends
+        text = _known_text(tuple(reply.headers)) if reply.status == 200 else _text(reply.headers)
+        close = _CLOSE if ends and not self._ends else b""
+        return b"".join((STATUS_LINE[reply.status], self._text, text, close, b"\r\n")), ends or self._ends
+
+
+def _text(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+_known_text = lru_cache(TEXTS_MAX)(_text)
