@@ -153,20 +153,7 @@ def test_ctrl_c_ends_all_processes_without_a_word_of_theirs(
     tmp_path: Path, processes: str, after: int
 ) -> None:
     """With two: while they import, after 1 (the resource tracker is the first child), or soon after."""
-    (tmp_path / "script.py").write_text(SCRIPT)
-    (tmp_path / "spec.yaml").write_text(SPEC)
-    (tmp_path / "trace.txt").write_text("40\n" * 20_000)
-    asked = ["simulate", "spec.yaml", "--trace", "trace.txt", "--seeds", "4", "--processes", processes]
-    asked += ["--decisions", "decisions.jsonl"]
-    script = [sys.executable, "script.py", *asked]
-    process = subprocess.Popen(
-        script,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = _started(tmp_path, processes)
     children = 0 if processes == "1" else after
     try:
         wait_until(
@@ -183,6 +170,39 @@ def test_ctrl_c_ends_all_processes_without_a_word_of_theirs(
         with suppress(ProcessLookupError):  # they would run for many minutes
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+@pytest.mark.slow
+def test_a_killed_caller_takes_its_processes_along(tmp_path: Path) -> None:
+    """It could tell nobody; their runs take many minutes."""
+    process = _started(tmp_path, "2")
+    try:
+        wait_until(
+            lambda: process.poll() is not None or _is_running(process.pid, tmp_path, children=3), "it runs"
+        )
+        process.kill()
+        assert process.wait(WAIT_S_MAX) == -signal.SIGKILL
+        wait_until(lambda: not _living(process.pid), "the end of all of them")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def _started(folder: Path, processes: str) -> subprocess.Popen[str]:
+    """`steelyard simulate` with four long runs, in a session of its own."""
+    (folder / "script.py").write_text(SCRIPT)
+    (folder / "spec.yaml").write_text(SPEC)
+    (folder / "trace.txt").write_text("40\n" * 20_000)
+    asked = ["simulate", "spec.yaml", "--trace", "trace.txt", "--seeds", "4", "--processes", processes]
+    return subprocess.Popen(
+        [sys.executable, "script.py", *asked, "--decisions", "decisions.jsonl"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def _is_running(pid: int, folder: Path, *, children: int) -> bool:

@@ -13,7 +13,7 @@ from concurrent.futures import TimeoutError as NotYet
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
-from signal import SIG_BLOCK, SIG_SETMASK, SIGINT, getsignal, pthread_sigmask, signal
+from signal import SIG_BLOCK, SIG_SETMASK, SIGINT, SIGKILL, getsignal, pthread_sigmask, signal
 from threading import current_thread, main_thread
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from steelyard.sim.decisions import DecisionLog
 from steelyard.sim.result import SimulatedRun
 from steelyard.sim.run import Progress, simulate
 from steelyard.sim.scenario import Scenario
+from steelyard.worker.threads import die_with_parent
 
 POLL_S = 0.2
 AHEAD = 2
@@ -115,7 +116,7 @@ def _spread(
     total_s = sum(map(scenario_seconds, scenarios))
     context = get_context("spawn")
     done_s = context.RawArray("d", len(scenarios))
-    with ProcessPoolExecutor(workers, context, _share, (done_s,)) as pool:
+    with ProcessPoolExecutor(workers, context, _share, (done_s, os.getpid())) as pool:
         waiting = deque(enumerate(scenarios))
         sent: deque[tuple[Scenario, Future[_Told]]] = deque()
         try:
@@ -176,7 +177,10 @@ def _wait(scenario: Scenario, future: Future[_Told], poll: Callable[[], object])
             return told
 
 
-def _share(done_s: MutableSequence[float]) -> None:
+def _share(done_s: MutableSequence[float], parent_pid: int) -> None:
+    """Begin a process of the pool; it ends with its parent, which may be killed and then ends nobody."""
+    if not die_with_parent(SIGKILL, parent_pid):
+        raise RuntimeError("nobody waits for this run any more")
     global _seconds_done
     _seconds_done = done_s
 
