@@ -108,7 +108,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stopping_server_answers_everyone_and_exits_with_0(
     spec: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -55,6 +55,7 @@ def test_a_lone_model_prints_the_spec_it_stands_for(tmp_path: Path) -> None:
         (["--slo", "50ms"], "--slo goes with an ONNX file; in a spec file set services.NAME.slo.latency"),
         (["--ports", "tritn"], "--ports: want triton, got tritn"),
         (["--http-port", "8082"], "want three different ports, got 8082, 8081 and 8082"),
+        (["--http-port", "0", "--grpc-port", "0"], "want a port for clients: HTTP and gRPC are both 0, off"),
         (["--http-port", "-1"], "Invalid value for '--http-port'"),
         (["--metrics-port", "65536"], "Invalid value for '--metrics-port'"),
         (["--cores", "0"], "Invalid value for '--cores'"),
@@ -85,15 +86,15 @@ def test_a_wrong_option_is_one_line_before_anything_starts(spec: Path, options: 
     ],
 )
 def test_what_the_machine_does_not_give_is_one_line(spec: Path, options: list[str], line: str) -> None:
-    ports = ["--http-port", "0", "--metrics-port", "0", "--grpc-port", "0", "--decisions", f"{spec}.why"]
-    result = runner.invoke(app, ["serve", str(spec), *ports, *options])
+    http = ["--http-port", str(free_ports(1)[0]), "--metrics-port", "0", "--grpc-port", "0"]
+    result = runner.invoke(app, ["serve", str(spec), "--decisions", f"{spec}.why", *http, *options])
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1].startswith(line)
 
 
 @pytest.mark.parametrize("option", ["--http-port", "--grpc-port", "--metrics-port"])
 def test_a_taken_port_is_known_before_anything_is_measured(spec: Path, option: str) -> None:
-    ports = {"--http-port": "0", "--metrics-port": "0", "--grpc-port": "0"}
+    ports = {"--http-port": str(free_ports(1)[0]), "--metrics-port": "0", "--grpc-port": "0"}
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

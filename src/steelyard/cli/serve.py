@@ -174,6 +174,8 @@ def _ports(preset: str | None, given: tuple[int | None, ...]) -> tuple[int, int,
         raise SpecError(f"--ports: want triton, got {preset}")
     default = PORTS if preset is None else TRITON_PORTS
     http, grpc, metrics = (d if g is None else g for d, g in zip(default, given, strict=True))
+    if not (http or grpc):
+        raise SpecError("want a port for clients: HTTP and gRPC are both 0, off; such as --http-port 8080")
     taken = [port for port in (http, grpc, metrics) if port]
     if len(set(taken)) < len(taken):
         raise SpecError(f"want three different ports, got {http}, {grpc} and {metrics}")

@@ -2,8 +2,8 @@
 
 Start: tune the allocator, open the arena and the journals, exec the zygote (inside the backend), build the
 machines and drivers, offer the node to the control machine (its first decision starts the replicas), listen.
-Stop, on SIGTERM or SIGINT: accept no connection and no request, answer what was admitted, end the replicas,
-close the journals.
+Stop, on SIGTERM, SIGINT or SIGHUP: accept no connection and no request, answer what was admitted, end the
+replicas, close the journals.
 """
 
 import asyncio
@@ -60,6 +60,9 @@ from steelyard.worker.arena import Arena
 DECISIONS_BYTES_MAX = 64 << 20
 """Size at which the decisions file ends: about 100,000 decisions."""
 
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that end the server in order; the last one comes when its terminal is closed."""
+
 Say = Callable[[str], None]
 
 
@@ -71,7 +74,7 @@ def run(
     *,
     say: Say = lambda line: print(line, file=sys.stderr, flush=True),  # noqa: T201
 ) -> int:
-    """Serve until SIGTERM or SIGINT, then drain; the exit status.
+    """Serve until told to stop (`STOPPING`), then drain; the exit status.
 
     Args:
         deployment: what to serve.
@@ -113,8 +116,9 @@ class Server:
             SteelyardError: an option is wrong, or a file, the arena or a port cannot be had.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+        for number in STOPPING:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # `nohup` ignores it
+                loop.add_signal_handler(number, self._stop.set)
         task = PlannerTask(
             self._deployment.policy, dict(self._deployment.policy_options), self._services, self._times
         )
@@ -281,8 +285,7 @@ class Server:
         release: Callable[[ReleaseOutputs], None],
     ) -> ServiceDriver:
         def report(event: WindowReported) -> None:
-            account.queue_rows[name] = sum(stage.queue_rows for stage in event.window.stages)
-            account.statistics[name].observe_batches(event.window.busy)
+            account.on_window(event.window)
             control[0].handle(event)
 
         deployed = self._deployment.services[name]
