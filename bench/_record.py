@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -56,6 +57,7 @@ def environment() -> dict[str, Any]:
             "kernel": platform.release(),
         },
         "python": platform.python_version(),
+        "python_from": "distribution" if sys.base_prefix == "/usr" else "elsewhere",
         "packages": {package: found for package in _PACKAGES if (found := _version(package))},
     }
 

@@ -3,11 +3,13 @@
 Servers run in processes of their own on one core (uvloop); the client is on another core where there is one.
 Ours does all an edge does (checks, deadline, copy into shared memory, an answer with the protocol's fields),
 with an intake that answers at once; the raw one, on uvicorn with httptools, decodes the JSON head, views the
-tensor, and answers a constant. Three more say what makes the difference: `asgi` is our edge as an ASGI
-application on uvicorn, every request through it; `bare` reads the body from the socket and answers a
+tensor, and answers a constant. `deciding` is the whole live server but for the link to its worker: edge,
+decision and accounting (`edge_deciding.py`). Three more say what makes the difference: `asgi` is our edge as
+an ASGI application on uvicorn, every request through it; `bare` reads the body from the socket and answers a
 constant, which is what loop and kernel take; `default_malloc` is ours without `malloc` told to keep large
-blocks. Rounds alternate; CPU time is the kernel's (`/proc/<pid>/task/*/schedstat`), so it holds better on a
-busy machine than latency does. The steps of ours are timed apart, in this process (`edge_steps.py`).
+blocks. With a compiled build (docs/simulator.md) the same is recorded beside it. Rounds
+alternate; CPU time is the kernel's (`/proc/<pid>/task/*/schedstat`), so it holds better on a busy machine
+than latency does. The steps of ours are timed apart, in this process (`edge_steps.py`).
 
     python bench/edge.py [--rounds 5] [--dry]
 """
@@ -21,7 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,10 +31,11 @@ from typing import Any
 import _record
 import edge_steps
 import numpy as np
+from edge_models import OUTPUTS
 
 SIZES = {"small": (784, 4000), "large": (150_528, 640)}
 """Floats in the tensor (3 KB; 600 KB, an image of 224 x 224 x 3), and requests a round."""
-OUTPUTS = 10
+FLOATS = {size: floats for size, (floats, _) in SIZES.items()}
 CONNECTIONS = 8
 LATENCIES = 200
 APPS = {
@@ -112,25 +115,22 @@ def bare() -> type[asyncio.BufferedProtocol]:
     return Bare
 
 
-def constant_end(intake: Any, request_id: Any) -> Any:
-    """What every request of the constant intake is answered with."""
-    from steelyard.core.commands import Complete, OutputPart
-    from steelyard.core.types import Tensor
-
-    part = OutputPart((Tensor("y", "FP32", (1, OUTPUTS), intake.output.ref),), 0, 1)
-    return Complete(request_id, "only", 0.001, 0.002, False, {"only": (part,)})
-
-
 def constant_intake() -> Any:
     """Services of all sizes, whose requests are answered at once and with the same."""
+    from steelyard.core.commands import Complete, OutputPart
+    from steelyard.core.types import Tensor
     from steelyard.testing.intake import ComputingIntake, served
 
     class ConstantIntake(ComputingIntake):
         def prepare(self) -> None:
             self.output = self._store("y", "FP32", np.zeros((1, OUTPUTS), np.float32))
 
+        def end(self, request_id: Any) -> Any:
+            part = OutputPart((Tensor("y", "FP32", (1, OUTPUTS), self.output.ref),), 0, 1)
+            return Complete(request_id, "only", 0.001, 0.002, False, {"only": (part,)})
+
         def submit(self, request: Any, on_end: Any) -> None:
-            on_end(constant_end(self, request.id))
+            on_end(self.end(request.id))
             for tensor in request.tensors:
                 self.arena.free(tensor.ref)
 
@@ -263,13 +263,16 @@ def round_trip(pid: int, port: int, size: str, count: int | None = None) -> tupl
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """Alternate both servers over all sizes; medians over rounds."""
+    """Alternate all servers over all sizes; medians over rounds."""
+    from edge_deciding import deciding  # here, as the small servers import this module and not all of ours
+
     cores = sorted(os.sched_getaffinity(0))
     server_core, client_core = cores[0], cores[-1]
     os.sched_setaffinity(0, {client_core})
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
     with ExitStack() as stack:
         servers = {app: stack.enter_context(server(app, server_core)) for app in APPS}
+        servers["deciding"] = stack.enter_context(deciding(FLOATS, server_core))
         for _ in range(rounds):
             for size in SIZES:
                 for app, (pid, port) in servers.items():
@@ -278,24 +281,29 @@ def measure(rounds: int) -> dict[str, Any]:
     for size, (floats, count) in SIZES.items():
         cpu = {app: statistics.median(us for us, _ in found[size, app]) for app in servers}
         latency = {app: statistics.median(us for _, us in found[size, app]) for app in servers}
-        ratios = [a / b for (a, _), (b, _) in zip(found[size, "ours"], found[size, "raw"], strict=True)]
         results[size] = {
             "floats": floats,
             "requests_a_round": count,
             "cpu_us": {app: round(us, 1) for app, us in cpu.items()},
             "cpu_us_more": round(cpu["ours"] - cpu["raw"], 1),
-            "cpu_ratio": round(statistics.median(ratios), 2),
+            "cpu_ratio": ratio_to_raw(found, size, "ours"),
+            "cpu_ratio_deciding": ratio_to_raw(found, size, "deciding"),
             "latency_p50_us": {app: round(us, 1) for app, us in latency.items()},
             "steps_us": steps_of(size),
         }
     return results
 
 
+def ratio_to_raw(found: Mapping[tuple[str, str], list[tuple[float, float]]], size: str, app: str) -> float:
+    """CPU of a server over that of the raw application: the median of the rounds' ratios."""
+    pairs = zip(found[size, app], found[size, "raw"], strict=True)
+    return round(statistics.median(own / raw for (own, _), (raw, _) in pairs), 2)
+
+
 def steps_of(size: str) -> dict[str, float]:
     """CPU microseconds of each step of ours."""
     app = ours()
-    intake = app.inferences.intake
-    return edge_steps.steps(app, message(size), lambda request_id: constant_end(intake, request_id))
+    return edge_steps.steps(app, message(size), app.inferences.intake.end)
 
 
 def main() -> None:
@@ -311,13 +319,14 @@ def main() -> None:
             f"{size:5} {row['floats']:7} floats: CPU {row['cpu_us']['ours']:6.1f} us a request, raw ASGI "
             f"{row['cpu_us']['raw']:6.1f} us: {row['cpu_us_more']:+.1f} us, x {row['cpu_ratio']:.2f}; "
             f"latency p50 {row['latency_p50_us']['ours']:.0f} / {row['latency_p50_us']['raw']:.0f} us; "
+            f"with decisions {row['cpu_us']['deciding']:.1f} us, x {row['cpu_ratio_deciding']:.2f}; "
             f"through ASGI {row['cpu_us']['asgi']:.1f} us, bare {row['cpu_us']['bare']:.1f} us, "
             f"with malloc's defaults {row['cpu_us']['default_malloc']:.1f} us"
         )
         for step, us in row["steps_us"].items():
             print(f"    {step:35} {us:8.2f} us")
     if not arguments.dry:
-        _record.write("edge", results, seed=0)
+        _record.write("edge_compiled" if _record.IS_COMPILED else "edge", results, seed=0)
 
 
 if __name__ == "__main__":

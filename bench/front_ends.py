@@ -1,6 +1,6 @@
 """CPU a request by process: HTTP in the server's own process, in one of its own, and in two on one port.
 
-Three servers with the same two tiny models (`overhead.py`), rounds alternating. The server's own process
+Three servers with the same two tiny models (`edge_models.py`), rounds alternating. The server's own process
 decides, and speaks HTTP where there are no front ends; CPU is the kernel's count for each process. Latency is
 that of one connection with nothing else to do.
 
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import _record
-from edge import SIZES, cpu_s, message, read_answer
-from overhead import write_spec
+from edge import FLOATS, SIZES, cpu_s, message, read_answer
+from edge_models import write_spec
 
 from steelyard.testing.live import LiveServer, serve, worker_pids
 
@@ -86,7 +86,7 @@ def measure(rounds: int, fewer: int, folder: Path) -> dict[str, Any]:
     """Alternate over all servers and sizes; medians over the rounds."""
     cores = sorted(os.sched_getaffinity(0))
     server_core, client_core = cores[0], cores[-1]
-    spec = write_spec(folder)
+    spec = write_spec(folder, FLOATS)
     found: dict[tuple[int, str], list[dict[str, float]]] = {}
     ran: dict[str, Any] = {}
     with ExitStack() as stack:

@@ -23,6 +23,7 @@ import _record
 import edge
 import grpc
 import numpy as np
+from edge_models import OUTPUTS
 
 from steelyard.serve.grpc.messages import INFERENCE, InferRequest, InferResponse
 
@@ -71,8 +72,8 @@ async def bare_grpc() -> None:
 
     keep_large_blocks()
     answer = InferResponse(model_name="m", model_version="1")
-    answer.outputs.add(name="y", datatype="FP32", shape=[1, edge.OUTPUTS])
-    answer.raw_output_contents.append(bytes(4 * edge.OUTPUTS))
+    answer.outputs.add(name="y", datatype="FP32", shape=[1, OUTPUTS])
+    answer.raw_output_contents.append(bytes(4 * OUTPUTS))
 
     async def infer(asked: Any, _: Any) -> Any:
         np.frombuffer(asked.raw_input_contents[0], np.float32).reshape(asked.inputs[0].shape)

@@ -71,7 +71,7 @@ def ablation(record: dict[str, Any]) -> str:
             )
     seconds = "300 s" if record["quick"] else "660 s"
     starts = ", ".join(f"{start:g}" for start in record["cold_starts_s"])
-    setting = f"{record['surges']} surges of {seconds}, cold starts of {starts} s, {record['seed']} seeds."
+    setting = f"{record['surges']} surges of {seconds}, cold starts of {starts} s, {_seeds(record['seed'])}."
     return f"{setting}\n\n{table(('pipeline, policy', 'violations', 'core-seconds', '/ whole'), rows)}"
 
 
@@ -102,10 +102,14 @@ def share(value: float | None) -> str:
     return f"{value:.3%}" if value < 0.01 else f"{value:.2%}"
 
 
+def _seeds(count: int) -> str:
+    return "1 seed" if count == 1 else f"{count} seeds"
+
+
 def _setting(record: dict[str, Any]) -> str:
     starts = ", ".join(f"{seconds:g}" for seconds in record["cold_starts_s"])
     surges = len(record["slices"])
-    return f"{record['runs']} runs: {surges} surges, cold starts of {starts} s, {record['seed']} seeds."
+    return f"{record['runs']} runs: {surges} surges, cold starts of {starts} s, {_seeds(record['seed'])}."
 
 
 def _verdicts(pipelines: dict[str, Any]) -> Iterator[Sequence[object]]:

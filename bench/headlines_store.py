@@ -6,16 +6,19 @@ error, listed, and tried again next time.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
+from signal import SIGKILL
 from typing import Any, TextIO
 
 import msgspec
 from headlines_cases import Job, least_core_s, scenario
 
 from steelyard.sim.run import simulate
+from steelyard.worker.threads import die_with_parent
 
 Line = dict[str, Any]
 WAITING_PER_PROCESS = 2
@@ -70,7 +73,9 @@ class Store:
         todo = iter(jobs)
         with (
             self._appending() as file,
-            ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool,
+            ProcessPoolExecutor(
+                processes, get_context("spawn"), die_with_parent, (SIGKILL, os.getpid())
+            ) as pool,
         ):
             waiting: set[Future[Line]] = set()
             while True:

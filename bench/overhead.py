@@ -12,7 +12,8 @@ With a compiled build (docs/simulator.md) the same is recorded beside it, withou
 functions are not on the stack that the sampler sees.
 
 Where it runs: server, worker and raw application confined to one core, the client and the in-process calls on
-another.
+another. In between, a second such server has its worker on the client's core, which is free while its one
+connection waits: what the core that they share adds to the latency.
 
     python bench/overhead.py [--rounds 5] [--dry]
 """
@@ -24,60 +25,20 @@ import signal
 import statistics
 import tempfile
 import time
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import _record
 import numpy as np
-import onnx
 import onnxruntime as ort
-from edge import LATENCIES, OUTPUTS, SIZES, cpu_s, round_trip, server
-from onnx import TensorProto, helper, numpy_helper
+from edge import FLOATS, LATENCIES, SIZES, cpu_s, round_trip, server
+from edge_models import write_spec
 
 from steelyard.testing.live import LiveServer, serve, wait_until, worker_pids
 
-FEATURES = 784
 SAMPLED_REQUESTS = {"small": 8000, "large": 3200}
-
-
-def write_model(path: Path, floats: int) -> None:
-    """x [-1, floats] -> the first 784 of them times a matrix -> y [-1, 10]."""
-    rng = np.random.default_rng(0)
-    constants = {
-        "start": np.array([0]),
-        "end": np.array([FEATURES]),
-        "axis": np.array([1]),
-        "w": rng.standard_normal((FEATURES, OUTPUTS), dtype=np.float32),
-    }
-    graph = helper.make_graph(
-        [
-            helper.make_node("Slice", ["x", "start", "end", "axis"], ["first"]),
-            helper.make_node("MatMul", ["first", "w"], ["y"]),
-        ],
-        "first",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", floats])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", OUTPUTS])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
-
-
-def write_spec(folder: Path) -> Path:
-    """A spec with one service a size."""
-    latency = "{alpha_ms: 0.1, beta_ms: 0, gamma_ms: 0.1, zeta_ms: 0}"
-    models = services = ""
-    for size, (floats, _) in SIZES.items():
-        write_model(folder / f"{size}.onnx", floats)
-        variant = f"{{onnx: {folder / size}.onnx, cores_max: 1, batch_max: 1, latency: {latency}}}"
-        models += f"  {size}: {{variants: {{only: {variant}}}}}\n"
-        services += f"  {size}: {{slo: {{latency: 1s}}, pipeline: {{run: {{model: {size}}}}}}}\n"
-    replica = "{name: static, replicas: 1, cores: 0.5, batch: 1}"
-    spec = folder / "spec.yaml"
-    spec.write_text(
-        f"version: 1\nmodels:\n{models}services:\n{services}policies:\n  one: {replica}\npolicy: one\n"
-    )
-    return spec
 
 
 def in_process_us(model: Path, floats: int) -> float:
@@ -98,35 +59,35 @@ def measure(rounds: int, folder: Path) -> dict[str, Any]:
     """Alternate over all sizes and ways; medians over the rounds."""
     cores = sorted(os.sched_getaffinity(0))
     server_core, client_core = cores[0], cores[-1]
-    spec = write_spec(folder)
+    spec = write_spec(folder, FLOATS)
     found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     with ExitStack() as stack:
         raw_pid, raw_port = stack.enter_context(server("raw", server_core))
         os.sched_setaffinity(0, {server_core})  # the server and its workers inherit it
         live = stack.enter_context(serve(spec, folder))
+        apart = stack.enter_context(serve(spec, folder, name="apart"))
         os.sched_setaffinity(0, {client_core})
+        move(worker_pids(apart), client_core)
         for _ in range(rounds):
             for size, (floats, _) in SIZES.items():
                 found.setdefault((size, "steelyard"), []).append(ask(live, size))
+                found.setdefault((size, "apart"), []).append(ask(apart, size))
                 found.setdefault((size, "raw"), []).append((*round_trip(raw_pid, raw_port, size), 0.0))
                 alone = in_process_us(folder / f"{size}.onnx", floats)
                 found.setdefault((size, "onnxruntime"), []).append((alone, alone, 0.0))
     parts = {} if _record.IS_COMPILED else shares(spec, folder, (server_core, client_core))
     results: dict[str, Any] = {"server_core": server_core, "client_core": client_core, "rounds": rounds}
     for size, (floats, _) in SIZES.items():
-        rows = {way: np.array(found[size, way]) for way in ("steelyard", "raw", "onnxruntime")}
+        rows = {way: np.array(found[size, way]) for way in ("steelyard", "apart", "raw", "onnxruntime")}
         results[size] = {
             "floats": floats,
             "cpu_us": {way: round(float(np.median(row[:, 0])), 1) for way, row in rows.items()},
             "latency_p50_us": {way: round(float(np.median(row[:, 1])), 1) for way, row in rows.items()},
             "worker_cpu_us": round(float(np.median(rows["steelyard"][:, 2])), 1),
             "cpu_ratio_to_raw": round(float(np.median(rows["steelyard"][:, 0] / rows["raw"][:, 0])), 2),
-            "added_latency_us": round(
-                float(np.median(rows["steelyard"][:, 1] - rows["onnxruntime"][:, 1])), 1
-            ),
-            "added_latency_to_raw_us": round(
-                float(np.median(rows["steelyard"][:, 1] - rows["raw"][:, 1])), 1
-            ),
+            "added_latency_us": added_us(rows, "steelyard", "onnxruntime"),
+            "added_latency_apart_us": added_us(rows, "apart", "onnxruntime"),
+            "added_latency_to_raw_us": added_us(rows, "steelyard", "raw"),
         }
         if size in parts:
             results[size]["steps_cpu_us"] = {
@@ -134,6 +95,18 @@ def measure(rounds: int, folder: Path) -> dict[str, Any]:
                 for step, share in sorted(parts[size].items(), key=lambda item: -item[1])
             }
     return results
+
+
+def added_us(rows: Mapping[str, Any], way: str, base: str) -> float:
+    """The median of what one way's latency is above another's, round by round."""
+    return round(float(np.median(rows[way][:, 1] - rows[base][:, 1])), 1)
+
+
+def move(pids: Iterable[int], core: int) -> None:
+    """Confine processes with all their threads to a core."""
+    for pid in pids:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), {core})
 
 
 def shares(spec: Path, folder: Path, cores: tuple[int, int]) -> dict[str, dict[str, float]]:

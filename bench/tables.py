@@ -40,10 +40,11 @@ def stamp(record: dict[str, Any]) -> str:
     """Where a record comes from."""
     machine = record["machine"]
     changes = " with changes" if record["dirty"] else ""
+    whose = " of the distribution" if record.get("python_from") == "distribution" else ""
     return (
         f"Commit `{record['commit'][:10]}`{changes}, {record['time'][:10]}, "
         f"{machine['cores']} cores of {machine['cpu']}, kernel {machine['kernel'].split('-')[0]}, "
-        f"ONNX Runtime {record['packages']['onnxruntime']}."
+        f"ONNX Runtime {record['packages']['onnxruntime']}, Python {record['python']}{whose}."
     )
 
 
@@ -129,6 +130,7 @@ def overhead(record: dict[str, Any]) -> str:
                 f"{row['latency_p50_us']['steelyard']:.0f}",
                 f"{row['latency_p50_us']['raw']:.0f}",
                 f"{row['added_latency_us']:.0f}",
+                f"{row['added_latency_apart_us']:.0f}" if "added_latency_apart_us" in row else "–",
             )
         )
     head = (
@@ -140,6 +142,7 @@ def overhead(record: dict[str, Any]) -> str:
         "latency p50 µs",
         "raw ASGI p50 µs",
         "added to a call of ONNX Runtime, µs",
+        "worker on the other core: added, µs",
     )
     servers = table(head, rows)
     if "steps_cpu_us" not in record["small"]:
@@ -157,22 +160,23 @@ def overhead(record: dict[str, Any]) -> str:
 def edge(record: dict[str, Any]) -> str:
     """CPU a request of each server, then of each of our steps."""
     names = {
-        "ours": "edge CPU µs",
         "raw": "raw ASGI CPU µs",
+        "ours": "edge alone CPU µs",
+        "cpu_ratio": "ratio",
+        "deciding": "edge and decision CPU µs",
+        "cpu_ratio_deciding": "ratio",
         "asgi": "edge behind ASGI",
         "bare": "loop and kernel alone",
         "default_malloc": "edge with malloc's defaults",
     }
     sizes = {"small": "784 floats", "large": "600 KB"}
-    known = [app for app in names if app in record["small"]["cpu_us"]]
-    known.insert(2, "ratio")
-    cells = {
-        size: {app: f"{us:.0f}" for app, us in record[size]["cpu_us"].items()}
-        | {"ratio": f"{record[size]['cpu_ratio']:.2f}"}
-        for size in sizes
-    }
-    head = ("tensor", *(names.get(app, app) for app in known))
-    servers = table(head, [(name, *(cells[size][app] for app in known)) for size, name in sizes.items()])
+    rows = []
+    for size, name in sizes.items():
+        row = record[size]
+        cells = {app: f"{us:.0f}" for app, us in row["cpu_us"].items()}
+        cells |= {key: f"{row[key]:.2f}" for key in ("cpu_ratio", "cpu_ratio_deciding") if key in row}
+        rows.append((name, *(cells.get(app, "–") for app in names)))
+    servers = table(("tensor", *names.values()), rows)
     if "steps_us" not in record["small"]:
         return servers
     steps = table(
@@ -263,6 +267,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "overhead": ("overhead", overhead),
     "overhead_compiled": ("overhead_compiled", overhead),
     "edge": ("edge", edge),
+    "edge_compiled": ("edge_compiled", edge),
     "front_ends": ("front_ends", front_ends),
     "grpc_edge": ("grpc_edge", grpc_edge),
     "client": ("client", client),

@@ -30,17 +30,23 @@ def test_one_unanswered_request_and_the_claim_does_not_hold() -> None:
 
 
 def test_a_goal_reached_at_one_size_only_holds_in_part() -> None:
-    def of(edge: float) -> dict[str, Any]:
-        return {
-            "cpu_us": {"raw": 100.0},
-            "steps_cpu_us": {"edge": edge, "decision": 30.0, "loop and sockets": 30.0},
-        }
+    def of(small: float, large: float) -> dict[str, Any]:
+        return {"small": {"cpu_ratio_deciding": small}, "large": {"cpu_ratio_deciding": large}}
 
-    # (edge + 30 + 30) / 100: 1.6 is kept, 1.61 is not.
-    goal = "Edge and decision"
-    assert line(goal, {"overhead": {"small": of(100), "large": of(100)}})[1] == "holds"
-    found = line(goal, {"overhead": {"small": of(101), "large": of(100)}})
-    assert found[1:] == ["in part", "1.61 × at 3 KB, 1.60 × at 600 KB"]
+    goal = "Edge and decision"  # 1.6 is kept, 1.61 is not
+    assert line(goal, {"edge": of(1.6, 1.6)})[1] == "holds"
+    found = line(goal, {"edge": of(1.61, 1.6)})
+    assert found[1:] == ["in part", "1.61 × at 3 KB, 1.60 × at 600 KB, interpreted"]
+    found = line(goal, {"edge": of(1.6, 1.0), "edge_compiled": of(1.2, 1.7)})
+    assert found[1:] == [
+        "in part",
+        "1.60 × at 3 KB, 1.00 × at 600 KB, interpreted; 1.20 × at 3 KB, 1.70 × at 600 KB, compiled",
+    ]
+
+
+def test_a_record_from_before_a_figure_was_taken_leaves_the_claim_open() -> None:
+    record = {"small": {"cpu_ratio": 0.9}, "large": {"cpu_ratio": 0.5}}
+    assert line("Edge and decision", {"edge": record})[1:] == ["not measured yet", "–"]
 
 
 def test_a_setting_is_won_by_the_better_of_our_builds() -> None:
