@@ -1,11 +1,14 @@
 """What commands print where nobody can take it."""
 
 import errno
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
+from steelyard.cli.main import app
 from steelyard.cli.output import say, write_json
 from steelyard.core.errors import SteelyardError
 
@@ -31,3 +34,60 @@ def test_a_reader_that_has_left_is_not_an_error_of_ours(monkeypatch: pytest.Monk
     monkeypatch.setattr(typer, "echo", closed)
     with pytest.raises(BrokenPipeError):
         say("text")
+
+
+LOAD = ("load", "http://127.0.0.1:1", "--model", "net", "--input", "input.json")
+READERS = {
+    "plan": ("plan", "input.json", "--rate", "10"),
+    "profile": ("profile", "input.json"),
+    "profile --labels": ("profile", "spec.yaml", "--labels", "input.json"),
+    "profile --examples": ("profile", "spec.yaml", "--examples", "input.json"),
+    "explain": ("explain", "input.json"),
+    "trace info": ("trace", "info", "input.json"),
+    "load --input": (*LOAD, "--rate", "1", "--seconds", "1"),
+    "load --trace": (*LOAD[:-1], "other.json", "--trace", "input.json"),
+}
+"""Commands that read `input.json`."""
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_no_command_writes_over_what_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("input.json").write_text("kept")
+    result = CliRunner().invoke(app, [*READERS[command], "--json", "./input.json"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "--json: input.json is read; want another file\n"
+    assert Path("input.json").read_text() == "kept"
+
+
+@pytest.mark.parametrize("command", [*READERS.values(), ("demo",)])
+def test_where_no_result_can_be_written_nothing_is_measured(command: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, [*command, "--json", "/nope/result"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "--json: cannot write /nope/result\n"
+
+
+def test_two_results_want_two_files(tmp_path: Path) -> None:
+    file = str(tmp_path / "file")
+    result = CliRunner().invoke(app, ["trace", "synth", "constant", "--out", file, "--json", file])
+    assert result.exit_code == 2
+    assert result.stderr == f"--json: {file} is --out already; want another file\n"
+    assert not Path(file).exists()
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**53)])
+@pytest.mark.parametrize(
+    "command",
+    [
+        (*LOAD, "--rate", "1", "--seconds", "1"),
+        ("trace", "synth", "constant"),
+        ("simulate", "spec.yaml", "--trace", "trace.txt"),
+        ("demo",),
+    ],
+)
+def test_a_seed_is_what_json_can_hold(command: tuple[str, ...], seed: str) -> None:
+    result = CliRunner().invoke(app, [*command, "--seed", seed])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("Invalid value for '--seed': ")

@@ -79,7 +79,7 @@ def test_slices_come_before_scaling(tmp_path: Path) -> None:
         (["synth", "constant", "--seconds", "0"], "want 1 to"),
         (["synth", "constant", "--base", "-1"], "rate: want a rate of 0 or more"),
         (["synth", "surge", "--json", "-"], "--out and --json cannot both be standard output"),
-        (["synth", "surge", "--out", "/nope/x"], "--out: cannot write /nope/x: No such file or directory"),
+        (["synth", "surge", "--out", "/nope/x"], "--out: cannot write /nope/x"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], line: str) -> None:

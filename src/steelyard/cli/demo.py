@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from steelyard.cli.output import JsonOption, write_json
+from steelyard.cli.output import SEED_MAX, JsonOption, check_json, write_json
 from steelyard.core.errors import SteelyardError
 
 
@@ -17,7 +17,7 @@ def demo(
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Where to write the report, the spec and the logs.")
     ] = Path("out/demo"),
-    seed: Annotated[int, typer.Option(help="Seed of the lines and their arrivals.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Seed of the lines and their arrivals.")] = 1,
     profiles: Annotated[Path | None, typer.Option(metavar="DIR", help="Where profiles are stored.")] = None,
     pipeline: Annotated[
         bool, typer.Option("--pipeline", help="Serve whole pages through a pipeline with variants.")
@@ -30,6 +30,7 @@ def demo(
     from steelyard.demo.spec import CORES
     from steelyard.demo.tour import Settings, tour
 
+    check_json(json)
     usable = len(usable_core_ids())
     if usable < CORES:
         raise SteelyardError(f"the demo moves {CORES} cores; this process may use {usable}")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from steelyard.cli.output import JsonOption, say, write_json
+from steelyard.cli.output import JsonOption, check_json, say, write_json
 from steelyard.core.commands import RecordDecision
 from steelyard.core.errors import JournalError
 from steelyard.core.plan import Plan, StagePlan
@@ -47,6 +47,7 @@ def explain(
     json: JsonOption = None,
 ) -> None:
     """Show why each decision was taken, and why the second-best plan was not."""
+    check_json(json, journal)
     decisions = list(read_decisions(journal))
     if at is not None:
         in_force = {d.run: d for d in decisions if d.kind != "discarded" and d.t_s <= at}

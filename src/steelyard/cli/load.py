@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from steelyard.cli.output import JsonOption, duration_option, say, write_json
+from steelyard.cli.output import SEED_MAX, JsonOption, check_json, duration_option, say, write_json
 from steelyard.cli.trace import open_trace
 from steelyard.client.wire import Body
 from steelyard.core.errors import InputError, TraceError
@@ -42,10 +42,13 @@ def load(
     ] = None,
     in_flight_max: Annotated[int, typer.Option(help="Most requests open at a time.")] = 512,
     timeout: Annotated[str, typer.Option(help="Give up a request after this time.")] = "30s",
-    seed: Annotated[int, typer.Option(help="Seed of the arrivals and of the choice of inputs.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=SEED_MAX, help="Seed of the arrivals and of the choice of inputs.")
+    ] = 0,
     json: JsonOption = None,
 ) -> int:
     """Send requests at their intended times, whatever the server does, and measure from those times."""
+    check_json(json, trace, *inputs)
     settings = LoadSettings(
         slo_s=None if slo is None else duration_option("--slo", slo),
         max_latency_s=None if max_latency_ms is None else _positive("--max-latency-ms", max_latency_ms) / 1e3,

@@ -15,6 +15,8 @@ JsonOption = Annotated[
     str | None,
     typer.Option("--json", metavar="FILE", help="Write the result as JSON; - is standard output."),
 ]
+SEED_MAX = 2**53 - 1
+"""Every reader of JSON keeps it exact (RFC 8259, section 6)."""
 
 
 def write_json(target: str | None, result: Any) -> None:
@@ -25,7 +27,7 @@ def write_json(target: str | None, result: Any) -> None:
     """
     if target is None:
         return
-    file = json_file(target)
+    file = output_file(target)
     text = msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n"
     if file is None:
         say(text.removesuffix("\n"))
@@ -33,8 +35,8 @@ def write_json(target: str | None, result: Any) -> None:
     write_text(file, text, "--json")
 
 
-def json_file(target: str | None) -> Path | None:
-    """The file that `--json` names; None without one."""
+def output_file(target: str | None) -> Path | None:
+    """The file that an option names; None without one, or for standard output."""
     return None if target is None or target == "-" else Path(target)
 
 
@@ -83,6 +85,11 @@ def check_outputs(outputs: Mapping[str, Path | None], read: Iterable[Path]) -> N
         if file.resolve() in taken:
             raise SpecError(f"{option}: {taken[file.resolve()]}; want another file")
         taken[file.resolve()] = f"{file} is {option} already"
+
+
+def check_json(target: str | None, *read: Path | None) -> None:
+    """`check_outputs` of a command that writes nothing but its `--json`."""
+    check_outputs({"--json": output_file(target)}, [file for file in read if file is not None])
 
 
 def say(text: str, *, err: bool = False) -> None:

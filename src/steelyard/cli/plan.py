@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from steelyard.cli.groups import Group, groups_of
-from steelyard.cli.output import JsonOption, say, write_json
+from steelyard.cli.output import JsonOption, check_json, say, write_json
 from steelyard.cli.verdict import alternative, assess, within_reach
 from steelyard.config.notices import notices
 from steelyard.config.planning import Blueprint, blueprint
@@ -93,6 +93,7 @@ def plan(
     from steelyard.backend.cpu import usable_core_ids
     from steelyard.cli.serve import find_modules_beside, open_spec
 
+    check_json(json, spec)
     loaded = open_spec(spec, slo)
     find_modules_beside(loaded.folder)
     if not (isfinite(rate) and 0 <= rate <= RATE_MAX_RPS):

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from steelyard.cli.output import JsonOption, say, write_json
+from steelyard.cli.output import JsonOption, check_json, say, write_json
 from steelyard.core.errors import SpecError
 from steelyard.profile.types import Profile
 from steelyard.profiler.accuracies import Accuracy
@@ -61,6 +61,7 @@ def profile(
         raise SpecError("--examples does not go with --labels: one measures times, the other accuracies")
     if labels is not None and quick:
         raise SpecError("--quick does not go with --labels: accuracies are measured on all examples")
+    check_json(json, spec, examples, labels)
     loaded = open_spec(spec, "1s" if is_onnx(spec) else None)
     find_modules_beside(loaded.folder)
     core_ids = usable_core_ids()

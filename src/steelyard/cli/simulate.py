@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from steelyard.cli.output import JsonOption, check_outputs, json_file, say, write_json, write_text
+from steelyard.cli.output import SEED_MAX, JsonOption, check_outputs, output_file, say, write_json, write_text
 from steelyard.core.errors import SpecError
 from steelyard.core.types import Frozen
 from steelyard.metrics.runs import RunSeries, RunSummary
@@ -63,7 +63,7 @@ def simulate(
         str | None,
         typer.Option(metavar="P,P...", help="Policies or configurations; default: the spec's."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of arrivals and service times.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Seed of arrivals and service times.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, max=SEEDS_MAX, help="Number of seeds, from --seed on.")] = 1,
     trace_scale: Annotated[float, typer.Option(help="Multiply the trace's counts.")] = 1.0,
     trace_slice: Annotated[
@@ -97,7 +97,7 @@ def simulate(
     def notice(line: str) -> None:
         say(line, err=True)
 
-    outputs = {"--html": html, "--decisions": decisions, "--json": json_file(json)}
+    outputs = {"--html": html, "--decisions": decisions, "--json": output_file(json)}
     check_outputs(
         outputs, read=[spec, *(Path(name) for one in trace for name in (one, one.partition("=")[2]))]
     )

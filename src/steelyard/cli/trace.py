@@ -9,7 +9,16 @@ import msgspec
 import numpy as np
 import typer
 
-from steelyard.cli.output import JsonOption, say, write_json, write_text
+from steelyard.cli.output import (
+    SEED_MAX,
+    JsonOption,
+    check_json,
+    check_outputs,
+    output_file,
+    say,
+    write_json,
+    write_text,
+)
 from steelyard.config.source import nearest
 from steelyard.core.errors import TraceError
 from steelyard.workload.read import Gaps, read_trace
@@ -34,7 +43,7 @@ def synth(
         float | None, typer.Option(help="Seconds of one diurnal wave; by default the length.")
     ] = None,
     decay: Annotated[float | None, typer.Option(help="Seconds in which a spike falls to 1/e.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the Poisson counts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Seed of the Poisson counts.")] = 0,
     even: Annotated[
         bool, typer.Option("--even", help="Counts as even as whole numbers allow, not Poisson.")
     ] = False,
@@ -46,6 +55,7 @@ def synth(
     """Make a trace: each line is the number of requests in one second."""
     if out == "-" and json == "-":
         raise TraceError("--out and --json cannot both be standard output")
+    check_outputs({"--out": output_file(out), "--json": output_file(json)}, [])
     rates = _rates(
         shape,
         seconds,
@@ -83,6 +93,7 @@ def info(
     json: JsonOption = None,
 ) -> None:
     """Show how long a trace is, how many requests it has, and how bursty it is."""
+    check_json(json, file)
     trace = open_trace(file, gaps=gaps, cut=cut, scale=scale)
     stats = describe(trace)
     if json != "-":
