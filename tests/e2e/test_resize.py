@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Coroutine
 from itertools import count, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import onnx
@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from steelyard.backend.base import Sink
 from steelyard.backend.cpu import usable_core_ids
 from steelyard.backend.local import LocalBackend, LocalLimits
+from steelyard.backend.quota import Quotas, QuotaUnavailableError
 from steelyard.core.commands import ReleaseOutputs, ResizeReplica, Slice, StartReplica
 from steelyard.core.events import (
     BatchCompleted,
@@ -73,6 +74,7 @@ def play(
     widths: tuple[WidthRule, ...] = (),
     throttle_period_s: float = 0.5,
     lends: bool = False,
+    services: int = 1,
 ) -> None:
     spec = VariantSpec("double", "onnx", str(model), batch_rows_max=64, cores_max=2)
     limits = LocalLimits(throttle_period_s=throttle_period_s, lends=lends)
@@ -81,7 +83,8 @@ def play(
         made: list[LocalBackend] = []
 
         def make(arena: Arena, sink: Sink, loop: asyncio.AbstractEventLoop) -> LocalBackend:
-            stages = {("svc", "st"): (spec,)}
+            names = ["svc", *[f"other{number}" for number in range(1, services)]]
+            stages = {(name, "st"): (spec,) for name in names}
             rules = {("svc", "st", "double"): widths}
             made.append(LocalBackend(usable_core_ids(), stages, rules, arena, sink, loop=loop, limits=limits))
             return made[0]
@@ -190,7 +193,7 @@ def cpu_s(pid: int) -> float:
 
 def quota_in_force(backend: LocalBackend) -> str:
     quotas = backend._quotas
-    assert quotas is not None
+    assert isinstance(quotas, Quotas)
     file = "cpu.max" if quotas.version == 2 else "cpu.cfs_quota_us"
     return (quotas.path(1) / file).read_text().strip()
 
@@ -248,6 +251,35 @@ def test_a_quarter_of_a_core_is_a_quarter_of_the_time_where_quotas_work(model: P
         assert quota_in_force(backend) in ("-1", "max 10000")
 
     play(scenario, model, throttle_period_s=0.1)
+
+
+@pytest.mark.parametrize(("lends", "more"), [(True, 1), (True, 0), (False, 1)])
+def test_without_cgroups_more_stages_than_cores_share_them_by_even_turns(
+    monkeypatch: pytest.MonkeyPatch, model: Path, *, lends: bool, more: int
+) -> None:
+    """Only where they are more, and only where parts are lent: capped ones are a promise."""
+    even = lends and more > 0
+
+    def none(**_: object) -> NoReturn:
+        raise QuotaUnavailableError("there is none")
+
+    async def scenario(rig: Rig, backend: LocalBackend) -> None:
+        assert backend.node().fractional == even
+        for number in (1, 2):
+            backend.start(StartReplica(number, "svc", "st", "local", shares(0.5), ("double",), 0.0))
+        if not even:
+            reason = (await rig.event(ReplicaGone, replica_id=1)).reason
+            assert "fractions of a core unavailable: there is none" in reason
+            return
+        assert backend.mechanism.endswith("cores are shared by the kernel's even turns: there is none")
+        for number in (1, 2):
+            assert (await rig.event(ReplicaReady, replica_id=number)).cores == 0.5
+            assert (await rig.answer(number, number, RNG.standard_normal((3, 2), np.float32))).shape == (3, 2)
+        backend.resize(ResizeReplica(1, shares(1.0)))
+        assert (await rig.event(ReplicaResized, replica_id=1)).cores == 1.0
+
+    monkeypatch.setattr("steelyard.backend.local.Quotas", none)
+    play(scenario, model, lends=lends, services=len(usable_core_ids()) + more)
 
 
 def test_a_replica_may_start_on_a_fraction(model: Path) -> None:

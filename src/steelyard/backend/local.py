@@ -11,11 +11,12 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from steelyard.backend.base import Borrower, Sink
 from steelyard.backend.launcher import Launcher
 from steelyard.backend.patience import Patience
-from steelyard.backend.quota import PERIOD_US, Quotas, QuotaUnavailableError
+from steelyard.backend.quota import PERIOD_US, EvenTurns, Quotas, QuotaUnavailableError
 from steelyard.backend.replica import LocalReplica, arena_name, cores_of, is_fractional
 from steelyard.core.commands import (
     LoadVariant,
@@ -112,15 +113,19 @@ class LocalBackend:
         self._throttle_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
         self._empty = asyncio.Event()
-        self._quotas: Quotas | None = None
-        self.mechanism = "affinity of every thread; "
+        self._quotas: Quotas | EvenTurns | None = None
+        self.mechanism, group = "affinity of every thread; ", None
         try:
-            self._quotas = Quotas(lends=self._limits.lends, cores=len(core_ids))
+            quotas = self._quotas = Quotas(lends=self._limits.lends, cores=len(core_ids))
+            group = quotas.version, quotas.group
             how = "weight" if self._limits.lends else f"quota, {PERIOD_US // 1000} ms period"
-            self.mechanism += f"fractions by cgroup v{self._quotas.version} {how}"
+            self.mechanism += f"fractions by cgroup v{quotas.version} {how}"
         except QuotaUnavailableError as error:
-            self.mechanism += f"fractions of a core unavailable: {error}"
-        group = (self._quotas.version, self._quotas.group) if self._quotas else None
+            if self._limits.lends and len(self._stages) > len(core_ids):  # better than none for some
+                self._quotas = EvenTurns()
+                self.mechanism += f"cores are shared by the kernel's even turns: {error}"
+            else:
+                self.mechanism += f"fractions of a core unavailable: {error}"
         self._launcher = Launcher(self._forked, self._exited, self._zygote_lost, group=group, loop=loop)
 
     @property
@@ -160,8 +165,10 @@ class LocalBackend:
         self._replicas[command.replica_id] = self._by_arena[replica.arena_name] = replica
         self._empty.clear()
         replica.introduce(self._worker_spec(command), self._limits.start_s_max)
-        group = self._quotas.path(command.replica_id).name if self._quotas else ""
-        self._launcher.fork(command.replica_id, group, (its.detach(), os.dup(self._arena.fd)))
+        group = self._group(command.replica_id)
+        self._launcher.fork(
+            command.replica_id, group.name if group else "", (its.detach(), os.dup(self._arena.fd))
+        )
 
     def resize(self, command: ResizeReplica) -> None:
         """Change a replica's cores within this call: 0.1 ms for a worker of a few threads."""
@@ -297,11 +304,14 @@ class LocalBackend:
             self._empty.set()
         self._sink(gone)
 
+    def _group(self, replica_id: int) -> Path | None:
+        return self._quotas.path(replica_id) if self._quotas else None
+
     def _worker_spec(self, command: StartReplica) -> m.WorkerSpec:
         stage = (command.service, command.stage)
         specs = self._stages[stage]
         found = {spec.name: self._widths.get((*stage, spec.name), ()) for spec in specs}
-        group = self._quotas.path(command.replica_id) if self._quotas else None
+        group = self._group(command.replica_id)
         return m.WorkerSpec(
             command.replica_id,
             arena_name(command.replica_id),

@@ -114,6 +114,28 @@ class Quotas:
         remove_group(self.group)
 
 
+class EvenTurns:
+    """In place of `Quotas` where no group can be made: whoever shares a core has the kernel's even turns."""
+
+    lends = True
+
+    def path(self, replica_id: int) -> None:
+        """There is no group."""
+
+    def set(self, replica_id: int, cores: float | None) -> None:
+        """Nothing: affinity alone says which cores."""
+
+    def throttled_ratio(self, replica_id: int) -> float:  # noqa: ARG002
+        """Nobody is."""
+        return 0.0
+
+    def forget(self, replica_id: int) -> None:
+        """Nothing was kept."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 def quota_text(cores: float | None, version: int) -> str:
     """What to write to let `cores` cores' worth of time pass in each period; None for no quota."""
     quota_us = None if cores is None else max(QUOTA_US_MIN, round(cores * PERIOD_US))

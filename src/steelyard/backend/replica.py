@@ -17,7 +17,7 @@ from math import fsum
 
 from steelyard.backend.base import BackendEvent, Sink
 from steelyard.backend.patience import Patience
-from steelyard.backend.quota import Quotas
+from steelyard.backend.quota import EvenTurns, Quotas
 from steelyard.core.commands import ResizeReplica, RunBatch, StartReplica
 from steelyard.core.events import (
     BatchCompleted,
@@ -66,7 +66,7 @@ class LocalReplica:
         self,
         command: StartReplica,
         sock: socket.socket,
-        quotas: Quotas | None,
+        quotas: Quotas | EvenTurns | None,
         sink: Sink,
         kill: Callable[[], None],
         patience: Patience,

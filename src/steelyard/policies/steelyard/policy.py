@@ -34,6 +34,7 @@ from steelyard.policies.steelyard.layout import Leaves, StageLayout, first_plan
 from steelyard.policies.steelyard.pace import StagePace, replicas_at_most
 from steelyard.policies.steelyard.reaction import ServicePace, react
 from steelyard.policies.steelyard.residents import room_bytes
+from steelyard.policies.steelyard.rooms import Guest, rooms
 from steelyard.policies.steelyard.sizing import EXACT
 from steelyard.policies.steelyard.standing import Ground, Standing
 
@@ -77,6 +78,7 @@ class SteelyardPolicy:
         reserves = "reserve" not in self._without
         self._leaves = {name: Leaves(service, reserves=reserves) for name, service in self._services.items()}
         self._decided_s: float | None = None
+        self._rooms: tuple[object, dict[str, float]] | None = None
 
     def react(self, snapshot: ClusterSnapshot) -> Grants | None:
         """Cores, starts and cancellations of one window."""
@@ -181,8 +183,30 @@ class SteelyardPolicy:
 
     def _ground(self, snapshot: ClusterSnapshot) -> Ground:
         largest = max(snapshot.nodes, key=lambda n: n.cores)
-        cores = sum(node.cores for node in snapshot.nodes)
-        return Ground(largest, cores, self._step(largest), room_bytes(snapshot.nodes, self._services))
+        cores = sum([node.cores for node in snapshot.nodes], 0.0)
+        ground = Ground(largest, cores, self._step(largest), room_bytes(snapshot.nodes, self._services))
+        return ground._replace(
+            rooms=self._rooms_on(ground, tuple([view.service for view in snapshot.services]))
+        )
+
+    def _rooms_on(self, ground: Ground, names: tuple[str, ...]) -> dict[str, float]:
+        """Of services that get less than they like; as profiled, so `react`, elsewhere, knows the same."""
+        if len(names) == 1:
+            return {}
+        made_for = (names, ground.cores, ground.largest.cores, ground.step)
+        if self._rooms is None or self._rooms[0] != made_for:
+            services = [self._services[name] for name in names]
+            guests = [
+                Guest(
+                    service.weight,
+                    fewest := max(ground.step * len(service.stages), service.cores_min),
+                    max(fewest, self._standings[name].likes(ground)),
+                )
+                for name, service in zip(names, services, strict=True)
+            ]
+            given = zip(names, guests, rooms(guests, ground.cores, ground.step), strict=True)
+            self._rooms = made_for, {name: room for name, guest, room in given if room < guest.likes - EXACT}
+        return self._rooms[1]
 
     def _set_pace(self, name: str, snapshot: ClusterSnapshot) -> None:
         """Let the reaction work by the targets of the moment."""

@@ -1,8 +1,8 @@
 """What is done at the end of one sensing window: cores to live replicas and from them, starts, cancellations.
 
 Every stage says what it wishes (`pace`). If all wishes fit the nodes and the services' limits, they are
-granted; otherwise the cores are shared out (`shortage`). Shrinks come first, so that what they free can be
-granted in the same window.
+granted; otherwise the cores are shared out (`shortage`), and so they are if a service that has come later
+waits for its first ones. Shrinks come first, so that what they free can be granted in the same window.
 """
 
 from collections.abc import Mapping, Sequence
@@ -96,10 +96,13 @@ def react(snapshot: ClusterSnapshot, paces: Mapping[str, ServicePace]) -> Grants
                 wishes.append((view, wish))
                 if wish.cores or wish.starts or wish.cancels:
                     is_calm = False
-    if is_calm:
+    newcomers = [view for view in snapshot.services if view.desired is None] if wishes else []
+    if is_calm and not newcomers:
         return None
     free = _unpromised(snapshot)
-    if any(wish.cores for _, wish in wishes) and not _fits(wishes, free, paces):
+    if newcomers:
+        _keep_for(newcomers, free, snapshot, paces)
+    if (newcomers or any(wish.cores for _, wish in wishes)) and not _fits(wishes, free, paces):
         wishes = _shared_out(wishes, free, paces)
     shrinks: list[Grant] = []
     growths: list[Grant] = []
@@ -132,6 +135,21 @@ def _unpromised(snapshot: ClusterSnapshot) -> dict[str, float]:
             is_loading = replica.state == "starting"
             free[replica.node] -= replica.cores_requested if is_loading else replica.cores_desired
     return free
+
+
+def _keep_for(
+    newcomers: Sequence[ServiceView],
+    free: dict[str, float],
+    snapshot: ClusterSnapshot,
+    paces: Mapping[str, ServicePace],
+) -> None:
+    """Take off what services without a plan need to begin, if all have room; `free` may fall below 0."""
+    least = {
+        name: sum([stage.target.least for stage in pace.stages.values()], 0.0) for name, pace in paces.items()
+    }
+    if sum(least.values()) <= sum([node.cores for node in snapshot.nodes], 0.0) + EXACT:
+        for view in newcomers:
+            free[max(free, key=lambda name: free[name])] -= least[view.service]
 
 
 def _fits(

@@ -5,6 +5,7 @@ changes. `decide` chooses the level; `react`, in another process, reads it off t
 """
 
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from steelyard.core.accuracy import Accuracies
@@ -29,12 +30,14 @@ class Ground(NamedTuple):
         cores: of all nodes.
         step: in which cores are given.
         room_bytes: memory of a stage's replicas together; 0: as much as they like.
+        rooms: cores on which a service may count, by name, where they are fewer than it likes to keep.
     """
 
     largest: NodeView
     cores: float
     step: float
     room_bytes: int
+    rooms: Mapping[str, float] = MappingProxyType({})
 
 
 class Standing:
@@ -79,6 +82,21 @@ class Standing:
         self.front: list[Level] = []
         self._variants: tuple[str, ...] = ()
         self._is_plain = all(len(menu) == 1 for menu in self._menus)
+
+    def likes(self, ground: Ground) -> float:
+        """Cores that it keeps in calm times, if there is room; by its first variants, as profiled."""
+        sizings = [next(iter(menu.values())) for menu in self._menus]
+        for sizing in sizings:
+            sizing.step = ground.step
+        targets = share_latency(
+            self.service,
+            sizings,
+            self._cores(ground),
+            (1.0,) * len(sizings),
+            room=self._room(ground),
+            service_share=self._knob.service_share,
+        )
+        return sum([target.least for target in targets], 0.0)
 
     def is_current(self, view: ServiceView) -> bool:
         """Whether neither service times nor the plan's level have changed."""
@@ -163,13 +181,12 @@ class Standing:
     def _plain(self, ground: Ground) -> tuple[StageLayout, ...]:
         """Layouts at the level, of the planned variants alone."""
         sizings = tuple(menu[name] for menu, name in zip(self._menus, self._variants, strict=True))
-        room = min(ground.cores, self.service.cores_max or ground.cores)
         targets = share_latency(
             self.service,
             sizings,
             self._cores(ground),
             self.ratios,
-            room=room,
+            room=self._room(ground),
             service_share=self._knob.service_share,
         )
         if "queue" in self._without:
@@ -177,6 +194,11 @@ class Standing:
         for sizing, target, ratio in zip(sizings, targets, self.ratios, strict=True):
             sizing.reckon_by(target.rows, target.cores, target.service_s / ratio)
         return layouts_of(sizings, targets, self._knob)
+
+    def _room(self, ground: Ground) -> float:
+        """Cores for one active replica of every stage."""
+        room = ground.rooms.get(self.service.name, ground.cores)
+        return min(room, self.service.cores_max or room)
 
     def _cores(self, ground: Ground) -> float:
         """Cores that one replica may have at most."""
