@@ -241,18 +241,34 @@ def test_of_those_who_wait_for_a_change_to_end_one_begins_the_next() -> None:
             asyncio.create_task(change("a"))
             for change in (repository.unload, repository.load, repository.unload)
         ]
-        while one.steps[-1:] != ["plan"]:
-            await asyncio.sleep(0)
-        for _ in range(9):  # as often as it takes the last call to begin something
-            await asyncio.sleep(0)
-        assert one.steps == ["drain", "give up", "plan"]
-        one.ready = True
-        while one.steps[-1] != "drain":
-            await asyncio.sleep(0)
-        one.drained.set()
-        await asyncio.gather(*calls)
-        assert one.steps == ["drain", "give up", "plan", "resume", "drain", "give up"]
+        unloaded, loaded, again = await asyncio.gather(*calls, return_exceptions=True)
+        assert (unloaded, str(loaded), again) == (None, "service 'a' was unloaded before it was ready", None)
+        assert one.steps == [
+            "drain",
+            "give up",
+            "drain",
+            "give up",
+        ]  # the loading ended before its first step
         assert [entry.state for entry in repository.index()] == ["UNAVAILABLE"]
+
+    run(steps())
+
+
+def test_a_loading_that_never_ends_is_ended_by_unloading() -> None:
+    async def steps() -> None:
+        one = Told()
+        repository = LiveRepository([("a", one.switch())], wait_s_max=0.01)
+        one.drained.set()
+        await repository.unload("a")
+        one.ready = False
+        with pytest.raises(RepositoryError, match=r"is still loading after 0\.01 s"):
+            await repository.load("a")
+        await repository.unload("a")
+        assert one.steps == ["drain", "give up", "plan", "drain", "give up"]
+        one.ready = True
+        await repository.load("a")
+        assert one.steps[5:] == ["plan", "resume"]
+        assert [entry.state for entry in repository.index()] == ["READY"]
 
     run(steps())
 

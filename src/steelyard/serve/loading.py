@@ -4,8 +4,9 @@ The rules of this file:
 - Unloading drains: the service takes no further request, answers those it admitted, and only then gives its
   replicas up. Loading is the way back: the policy plans for the service again, as at the server's start, and
   requests are taken when it is ready.
-- One change of a service at a time; who asks for another waits for it. A change goes on if whoever asked for
-  it leaves, or waits no longer: it is the server's then, not the client's.
+- One change of a service at a time; who asks for another waits for it, except that unloading ends a loading:
+  nothing has been admitted yet, and it may be one that never gets ready. A change goes on if whoever asked
+  for it leaves, or waits no longer: it is the server's then, not the client's.
 """
 
 import asyncio
@@ -98,11 +99,15 @@ class LiveRepository:
             self._loaded.add(service)
             self._change(service, self._load(service))
         await self._end_of_change(service, "is still loading", self._wait_s_max)
+        if service not in self._loaded:
+            raise RepositoryError(f"service '{service}' was unloaded before it was ready")
 
     async def unload(self, service: str) -> None:
         """Answer what was admitted and end its replicas; see `Repository.unload`."""
-        await self._turn(service)
+        await self._turn(service, ends_loading=True)
         if service in self._loaded:
+            if service not in self._open:
+                self._changes[service].cancel()
             self._loaded.discard(service)
             self._open.discard(service)
             self._change(service, self._switches[service].unload())
@@ -132,15 +137,19 @@ class LiveRepository:
         task = self._changes.get(service)
         return task is not None and not task.done()
 
-    async def _turn(self, service: str) -> None:
+    async def _turn(self, service: str, *, ends_loading: bool = False) -> None:
         """Wait until no change is under way: of those who wait for one to end, the first begins the next.
+
+        Args:
+            service: whose changes.
+            ends_loading: a loading that is under way need not end by itself.
 
         Raises:
             RepositoryError: it takes too long.
         """
         loop = asyncio.get_running_loop()
         give_up_s = loop.time() + self._wait_s_max
-        while self._is_changing(service):
+        while self._is_changing(service) and not (ends_loading and service in self._loaded):
             await self._end_of_change(service, "is changing", give_up_s - loop.time())
 
     async def _end_of_change(self, service: str, otherwise: str, wait_s: float) -> None:

@@ -35,12 +35,14 @@ class Repository(Protocol):
         """Serve it again; returns when it is ready. Nothing happens if it is loaded.
 
         Raises:
-            RepositoryError: it did not become ready in time; it goes on loading.
+            RepositoryError: it did not become ready in time, and goes on loading; or it was unloaded before.
         """
         ...
 
     async def unload(self, service: str) -> None:
         """Take no further request, answer those that were admitted, end its replicas; nothing if unloaded.
+
+        A loading that is under way ends.
 
         Raises:
             RepositoryError: requests were left when its time was over; it goes on unloading.
