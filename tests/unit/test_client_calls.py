@@ -249,6 +249,24 @@ def test_a_connection_that_the_server_closed_while_idle_is_no_failure(infer: Cal
     assert (answer.attempts, server.connections) == (1, 3)
 
 
+def test_what_comes_unasked_is_not_taken_for_the_next_answer() -> None:
+    go, sent = threading.Event(), threading.Event()
+
+    def speak_again(connection: socket.socket) -> bool:
+        answered()(connection)
+        assert go.wait(10)
+        reply(404, b"{}")(connection)
+        sent.set()
+        return True
+
+    with scripted(speak_again, answered()) as server, Client(server.url) as client:
+        client.infer("m", {"x": X})
+        go.set()
+        assert sent.wait(10)
+        assert client.infer("m", {"x": X}).outputs["y"] == [7]
+        assert server.connections == 2
+
+
 def test_a_connection_that_the_server_announces_to_close_is_not_reused(infer: Callable[..., Answer]) -> None:
     with scripted(answered("Connection: close")) as server:
         infer(server.url, 2)

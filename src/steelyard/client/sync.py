@@ -2,6 +2,7 @@
 
 import math
 import random
+import select
 import socket
 import ssl
 import threading
@@ -224,7 +225,12 @@ class _Connections:
         with self._lock:
             if self._is_closed:
                 raise ClientError("the client is closed")
-            return self._idle.pop() if self._idle else None
+            while self._idle:
+                connection = self._idle.pop()
+                if not _has_spoken(connection):
+                    return connection
+                connection.close()
+        return None
 
     def _forget_idle(self) -> None:
         with self._lock:
@@ -240,6 +246,15 @@ class _Connections:
         except BaseException:
             plain.close()
             raise
+
+
+def _has_spoken(connection: socket.socket) -> bool:
+    """Whether something came, or its end, though nothing was asked: that is no answer to the next request."""
+    if isinstance(connection, ssl.SSLSocket) and connection.pending():
+        return True
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _exchange_over(connection: socket.socket, pieces: Sequence[Buffer], deadline_s: float) -> Reply:

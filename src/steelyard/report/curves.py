@@ -9,12 +9,17 @@ from collections.abc import Mapping, Sequence
 from math import floor, log10
 from typing import Any, NamedTuple
 
+from steelyard.report.labels import Box, sides
 from steelyard.report.palette import Style
 
 _LOG_OVER = 20
 _FEW_DECADES = 2.2
 _NAMED_MAX = 6
 """Marks that carry their name; more of them run into each other, and the legend names them."""
+_CHART = Box(0.0, 0.0, 640.0, 268.0)
+"""Its marks' part of the page, about: wider on wide screens, where names have more room."""
+_BEYOND = 0.15
+"""Decades that a logarithmic axis goes on at either end."""
 
 
 class SweepPoint(NamedTuple):
@@ -42,13 +47,11 @@ def cost_curves(points: Sequence[SweepPoint], style: Mapping[str, Style]) -> dic
         by_label.setdefault(point.label, []).append(point)
     traces = [
         _curve(label, sorted(own, key=lambda point: point.core_seconds), style[label], index, logarithmic)
-        | {"textposition": "top center" if len(by_label) <= _NAMED_MAX else "middle right"}
         for index, (label, own) in enumerate(by_label.items())
     ]
     named = len(by_label) <= _NAMED_MAX
-    for trace in traces:
-        if not named:
-            trace["mode"] = trace["mode"].replace("+text", "")
+    if named:
+        _name(traces, points, logarithmic)
     layout: dict[str, Any] = {
         "height": 340 if named else 500,
         "margin": {"l": 62, "r": 24, "t": 28, "b": 44},
@@ -79,12 +82,11 @@ def _curve(
     ]
     return {
         "type": "scatter",
-        "mode": "lines+markers+text" if swept else "markers+text",
+        "mode": "lines+markers" if swept else "markers",
         "name": shown,
         "legendrank": index,
         "x": [point.core_seconds for point in own],
         "y": [_percent(point, logarithmic) for point in own],
-        "text": [shown if number == 0 else "" for number in range(len(own))],
         "customdata": hover,
         "cliponaxis": False,
         "line": {"color": style.colour, "width": 2, "dash": style.dash},
@@ -96,6 +98,27 @@ def _curve(
         },
         "hovertemplate": "%{customdata}<extra>" + shown + "</extra>",
     }
+
+
+def _name(traces: Sequence[dict[str, Any]], points: Sequence[SweepPoint], logarithmic: bool) -> None:
+    """Write a trace's name beside its first mark, where it covers nothing."""
+    texts = [[trace["name"], *[""] * (len(trace["x"]) - 1)] for trace in traces]
+    most_x = 1.06 * max(max(trace["x"]) for trace in traces) or 1.0
+    heights = [_percent(point, logarithmic) for point in points]
+    low, high = (log10(min(heights)), log10(max(heights))) if logarithmic else (0.0, 1.06 * max(heights))
+    if logarithmic:
+        low, high = low - _BEYOND, high + _BEYOND
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        along = ((log10(y) if logarithmic else y) - low) / ((high - low) or 1.0)
+        return x / most_x * _CHART.width, along * _CHART.height
+
+    places = [place(x, y) for trace in traces for x, y in zip(trace["x"], trace["y"], strict=True)]
+    chosen = iter(sides([text for of_trace in texts for text in of_trace], places, _CHART))
+    for trace, of_trace in zip(traces, texts, strict=True):
+        trace["mode"] += "+text"
+        trace["text"] = of_trace
+        trace["textposition"] = [next(chosen) for _ in of_trace]
 
 
 def _percent(point: SweepPoint, logarithmic: bool) -> float:
@@ -122,7 +145,7 @@ def _decades(points: Sequence[SweepPoint]) -> dict[str, Any]:
         named = {min(found): "0", **{mark: text for mark, text in named.items() if mark > 1.5 * min(found)}}
     return {
         "type": "log",
-        "range": [low - 0.15, high + 0.15],
+        "range": [low - _BEYOND, high + _BEYOND],
         "tickvals": list(named),
         "ticktext": list(named.values()),
     }
