@@ -4,12 +4,15 @@ Each surge is a slice of 660 s of the Twitter series (bench/surges.py), divided 
 one node of 64 cores, started warm. A run is one JSON line in `--runs`, and what has a line for the present
 sources is not run again (bench/headlines_code.py), so the command can be stopped, repeated and widened. How
 policies are compared: bench/headlines_judge.py. On the slice most like the papers' only Themis, FA2, Sponge,
-`steelyard` and the oracle run; it is not among the sums.
+`steelyard` and the oracle run; it is not among the sums. The record of the full matrix has each seed by
+itself, and their sum: `--from-seed 3` adds seeds to those that were recorded before, or elsewhere.
 
-    python bench/headlines.py [--quick] [--only pipeline=video-t24,nlp-t24 policy=steelyard,themis]
+    python bench/headlines.py [--quick] [--seeds 5] [--from-seed 1]
+        [--only pipeline=video-t24,nlp-t24 policy=steelyard,themis]
 """
 
 import argparse
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -33,7 +36,7 @@ from headlines_cases import (
 from headlines_fa2 import savings
 from headlines_judge import OURS, Case, Run
 from headlines_store import Line, Store
-from headlines_summary import summary_of
+from headlines_summary import added, summary_of
 from rich.console import Console
 from rich.table import Table
 from surges import SLICE_S, TRACE, Slice, like_the_papers, surges
@@ -42,6 +45,7 @@ from steelyard.report.curves import SweepPoint
 from steelyard.report.html import render_sweep
 
 RUNS = Path(__file__).parent.parent / "out" / "headlines.jsonl"
+RECORD = Path(__file__).parent / "results" / "headlines.json"
 PAPERS_SLICE = "papers"
 PAPERS_POLICIES = ("themis", "fa2", "sponge", OURSELVES, ORACLE)
 SAY_EVERY_S = 15.0
@@ -55,7 +59,7 @@ class Matrix(NamedTuple):
     slices: list[Slice]
     papers: Slice
     cold_starts_s: tuple[float, ...]
-    seeds: int
+    seeds: range
     pipelines: list[str]
     candidates: list[Candidate]
     trace: Path
@@ -70,7 +74,7 @@ class Matrix(NamedTuple):
         if not self.is_quick:
             slices.append((PAPERS_SLICE, self.papers))
         from_s, seconds = (QUICK_FROM_S, QUICK_SECONDS) if self.is_quick else (0, SLICE_S)
-        for seed, (name, slice_) in product(range(1, self.seeds + 1), slices):
+        for seed, (name, slice_) in product(self.seeds, slices):
             for cold_start_s, pipeline in product(self.cold_starts_s, self.pipelines):
                 for candidate in self.candidates:
                     if name != PAPERS_SLICE or candidate.label in PAPERS_POLICIES:
@@ -88,7 +92,7 @@ def main() -> None:
         surges(options.trace, 4 if options.quick else options.surges),
         like_the_papers(options.trace),
         (6.0,) if options.quick else tuple(float(part) for part in options.cold_starts.split(",")),
-        2 if options.quick else options.seeds,
+        range(1, 3) if options.quick else range(options.from_seed, options.from_seed + options.seeds),
         [name for name in DIVISORS if name in only.get("pipeline", DIVISORS)],
         [c for c in wanted if c.label not in refused],
         options.trace,
@@ -97,10 +101,19 @@ def main() -> None:
     store, jobs = Store(options.runs), matrix.jobs()
     if not options.report:
         run_missing(store, jobs, options.processes)
-    summary = _summary(store, matrix, refused)
+    if options.only or options.quick:
+        summary = _summary(store, matrix, refused)
+        if not options.only:
+            write("headlines_quick", summary, seed=len(matrix.seeds))
+    else:
+        by_seed = json.loads(RECORD.read_text())["by_seed"] if RECORD.exists() else {}
+        known = environment()
+        for seed in matrix.seeds:
+            found = _summary(store, matrix._replace(seeds=range(seed, seed + 1)), refused)
+            by_seed[str(seed)] = {"commit": known["commit"], **found}
+        summary = added_up(list(by_seed.values()))
+        write("headlines", {**summary, "by_seed": by_seed}, seed=len(by_seed))
     _show(summary)
-    if not options.only:
-        write("headlines_quick" if options.quick else "headlines", summary, seed=matrix.seeds)
     if options.html:
         options.html.write_text(_page(summary))
         print(f"wrote {options.html}")
@@ -122,6 +135,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=RUNS)
     parser.add_argument("--surges", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--from-seed", type=int, default=1)
     parser.add_argument("--cold-starts", default="3,6,10", help="seconds")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     return parser.parse_args()
@@ -203,6 +217,31 @@ def _summary(store: Store, matrix: Matrix, refused: dict[str, str]) -> dict[str,
         "requests_per_wall_s": sum(speeds) / len(speeds) if speeds else None,
         "pipelines": {name: summary_of(found) for name, found in runs.items() if found},
         "papers": {name: summary_of(found) for name, found in papers.items() if found},
+    }
+
+
+def added_up(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The summary of all seeds from those of each.
+
+    Raises:
+        SystemExit: they are not of the same surges and cold starts.
+    """
+    for key in ("slices", "seconds", "cold_starts_s"):
+        if len({json.dumps(record[key]) for record in records}) > 1:
+            raise SystemExit(f"the seeds in {RECORD} differ in {key}: run them alike, or remove it")
+    first = records[0]
+    return {
+        **{
+            key: first[key]
+            for key in ("slices", "papers_slice", "seconds", "cold_starts_s", "refused", "fa2")
+        },
+        "runs": sum(record["runs"] for record in records),
+        "failed": dict(sum((Counter(record["failed"]) for record in records), Counter())),
+        "requests_per_wall_s": sum(record["requests_per_wall_s"] for record in records) / len(records),
+        **{
+            part: {name: added([record[part][name] for record in records]) for name in first[part]}
+            for part in ("pipelines", "papers")
+        },
     }
 
 

@@ -1,6 +1,9 @@
-"""From runs to what is published of a pipeline: sums, ratios, the curve, verdicts, and the papers' claims."""
+"""From runs to what is published of a pipeline: sums, ratios, the curve, verdicts, and the papers' claims.
 
-from collections.abc import Iterable, Sequence
+Sums of several seeds are added up from their records (`added`), so that seeds may be run apart.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from headlines_cases import KNOB, ORACLE, OURSELVES, PUBLISHED, STATIC
@@ -18,6 +21,30 @@ def summary_of(runs: Sequence[Run]) -> dict[str, Any]:
     published policy), `default` (ours untouched), `themis` (the papers' comparison).
     """
     found = totals(runs)
+    return _summary(found, {run.label for run in runs} - set(found))
+
+
+def added(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One pipeline's summary over the runs of all of these; what one of them lacks is incomplete."""
+    apart = [{row["policy"]: _total(row) for row in summary["policies"]} for summary in summaries]
+    labels = set.intersection(*map(set, apart))
+    found = {
+        label: Total(label, *(sum(values) for values in zip(*(one[label][1:] for one in apart), strict=True)))
+        for label in labels
+    }
+    lacking = {label for one in apart for label in one} - labels
+    return _summary(found, lacking.union(*(summary["incomplete"] for summary in summaries)))
+
+
+def _total(row: Mapping[str, Any]) -> Total:
+    """What `_row` was made of."""
+    cost = row["core_seconds"]
+    violations = round(row["violations"] * row["requests"])
+    bound = cost / row["to_bound"] if row["to_bound"] else 0.0
+    return Total(row["policy"], row["runs"], row["requests"], violations, cost, bound)
+
+
+def _summary(found: Mapping[str, Total], incomplete: Iterable[str]) -> dict[str, Any]:
     oracle = found.get(ORACLE)
     # The default is the knob at 0.001: a point of the curve like the others.
     knob = [
@@ -28,7 +55,7 @@ def summary_of(runs: Sequence[Run]) -> dict[str, Any]:
     curve = Curve(knob)
     return {
         "cases": max((total.runs for total in found.values()), default=0),
-        "incomplete": sorted({run.label for run in runs} - set(found)),
+        "incomplete": sorted(incomplete),
         "policies": [_row(total, oracle) for total in _ordered(found.values())],
         "curve": [{"core_seconds": cost, "violations": share} for cost, share in curve.points],
         "verdicts": [judge(policy, found, curve)._asdict() for policy in PUBLISHED],
@@ -38,7 +65,7 @@ def summary_of(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def themis_claims(found: dict[str, Total]) -> dict[str, float | None]:
+def themis_claims(found: Mapping[str, Total]) -> dict[str, float | None]:
     """Violations of FA2 and of Sponge over those of Themis, each as published (its authors: more than 10)."""
     themis = found.get("themis")
     return {

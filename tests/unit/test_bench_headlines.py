@@ -1,7 +1,9 @@
 """How the matrix is judged: sums, the curve between its points, and the line against a published policy."""
 
 import pytest
+from headlines import added_up
 from headlines_judge import Case, Curve, Run, Total, Verdict, allowed, judge, totals
+from headlines_summary import added, summary_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -111,3 +113,40 @@ def test_more_than_a_fifth_of_violations_do_not_count() -> None:
     one = judge("p", lost | {"p+ours": total("p+ours", 900, 150.0)}, curve)
     assert (one.form, one.holds) == ("p+ours", True)
     assert judge("q", lost, curve).why == "not run, or not on every case"
+
+
+# Seeds that were run apart
+
+
+def some_runs(*seeds: int) -> list[Run]:
+    """Violations and costs that differ by seed, of ours at three settings, the oracle, and two others."""
+    rows = [("steelyard", 2, 9.0), ("steelyard violation_target=0.1", 40, 7.0), ("oracle", 1, 8.0)]
+    rows += [("fa2", 90, 8.5), ("themis", 30, 20.0)]
+    return [run_of(label, found * seed, cost + seed, seed) for label, found, cost in rows for seed in seeds]
+
+
+def test_seeds_run_apart_add_up_to_the_same_as_together() -> None:
+    together = summary_of(some_runs(1, 2, 3))
+    apart = added([summary_of(some_runs(1, 3)), summary_of(some_runs(2))])
+    assert together["policies"][0]["runs"] == 3
+    for row, other in zip(together["policies"], apart["policies"], strict=True):
+        assert row == pytest.approx(other)
+    for key in ("cases", "incomplete"):
+        assert together[key] == apart[key]
+    assert [verdict["holds"] for verdict in together["verdicts"]] == [
+        verdict["holds"] for verdict in apart["verdicts"]
+    ]
+    assert together["default"] == pytest.approx(apart["default"])
+
+
+def test_what_one_seed_lacks_is_not_compared() -> None:
+    lacking = [run for run in some_runs(2) if run.label != "themis"]
+    found = added([summary_of(some_runs(1)), summary_of(lacking)])
+    assert found["incomplete"] == ["themis"]
+    assert "themis" not in {row["policy"] for row in found["policies"]}
+
+
+def test_seeds_of_other_surges_are_not_added() -> None:
+    record = {"slices": [1], "seconds": 660, "cold_starts_s": [3.0]}
+    with pytest.raises(SystemExit, match="differ in cold_starts_s: run them alike, or remove it"):
+        added_up([record, record | {"cold_starts_s": [6.0]}])
