@@ -155,3 +155,13 @@ def test_nothing_is_kept_for_whom_there_is_no_place() -> None:
     names = [f"s{number}" for number in range(9)]
     full = (busy("a", 1.0), busy("b", 1.0))
     assert policy_of("a", "b", *names).react(cluster(*full, *map(newcomer, names))) is None
+
+
+def test_what_was_unloaded_does_not_keep_a_newcomer_from_its_place() -> None:
+    policy = policy_of("a", "b", *[f"s{number}" for number in range(9)])
+    everybody = [newcomer(f"s{number}") for number in range(9)]
+    full = (busy("a", 1.0), busy("b", 1.0))
+    assert policy.react(cluster(*full, *everybody)) is None
+    answer = policy.react(cluster(*full, everybody[0]))  # the others have gone
+    assert answer is not None
+    assert answer.grants == (GrantCores(10, 0.75),)

@@ -60,29 +60,26 @@ class SteelyardPolicy:
         self._knob = knob_at(target)
         self._without = _ingredients(self.name, context.options.get("without", ()))
         self._services = {name: _capped(service) for name, service in context.services.items()}
-        times = {
+        self._times = {
             name: {stage.name: context.service_times[name, stage.name] for stage in service.stages}
             for name, service in self._services.items()
         }
-        self._standings = {
-            name: Standing(service, times[name], self._without, self._knob)
-            for name, service in self._services.items()
-        }
-        self._followed = {
-            name: Standing(service, times[name], self._without, self._knob)
-            for name, service in self._services.items()
-        }
+        self._standings = {name: self._standing(name) for name in self._services}
+        self._followed = {name: self._standing(name) for name in self._services}
         self._aims = {name: Aim(service) for name, service in self._services.items()}
         self._paces: dict[str, ServicePace] = {}
         self._rates = {name: ArrivalRate() for name in context.services}
         reserves = "reserve" not in self._without
         self._leaves = {name: Leaves(service, reserves=reserves) for name, service in self._services.items()}
+        self._names: tuple[str, ...] = ()
         self._decided_s: float | None = None
         self._rooms: tuple[object, dict[str, float]] | None = None
 
     def react(self, snapshot: ClusterSnapshot) -> Grants | None:
         """Cores, starts and cancellations of one window."""
-        ground: Ground | None = None
+        names = tuple([view.service for view in snapshot.services])
+        ground = None if names == self._names else self._ground(snapshot)
+        self._names = names
         for view in snapshot.services:
             standing = self._followed[view.service]
             if view.service in self._paces and standing.is_current(view):
@@ -181,6 +178,10 @@ class SteelyardPolicy:
         cores = max(ground.cores - others, share * ground.cores)
         return min(cores, service.cores_max or cores)
 
+    def _standing(self, name: str) -> Standing:
+        """A service that nothing has been observed of."""
+        return Standing(self._services[name], self._times[name], self._without, self._knob)
+
     def _ground(self, snapshot: ClusterSnapshot) -> Ground:
         largest = max(snapshot.nodes, key=lambda n: n.cores)
         cores = sum([node.cores for node in snapshot.nodes], 0.0)
@@ -200,12 +201,14 @@ class SteelyardPolicy:
                 Guest(
                     service.weight,
                     fewest := max(ground.step * len(service.stages), service.cores_min),
-                    max(fewest, self._standings[name].likes(ground)),
+                    max(fewest, self._standing(name).likes(ground)),
                 )
                 for name, service in zip(names, services, strict=True)
             ]
             given = zip(names, guests, rooms(guests, ground.cores, ground.step), strict=True)
             self._rooms = made_for, {name: room for name, guest, room in given if room < guest.likes - EXACT}
+            for standing in (*self._standings.values(), *self._followed.values()):
+                standing.forget()
         return self._rooms[1]
 
     def _set_pace(self, name: str, snapshot: ClusterSnapshot) -> None:

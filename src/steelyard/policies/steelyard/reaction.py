@@ -145,7 +145,8 @@ def _keep_for(
 ) -> None:
     """Take off what services without a plan need to begin, if all have room; `free` may fall below 0."""
     least = {
-        name: sum([stage.target.least for stage in pace.stages.values()], 0.0) for name, pace in paces.items()
+        view.service: sum([stage.target.least for stage in paces[view.service].stages.values()], 0.0)
+        for view in snapshot.services
     }
     if sum(least.values()) <= sum([node.cores for node in snapshot.nodes], 0.0) + EXACT:
         for view in newcomers:

@@ -104,6 +104,10 @@ class Standing:
             return False
         return self._is_plain or self._planned(view.desired) == self._variants
 
+    def forget(self) -> None:
+        """Rooms have changed: aim anew."""
+        self._variants = ()
+
     def follow(self, view: ServiceView, ground: Ground) -> None:
         """Aim by the level of the plan, and start replicas with what those of the plan have resident."""
         self._observe(view, ground)
