@@ -40,10 +40,11 @@ def stamp(record: dict[str, Any]) -> str:
     """Where a record comes from."""
     machine = record["machine"]
     changes = " with changes" if record["dirty"] else ""
+    cores = "1 core" if machine["cores"] == 1 else f"{machine['cores']} cores"
     whose = " of the distribution" if record.get("python_from") == "distribution" else ""
     return (
         f"Commit `{record['commit'][:10]}`{changes}, {record['time'][:10]}, "
-        f"{machine['cores']} cores of {machine['cpu']}, kernel {machine['kernel'].split('-')[0]}, "
+        f"{cores} of {machine['cpu']}, kernel {machine['kernel'].split('-')[0]}, "
         f"ONNX Runtime {record['packages']['onnxruntime']}, Python {record['python']}{whose}."
     )
 
