@@ -84,16 +84,17 @@ def watched(cores: Collection[int], folder: Path) -> Iterator[list[Path]]:
 
 
 def watch(core: int, file: Path) -> None:
-    """Write down every stall of a core, until killed.
+    """Write down every stall of a core, until killed or left behind by a parent that was.
 
     Raises:
         PermissionError: real-time priority is not allowed here.
     """
     os.sched_setaffinity(0, {core})
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
+    parent = os.getppid()
     with file.open("ab", buffering=0) as entries:
         last_s = time.perf_counter()
-        while True:
+        while os.getppid() == parent:
             time.sleep(STEP_S)
             now_s = time.perf_counter()
             length_s = now_s - last_s - STEP_S

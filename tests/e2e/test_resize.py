@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -114,7 +115,11 @@ def pid_of(backend: LocalBackend) -> int:
 
 
 def affinities(pid: int) -> list[set[int]]:
-    return [os.sched_getaffinity(int(task.name)) for task in Path(f"/proc/{pid}/task").iterdir()]
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(ProcessLookupError):  # a thread that has ended since
+            found.append(os.sched_getaffinity(int(task.name)))
+    return found
 
 
 def shares(cores: float) -> tuple[CoreShare, ...]:
