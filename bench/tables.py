@@ -43,10 +43,17 @@ def stamp(record: dict[str, Any]) -> str:
     cores = "1 core" if machine["cores"] == 1 else f"{machine['cores']} cores"
     whose = " of the distribution" if record.get("python_from") == "distribution" else ""
     return (
-        f"Commit `{record['commit'][:10]}`{changes}, {record['time'][:10]}, "
+        f"{_commits(record)}{changes}, {record['time'][:10]}, "
         f"{cores} of {machine['cpu']}, kernel {machine['kernel'].split('-')[0]}, "
         f"ONNX Runtime {record['packages']['onnxruntime']}, Python {record['python']}{whose}."
     )
+
+
+def _commits(record: dict[str, Any]) -> str:
+    """The commit, or all of them where parts of a record were measured apart."""
+    parts = record.get("by_seed", {}).values()
+    names = dict.fromkeys(f"`{part['commit'][:10]}`" for part in (*parts, record))
+    return f"Commit{'s' * (len(names) > 1)} {' and '.join(names)}"
 
 
 def percent(share: float) -> str:
