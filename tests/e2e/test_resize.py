@@ -75,17 +75,16 @@ def play(
     widths: tuple[WidthRule, ...] = (),
     throttle_period_s: float = 0.5,
     lends: bool = False,
-    services: int = 1,
+    needs_parts: bool = False,
 ) -> None:
     spec = VariantSpec("double", "onnx", str(model), batch_rows_max=64, cores_max=2)
-    limits = LocalLimits(throttle_period_s=throttle_period_s, lends=lends)
+    limits = LocalLimits(throttle_period_s=throttle_period_s, lends=lends, needs_parts=needs_parts)
 
     async def main() -> None:
         made: list[LocalBackend] = []
 
         def make(arena: Arena, sink: Sink, loop: asyncio.AbstractEventLoop) -> LocalBackend:
-            names = ["svc", *[f"other{number}" for number in range(1, services)]]
-            stages = {(name, "st"): (spec,) for name in names}
+            stages = {("svc", "st"): (spec,)}
             rules = {("svc", "st", "double"): widths}
             made.append(LocalBackend(usable_core_ids(), stages, rules, arena, sink, loop=loop, limits=limits))
             return made[0]
@@ -258,12 +257,12 @@ def test_a_quarter_of_a_core_is_a_quarter_of_the_time_where_quotas_work(model: P
     play(scenario, model, throttle_period_s=0.1)
 
 
-@pytest.mark.parametrize(("lends", "more"), [(True, 1), (True, 0), (False, 1)])
-def test_without_cgroups_more_stages_than_cores_share_them_by_even_turns(
-    monkeypatch: pytest.MonkeyPatch, model: Path, *, lends: bool, more: int
+@pytest.mark.parametrize(("lends", "needs"), [(True, True), (True, False), (False, True)])
+def test_without_cgroups_stages_that_need_parts_of_cores_have_even_turns(
+    monkeypatch: pytest.MonkeyPatch, model: Path, *, lends: bool, needs: bool
 ) -> None:
-    """Only where they are more, and only where parts are lent: capped ones are a promise."""
-    even = lends and more > 0
+    """Only where they need them, and only where parts are lent: capped ones are a promise."""
+    even = lends and needs
 
     def none(**_: object) -> NoReturn:
         raise QuotaUnavailableError("there is none")
@@ -276,7 +275,9 @@ def test_without_cgroups_more_stages_than_cores_share_them_by_even_turns(
             reason = (await rig.event(ReplicaGone, replica_id=1)).reason
             assert "fractions of a core unavailable: there is none" in reason
             return
-        assert backend.mechanism.endswith("cores are shared by the kernel's even turns: there is none")
+        assert backend.mechanism.endswith(
+            "cores are shared by the kernel's even turns, whatever their weights: there is none"
+        )
         for number in (1, 2):
             assert (await rig.event(ReplicaReady, replica_id=number)).cores == 0.5
             assert (await rig.answer(number, number, RNG.standard_normal((3, 2), np.float32))).shape == (3, 2)
@@ -284,7 +285,7 @@ def test_without_cgroups_more_stages_than_cores_share_them_by_even_turns(
         assert (await rig.event(ReplicaResized, replica_id=1)).cores == 1.0
 
     monkeypatch.setattr("steelyard.backend.local.Quotas", none)
-    play(scenario, model, lends=lends, services=len(usable_core_ids()) + more)
+    play(scenario, model, lends=lends, needs_parts=needs)
 
 
 def test_a_replica_may_start_on_a_fraction(model: Path) -> None:

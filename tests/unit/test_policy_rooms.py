@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steelyard.core.plan import GrantCores, ReplicaPlan, ServicePlan, StagePlan, VariantShare
+from steelyard.core.plan import Grant, GrantCores, ReplicaPlan, ServicePlan, StagePlan, VariantShare
 from steelyard.core.snapshot import (
     ClusterSnapshot,
     NodeView,
@@ -27,8 +27,11 @@ NAMES = ("a", "b", "c", "d")
 @pytest.mark.parametrize(
     ("guests", "cores", "expected"),
     [
-        # 1 + 1 fit into 2.
+        # 1 + 1 fit into 2; of 4, the rest goes to both, by weight, and to nobody more than it may have.
         ([Guest(1, 0.25, 1), Guest(1, 0.25, 1)], 2, [1, 1]),
+        ([Guest(1, 0.25, 1), Guest(1, 0.25, 1)], 4, [2, 2]),
+        ([Guest(3, 0.25, 1), Guest(1, 0.25, 1)], 4, [3, 1]),
+        ([Guest(1, 0.25, 1, 1.5), Guest(1, 0.25, 1)], 4, [1.5, 2.5]),
         # Four that like one core each share two evenly.
         ([Guest(1, 0.25, 1)] * 4, 2, [0.5] * 4),
         # What the first does not want goes to the others: (2 - 0.5) / 2 each.
@@ -62,8 +65,10 @@ def test_nobody_is_left_out_and_nothing_is_left_over(guests: list[Guest], cores:
     if sum(guest.fewest for guest in guests) > cores:
         assert given_ == [guest.likes for guest in guests]
         return
-    assert all(guest.fewest <= room <= guest.likes for guest, room in zip(guests, given_, strict=True))
-    assert sum(given_) == min(cores, sum(guest.likes for guest in guests))
+    assert all(guest.fewest <= room for guest, room in zip(guests, given_, strict=True))
+    assert sum(given_) == cores
+    if sum(guest.likes for guest in guests) <= cores:
+        assert all(guest.likes <= room for guest, room in zip(guests, given_, strict=True))
 
 
 @given(some_guests(), st.integers(1, 8))
@@ -77,15 +82,21 @@ def test_whoever_gets_less_than_it_likes_has_no_less_for_its_weight_than_others(
                 assert room / guest.weight >= (theirs - STEP) / other.weight
 
 
-def policy_of(*names: str) -> Policy:
-    """Batches gain nothing, a row takes 10 ms: on less than a core it takes longer than planned."""
-    variant = Variant("m", batch_rows_max=8, cores_max=2, cold_start_s=0.2)
-    services = {
-        name: Service(name, 0.2, (Stage("only", (variant,)),), cores_min=STEP, cores_max=None)
-        for name in names
+VARIANT = Variant("m", batch_rows_max=8, cores_max=2, cold_start_s=0.2)
+
+
+def policy_of(*names: str, slo_s: float = 0.2, row_ms: float = 10.0) -> Policy:
+    """Batches gain nothing: on less than a core a row takes longer than planned."""
+    return policy_for(
+        *(Service(name, slo_s, (Stage("only", (VARIANT,)),), cores_min=STEP) for name in names), row_ms=row_ms
+    )
+
+
+def policy_for(*services: Service, row_ms: float = 10.0) -> Policy:
+    times = {
+        (s.name, stage.name): CoefficientTimes(row_ms, 0.0, 0.0, 0.0) for s in services for stage in s.stages
     }
-    times = {(name, "only"): CoefficientTimes(10.0, 0.0, 0.0, 0.0) for name in names}
-    return make_policy("steelyard", PolicyContext(services, times))
+    return make_policy("steelyard", PolicyContext({service.name: service for service in services}, times))
 
 
 def cluster(*views: ServiceView, fractional: bool = True) -> ClusterSnapshot:
@@ -97,17 +108,17 @@ def newcomer(name: str) -> ServiceView:
     return ServiceView(name, (), (), None, ())
 
 
-def busy(name: str, *cores: float, queue: int = 50) -> ServiceView:
+def busy(name: str, *cores: float, queue: int = 50, ratio: float = 1.0, node: str = "local") -> ServiceView:
     """A service whose replicas have so many cores, and a queue that all of them work on."""
     replicas = tuple(
-        ReplicaView(10 * NAMES.index(name) + i, name, "only", "local", "ready", c, c, c, ("m",), 0.0)
+        ReplicaView(10 * NAMES.index(name) + i, name, "only", node, "ready", c, c, c, ("m",), 0.0)
         for i, c in enumerate(cores)
     )
-    stage = StageWindow("only", queue, queue, 0.1, 0)
+    stage = StageWindow("only", queue, queue, 0.1, 0, service_ratio=ratio)
     seen = tuple(
         ServiceWindow(name, i / 10, (i + 1) / 10, 20, 20, 0, 0, 0, 0, 0, 0, (stage,)) for i in range(40)
     )
-    planned = tuple(ReplicaPlan(c, ("m",), "local") for c in cores)
+    planned = tuple(ReplicaPlan(c, ("m",), node) for c in cores)
     plan = ServicePlan(name, {"only": StagePlan(planned, (VariantShare("m", 1.0),))})
     return ServiceView(name, seen, (200,) * 3, plan, replicas)
 
@@ -165,3 +176,83 @@ def test_what_was_unloaded_does_not_keep_a_newcomer_from_its_place() -> None:
     answer = policy.react(cluster(*full, everybody[0]))  # the others have gone
     assert answer is not None
     assert answer.grants == (GrantCores(10, 0.75),)
+
+
+def test_who_stays_behind_has_all_the_room_again_and_gives_it_back() -> None:
+    # Two on one core have half of it each, and keep a quarter; alone, one keeps what it likes, a whole one.
+    policy = policy_of("a", "b")
+    one = (NodeView("local", 1.0, 0.0, True),)
+
+    def told(*views: ServiceView) -> tuple[Grant, ...]:
+        answer = policy.react(ClusterSnapshot(4.0, 0.1, one, views))
+        return answer.grants if answer is not None else ()
+
+    assert told(busy("a", 0.5), busy("b", 0.5)) == ()
+    assert told(busy("a", 0.5, queue=0)) == (GrantCores(0, 1.0),)
+    assert told(busy("a", 1.0, queue=0, ratio=1.3)) == ()
+    assert told(busy("a", 1.0, ratio=1.3), newcomer("b")) == (GrantCores(0, 0.75),)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.5, 2.0, 3.0])
+def test_slow_times_do_not_take_the_room_of_a_newcomer(ratio: float) -> None:
+    # At 40 ms on a core for an objective of 100 ms, one who is 1.5 times slower would like to keep two cores.
+    policy = policy_of("a", "b", slo_s=0.1, row_ms=40.0)
+    answer = policy.react(cluster(busy("a", 2.0, ratio=ratio), newcomer("b")))
+    assert answer is not None
+    assert answer.grants == (GrantCores(0, 1.0),)
+
+
+class Times:
+    """10 ms a row on a core, the accurate variant 150."""
+
+    def service_time_s(self, variant: str, bucket: int, rows: int, cores: float) -> float:
+        del bucket
+        return rows * (0.15 if variant == "big" else 0.01) / cores
+
+    service_time_s_p99 = service_time_s
+
+
+def test_a_newcomer_begins_on_what_is_kept_for_it_whatever_level_it_aims_at() -> None:
+    # The reaction keeps what the first variant likes, a core; the level of the plan would like two.
+    tiny, big = (
+        Variant(name, accuracy, 8, 4, cold_start_s=0.2) for name, accuracy in (("tiny", 0.8), ("big", 0.95))
+    )
+    services = {
+        "a": Service("a", 0.2, (Stage("only", (VARIANT,)),), cores_min=STEP),
+        "b": Service("b", 0.2, (Stage("only", (tiny, big)),), cores_min=STEP),
+    }
+    policy = make_policy(
+        "steelyard", PolicyContext(services, {("a", "only"): Times(), ("b", "only"): Times()})
+    )
+    answer = policy.react(cluster(busy("a", 2.0), newcomer("b")))
+    assert answer is not None
+    assert answer.grants == (GrantCores(0, 1.0),)
+    plan = policy.decide(cluster(busy("a", 1.0), newcomer("b"))).plan
+    assert plan is not None
+    stage = plan.services["b"].stages["only"]
+    assert ([r.cores for r in stage.replicas if r.cores], stage.mix[0].variant) == ([1.0], "big")
+
+
+def test_nothing_is_kept_for_whom_its_own_limit_leaves_no_place() -> None:
+    # Two stages on whole cores want two; it may have one.
+    two = (Stage("first", (VARIANT,)), Stage("second", (VARIANT,), after=("first",)))
+    policy = policy_for(
+        Service("a", 0.2, (Stage("only", (VARIANT,)),), cores_min=STEP),
+        Service("b", 0.2, two, cores_min=STEP, cores_max=1.0),
+    )
+    assert policy.react(cluster(busy("a", 1.0, 1.0), newcomer("b"), fractional=False)) is None
+
+
+def test_on_several_nodes_a_newcomer_takes_nobody_below_its_least() -> None:
+    # Whole cores, two a node. A pipeline of two stages comes where one core is free beside "a", and "c" has
+    # two: it is owed the free one, and one of the two that "c" has, which keeps one.
+    nodes = (NodeView("n1", 2.0, 1.0, False), NodeView("n2", 2.0, 0.0, False))
+    two = (Stage("first", (VARIANT,)), Stage("second", (VARIANT,), after=("first",)))
+    policy = policy_for(
+        *(Service(name, 0.2, (Stage("only", (VARIANT,)),), cores_min=STEP) for name in ("a", "c")),
+        Service("b", 0.2, two, cores_min=STEP),
+    )
+    views = (busy("a", 1.0, node="n1"), newcomer("b"), busy("c", 1.0, 1.0, node="n2"))
+    answer = policy.react(ClusterSnapshot(4.0, 0.1, nodes, views))
+    assert answer is not None
+    assert answer.grants == (GrantCores(21, 0.0),)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from steelyard.core.types import Service, ServiceTimes, Stage, Variant
 from steelyard.plan.graph import longest_path_s
 from steelyard.policies.steelyard.sizing import StageSizing
-from steelyard.policies.steelyard.targets import LIMIT_GAIN, StageTarget, share_latency
+from steelyard.policies.steelyard.targets import LIMIT_GAIN, StageTarget, fitted, share_latency
 from steelyard.profile.times import CoefficientTimes, DeclaredTimes
 from steelyard.profile.types import DeclaredLatency
 
@@ -47,7 +47,8 @@ def targets_of(
     *sizings: StageSizing, slo_s: float = SLO_S, cores: float = 2.0, ratio: float = 1.0, room: float = inf
 ) -> tuple[StageTarget, ...]:
     service = Service("ocr", slo_s, tuple(s.stage for s in sizings))
-    return share_latency(service, sizings, cores, [ratio] * len(sizings), room=room)
+    ratios = [ratio] * len(sizings)
+    return fitted(share_latency(service, sizings, cores, ratios), sizings, ratios, room)
 
 
 # Which batch and which cores

@@ -57,6 +57,7 @@ class LocalLimits(Frozen, frozen=True):
         arena_bytes_max: for the outputs one worker holds; memory is only taken by what is written.
         throttle_period_s: how often throttling is reported for replicas with a quota.
         lends: replicas that share a core may use what the others leave (`quota`).
+        needs_parts: without parts of a core some stage would have none: even turns are better than that.
     """
 
     start_s_max: float = 60.0
@@ -65,6 +66,7 @@ class LocalLimits(Frozen, frozen=True):
     arena_bytes_max: int = 256 << 20
     throttle_period_s: float = 0.5
     lends: bool = True
+    needs_parts: bool = False
 
 
 class LocalBackend:
@@ -121,9 +123,11 @@ class LocalBackend:
             how = "weight" if self._limits.lends else f"quota, {PERIOD_US // 1000} ms period"
             self.mechanism += f"fractions by cgroup v{quotas.version} {how}"
         except QuotaUnavailableError as error:
-            if self._limits.lends and len(self._stages) > len(core_ids):  # better than none for some
+            if self._limits.lends and self._limits.needs_parts:
                 self._quotas = EvenTurns()
-                self.mechanism += f"cores are shared by the kernel's even turns: {error}"
+                self.mechanism += (
+                    f"cores are shared by the kernel's even turns, whatever their weights: {error}"
+                )
             else:
                 self.mechanism += f"fractions of a core unavailable: {error}"
         self._launcher = Launcher(self._forked, self._exited, self._zygote_lost, group=group, loop=loop)

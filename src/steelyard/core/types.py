@@ -7,6 +7,7 @@ appear here: a `Tensor` says where its bytes lie, and the core decides without l
 Units are suffixes: `_s` seconds (monotonic clock), `_rps` a second; `rows` counts leading-dimension rows.
 """
 
+from collections.abc import Collection
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
@@ -228,6 +229,14 @@ class Service(Frozen, frozen=True):
     path_accuracies: tuple[PathAccuracy, ...] = ()
     objective: Objective | None = None
     classes: dict[str, SloClass] = {}
+
+
+def need_parts(services: Collection[Service], cores: float) -> bool:
+    """Whether a stage must do with a part of a core: stages are more than the cores that they may have."""
+    limits = [(service.cores_max, len(service.stages)) for service in services]
+    return sum(stages for _, stages in limits) > cores or any(
+        most is not None and most < stages for most, stages in limits
+    )
 
 
 class ServiceTimes(Protocol):

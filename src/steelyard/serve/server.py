@@ -36,7 +36,7 @@ from steelyard.core.events import (
     WindowReported,
 )
 from steelyard.core.service import ServiceMachine
-from steelyard.core.types import Request, Service
+from steelyard.core.types import Request, Service, need_parts
 from steelyard.journal.records import CONTROL, VERSION, Header, machine_name
 from steelyard.profile.tables import StageTimes, service_times
 from steelyard.runtime.base import WidthRule
@@ -251,7 +251,10 @@ class Server:
             arena,
             sink,
             loop=loop,
-            limits=LocalLimits(lends=self._deployment.lends),
+            limits=LocalLimits(
+                lends=self._deployment.lends,
+                needs_parts=need_parts(self._services.values(), len(core_ids)),
+            ),
             takers=items,
             slo_s={name: service.slo_s for name, service in self._services.items()},
         )

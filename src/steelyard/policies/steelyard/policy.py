@@ -18,13 +18,14 @@ than its cores, or a service may not have a whole one.
 """
 
 from collections.abc import Iterable
+from math import inf
 
 import msgspec
 
 from steelyard.core.errors import SpecError
 from steelyard.core.plan import Decision, Grants, Plan, ReplicaPlan, ServicePlan, StagePlan
 from steelyard.core.snapshot import ClusterSnapshot, NodeView, ServiceView
-from steelyard.core.types import Service
+from steelyard.core.types import Service, need_parts
 from steelyard.policies.base import PolicyContext
 from steelyard.policies.options import nearest_first, number, refuse_unknown
 from steelyard.policies.steelyard.aim import Aim
@@ -71,15 +72,16 @@ class SteelyardPolicy:
         self._rates = {name: ArrivalRate() for name in context.services}
         reserves = "reserve" not in self._without
         self._leaves = {name: Leaves(service, reserves=reserves) for name, service in self._services.items()}
-        self._names: tuple[str, ...] = ()
+        self._place: object = None
         self._decided_s: float | None = None
-        self._rooms: tuple[object, dict[str, float]] | None = None
+        self._rooms: tuple[object, dict[str, float]] = None, {}
+        self._likes: dict[object, float] = {}
 
     def react(self, snapshot: ClusterSnapshot) -> Grants | None:
         """Cores, starts and cancellations of one window."""
-        names = tuple([view.service for view in snapshot.services])
-        ground = None if names == self._names else self._ground(snapshot)
-        self._names = names
+        place = [view.service for view in snapshot.services], [node.cores for node in snapshot.nodes]
+        ground = None if place == self._place else self._ground(snapshot)
+        self._place = place
         for view in snapshot.services:
             standing = self._followed[view.service]
             if view.service in self._paces and standing.is_current(view):
@@ -105,13 +107,15 @@ class SteelyardPolicy:
         views = sorted(snapshot.services, key=lambda v: -self._services[v.service].weight)
         for view in views:
             self._choose_level(view, snapshot, ground)
-        kept = self._kept([view.service for view in views if view.desired is None], sum(free.values(), 0.0))
+        begin = [view.service for view in views if view.desired is None]
+        kept = self._kept(begin, sum(free.values(), 0.0), ground)
         for view in views:
             rate = self._rates[view.service].update(view)
             layouts = self._standings[view.service].layouts
             if view.desired is None:
                 kept.pop(view.service, None)
-                plan = self._begin(view, rate, free, sum(free.values(), 0.0) - sum(kept.values(), 0.0))
+                room = sum(free.values(), 0.0) - sum(kept.values(), 0.0)
+                plan = self._begin(view, rate, free, room, ground)
             else:
                 plan = self._leaves[view.service].thinned(
                     view, view.desired, layouts, rate, cores=largest, elapsed_s=elapsed_s
@@ -127,28 +131,36 @@ class SteelyardPolicy:
         other = "; ".join(filter(None, (_runner_up(name, layouts) for name, layouts in found)))
         return Decision(Plan(plans) if plans else None, now_s + PERIOD_S, "; ".join(reasons), other)
 
-    def _kept(self, beginners: Iterable[str], free: float) -> dict[str, float]:
+    def _kept(self, beginners: Iterable[str], free: float, ground: Ground) -> dict[str, float]:
         """Cores that are kept for services that begin, heaviest first: none goes without for another."""
         kept: dict[str, float] = {}
         for name in beginners:
-            least = sum(layout.target.least for layout in self._standings[name].layouts)
-            if least <= min(free, self._services[name].cores_max or free) + EXACT:
-                kept[name] = least
-                free -= least
+            room = min(free, self._services[name].cores_max or free)
+            least = sum([layout.target.least for layout in self._standings[name].layouts], 0.0)
+            if min(least, self._fewest(name, ground)) <= room + EXACT:
+                kept[name] = min(least, room)
+                free -= kept[name]
         return kept
 
     def _begin(
-        self, view: ServiceView, rate: float, free: dict[str, float], room: float
+        self, view: ServiceView, rate: float, free: dict[str, float], room: float, ground: Ground
     ) -> ServicePlan | None:
-        """The first plan, for the largest rate that was seen, on `room` cores at most."""
+        """The first plan, for the largest rate that was seen, on `room` cores at most.
+
+        It may begin on fewer than it is to keep: others give it the rest as soon as it asks.
+        """
         rate = max(rate, max(view.arrival_rows_by_second, default=0))
+        room = min(room, self._services[view.service].cores_max or room)
+        standing, layouts = self._standings[view.service], self._standings[view.service].layouts
+        if len(self._services) > 1 and self._fewest(view.service, ground) <= room + EXACT:
+            layouts = standing.squeezed(room)
         return first_plan(
             view.service,
-            self._standings[view.service].layouts,
+            layouts,
             rate,
             free,
             cores_min=self._services[view.service].cores_min,
-            cores_max=min(room, self._services[view.service].cores_max or room),
+            cores_max=room,
             parks=not self._without & {"parking", "reserve"},
         )
 
@@ -191,25 +203,28 @@ class SteelyardPolicy:
         )
 
     def _rooms_on(self, ground: Ground, names: tuple[str, ...]) -> dict[str, float]:
-        """Of services that get less than they like; as profiled, so `react`, elsewhere, knows the same."""
-        if len(names) == 1:
-            return {}
-        made_for = (names, ground.cores, ground.largest.cores, ground.step)
-        if self._rooms is None or self._rooms[0] != made_for:
-            services = [self._services[name] for name in names]
-            guests = [
-                Guest(
-                    service.weight,
-                    fewest := max(ground.step * len(service.stages), service.cores_min),
-                    max(fewest, self._standing(name).likes(ground)),
-                )
-                for name, service in zip(names, services, strict=True)
-            ]
-            given = zip(names, guests, rooms(guests, ground.cores, ground.step), strict=True)
-            self._rooms = made_for, {name: room for name, guest, room in given if room < guest.likes - EXACT}
+        """By service, where there are several; as profiled, so `react`, elsewhere, knows the same."""
+        made_for = names, ground.cores, ground.largest.cores, ground.step
+        if self._rooms[0] != made_for:
+            guests = [self._guest(name, ground) for name in names] if len(names) > 1 else []
+            found = dict(zip(names, rooms(guests, ground.cores, ground.step), strict=False))
+            self._rooms = made_for, found
             for standing in (*self._standings.values(), *self._followed.values()):
-                standing.forget()
+                standing.settle(ground._replace(rooms=found))
         return self._rooms[1]
+
+    def _guest(self, name: str, ground: Ground) -> Guest:
+        service, known = self._services[name], (name, ground.cores, ground.largest.cores, ground.step)
+        if known not in self._likes:
+            self._likes[known] = self._standing(name).likes(ground)
+        fewest = self._fewest(name, ground)
+        most = service.cores_max or inf
+        return Guest(service.weight, fewest, max(fewest, self._likes[known]), most)
+
+    def _fewest(self, name: str, ground: Ground) -> float:
+        """Cores that a service must have: a step for each stage, or what it was promised."""
+        service = self._services[name]
+        return max(ground.step * len(service.stages), service.cores_min)
 
     def _set_pace(self, name: str, snapshot: ClusterSnapshot) -> None:
         """Let the reaction work by the targets of the moment."""
@@ -234,13 +249,7 @@ class SteelyardPolicy:
             )
 
     def _step(self, node: NodeView) -> float:
-        limits = ((service.cores_max, len(service.stages)) for service in self._services.values())
-        stages = sum(len(service.stages) for service in self._services.values())
-        wants_parts = (
-            len(self._services) > 1
-            or stages > node.cores
-            or any(limit is not None and limit < count for limit, count in limits)
-        )
+        wants_parts = len(self._services) > 1 or need_parts(self._services.values(), node.cores)
         return FRACTION if node.fractional and wants_parts else 1.0
 
 

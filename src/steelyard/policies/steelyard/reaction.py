@@ -143,14 +143,27 @@ def _keep_for(
     snapshot: ClusterSnapshot,
     paces: Mapping[str, ServicePace],
 ) -> None:
-    """Take off what services without a plan need to begin, if all have room; `free` may fall below 0."""
-    least = {
-        view.service: sum([stage.target.least for stage in paces[view.service].stages.values()], 0.0)
-        for view in snapshot.services
-    }
-    if sum(least.values()) <= sum([node.cores for node in snapshot.nodes], 0.0) + EXACT:
-        for view in newcomers:
-            free[max(free, key=lambda name: free[name])] -= least[view.service]
+    """Take off what services without a plan need to begin; `free` may fall below 0.
+
+    As far as there is room for that beside the least of all who live on a node.
+    """
+    room = {node.name: node.cores for node in snapshot.nodes}
+    for view in snapshot.services:
+        if view.desired is not None:
+            homes = {replica.stage: replica.node for replica in view.replicas}
+            for stage, node in homes.items():
+                room[node] -= paces[view.service].stages[stage].target.least
+    for view in newcomers:
+        left = dict(room)
+        least = [pace.target.least for pace in paces[view.service].stages.values()]
+        limit = paces[view.service].service.cores_max
+        for cores in least:
+            left[max(left, key=lambda name: left[name])] -= cores
+        if min(left.values()) < -EXACT or (limit is not None and sum(least) > limit + EXACT):
+            continue
+        for node in room:
+            free[node] -= room[node] - left[node]
+        room = left
 
 
 def _fits(

@@ -4,7 +4,7 @@ Made anew when observed service times, or counted items, have moved by `RATIO_ST
 changes. `decide` chooses the level; `react`, in another process, reads it off the plan.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -16,8 +16,8 @@ from steelyard.policies.steelyard.knob import AS_IT_COMES, Knob
 from steelyard.policies.steelyard.layout import StageLayout, layouts_of
 from steelyard.policies.steelyard.levels import Level, Menu, front_of, menus_of
 from steelyard.policies.steelyard.residents import replicas_at_most, resident
-from steelyard.policies.steelyard.sizing import StageSizing
-from steelyard.policies.steelyard.targets import LIMIT_WAITS, rows_within, share_latency
+from steelyard.policies.steelyard.sizing import EXACT, StageSizing
+from steelyard.policies.steelyard.targets import LIMIT_WAITS, StageTarget, fitted, rows_within, share_latency
 
 RATIO_STEP = 0.1
 
@@ -30,7 +30,7 @@ class Ground(NamedTuple):
         cores: of all nodes.
         step: in which cores are given.
         room_bytes: memory of a stage's replicas together; 0: as much as they like.
-        rooms: cores on which a service may count, by name, where they are fewer than it likes to keep.
+        rooms: cores on which a service may count, by name, where there are several services.
     """
 
     largest: NodeView
@@ -82,21 +82,15 @@ class Standing:
         self.front: list[Level] = []
         self._variants: tuple[str, ...] = ()
         self._is_plain = all(len(menu) == 1 for menu in self._menus)
+        self._had = self._wanted = 0.0  # room, and least cores without one, when `layouts` were made
 
     def likes(self, ground: Ground) -> float:
         """Cores that it keeps in calm times, if there is room; by its first variants, as profiled."""
         sizings = [next(iter(menu.values())) for menu in self._menus]
-        for sizing in sizings:
-            sizing.step = ground.step
-        targets = share_latency(
-            self.service,
-            sizings,
-            self._cores(ground),
-            (1.0,) * len(sizings),
-            room=self._room(ground),
-            service_share=self._knob.service_share,
-        )
-        return sum([target.least for target in targets], 0.0)
+        self._prepare(ground)
+        ratios = (1.0,) * len(sizings)
+        targets = fitted(self._shared(sizings, ratios, ground), sizings, ratios, self._room(ground))
+        return _least(targets)
 
     def is_current(self, view: ServiceView) -> bool:
         """Whether neither service times nor the plan's level have changed."""
@@ -104,9 +98,18 @@ class Standing:
             return False
         return self._is_plain or self._planned(view.desired) == self._variants
 
-    def forget(self) -> None:
-        """Rooms have changed: aim anew."""
-        self._variants = ()
+    def settle(self, ground: Ground) -> None:
+        """Rooms may have changed: aim anew if that matters."""
+        room = self._room(ground)
+        if room != self._had and min(room, self._had) < self._wanted - EXACT:
+            self._variants = ()
+
+    def squeezed(self, room: float) -> tuple[StageLayout, ...]:
+        """The layouts of the moment on so many cores, to begin with."""
+        sizings = [layout.sizing for layout in self.layouts]
+        targets = fitted([layout.target for layout in self.layouts], sizings, self.ratios, room)
+        pairs = zip(self.layouts, targets, strict=True)
+        return tuple(layout._replace(target=target) for layout, target in pairs)
 
     def follow(self, view: ServiceView, ground: Ground) -> None:
         """Aim by the level of the plan, and start replicas with what those of the plan have resident."""
@@ -150,6 +153,9 @@ class Standing:
     def _observe(self, view: ServiceView, ground: Ground) -> None:
         self.ratios = self._observed(view)
         self._fan_outs = self._counted(view)
+        self._prepare(ground)
+
+    def _prepare(self, ground: Ground) -> None:
         for menu, fan_out in zip(self._menus, self._fan_outs, strict=True):
             for sizing in menu.values():
                 sizing.step = ground.step
@@ -185,19 +191,22 @@ class Standing:
     def _plain(self, ground: Ground) -> tuple[StageLayout, ...]:
         """Layouts at the level, of the planned variants alone."""
         sizings = tuple(menu[name] for menu, name in zip(self._menus, self._variants, strict=True))
-        targets = share_latency(
-            self.service,
-            sizings,
-            self._cores(ground),
-            self.ratios,
-            room=self._room(ground),
-            service_share=self._knob.service_share,
-        )
+        targets = self._shared(sizings, self.ratios, ground)
+        self._had, self._wanted = self._room(ground), _least(targets)
+        targets = fitted(targets, sizings, self.ratios, self._had)
         if "queue" in self._without:
             targets = tuple(target._replace(wait_s=target.wait_s / 4) for target in targets)
         for sizing, target, ratio in zip(sizings, targets, self.ratios, strict=True):
             sizing.reckon_by(target.rows, target.cores, target.service_s / ratio)
         return layouts_of(sizings, targets, self._knob)
+
+    def _shared(
+        self, sizings: Sequence[StageSizing], ratios: Sequence[float], ground: Ground
+    ) -> tuple[StageTarget, ...]:
+        """What the stages aim at, as if no other service were there."""
+        return share_latency(
+            self.service, sizings, self._cores(ground), ratios, service_share=self._knob.service_share
+        )
 
     def _room(self, ground: Ground) -> float:
         """Cores for one active replica of every stage."""
@@ -227,3 +236,8 @@ class Standing:
     def _order(self, index: int, planned: str) -> list[str]:
         """A stage's variants that are on the front, those of the most accurate and dearest levels first."""
         return list(dict.fromkeys([*(level.variants[index] for level in self.front), planned]))
+
+
+def _least(targets: Sequence[StageTarget]) -> float:
+    """Cores for one active replica of every stage."""
+    return sum([target.least for target in targets], 0.0)

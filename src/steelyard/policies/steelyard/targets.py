@@ -15,7 +15,6 @@ formed only if it is cheaper by `LIMIT_GAIN`: all in it wait for the last of it,
 """
 
 from collections.abc import Sequence
-from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +60,6 @@ def share_latency(
     cores: float,
     ratios: Sequence[float],
     *,
-    room: float = inf,
     service_share: float = SERVICE_SHARE,
 ) -> tuple[StageTarget, ...]:
     """A target for each stage, in the service's order.
@@ -74,7 +72,6 @@ def share_latency(
         sizings: of its stages.
         cores: that one replica may have at most.
         ratios: observed over profiled service times, by stage.
-        room: cores for one active replica of every stage, all together.
         service_share: of the latency that may be spent on serving.
     """
     names = {stage.name: index for index, stage in enumerate(service.stages)}
@@ -105,20 +102,21 @@ def share_latency(
         limit = rows_within(sizing, choice.cores, most_s, choice.rows)
         least = _least(sizing, choice, ratio)
         targets.append(choice._replace(wait_s=wait_s, limit=limit, least=least))
-    if sum(target.least for target in targets) > room + EXACT:
-        return _squeezed(targets, sizings, ratios, room)
     return tuple(targets)
 
 
-def _squeezed(
+def fitted(
     targets: Sequence[StageTarget], sizings: Sequence[StageSizing], ratios: Sequence[float], room: float
 ) -> tuple[StageTarget, ...]:
-    """Targets of stages that share too few cores, whole or in parts: so that a request is served soonest.
+    """The same where there is `room` for one active replica of every stage, all together.
 
-    A step goes where it takes most off the sum of work over cores, which is convex: step by step is optimal.
-    From there any stage may give up all but one step, as others need it more. As they are, where there are
-    fewer steps than stages: nothing can be done.
+    Where it is too small for the least of all, it is shared out, whole or in parts, so that a request is
+    served soonest. A step goes where it takes most off the sum of work over cores, which is convex: step by
+    step is optimal. From there any stage may give up all but one step, as others need it more. As they are,
+    where there are fewer steps than stages: nothing can be done.
     """
+    if sum([target.least for target in targets], 0.0) <= room + EXACT:
+        return tuple(targets)
     step = max(sizing.step for sizing in sizings)
     steps = int(room / step + EXACT)
     if steps < len(targets):
