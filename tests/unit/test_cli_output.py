@@ -62,6 +62,28 @@ def test_no_command_writes_over_what_it_reads(
     assert Path("input.json").read_text() == "kept"
 
 
+def test_a_hard_link_to_what_is_read_is_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("input.json").write_text("1\n")
+    Path("other.json").hardlink_to("input.json")
+    result = CliRunner().invoke(app, ["trace", "info", "input.json", "--json", "other.json"])
+    assert (result.exit_code, result.stderr) == (2, "--json: input.json is read; want another file\n")
+
+
+@pytest.mark.parametrize("name", ["circle", "dangling", 300 * "x"])
+def test_names_that_can_be_no_files_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("input.json").write_text("1\n")
+    Path("circle").symlink_to("circle")
+    Path("dangling").symlink_to("nowhere/file")
+    result = CliRunner().invoke(app, ["trace", "info", "input.json", "--json", name])
+    assert (result.exit_code, result.stderr) == (2, f"--json: cannot write {name}\n")
+
+
 @pytest.mark.parametrize("command", [*READERS.values(), ("demo",)])
 def test_where_no_result_can_be_written_nothing_is_measured(command: tuple[str, ...]) -> None:
     result = CliRunner().invoke(app, [*command, "--json", "/nope/result"])

@@ -125,6 +125,13 @@ def test_an_output_is_never_written_over_what_is_read_or_another_output(
     assert Path("trace.txt").read_text() == trace
 
 
+def test_no_seed_is_beyond_what_json_can_hold() -> None:
+    arguments = ["simulate", "spec.yaml", "--trace", "trace.txt", "--seed", str(2**53 - 1), "--seeds", "2"]
+    result = runner.invoke(app, arguments)
+    told = "--seeds: want no seed above 9007199254740991, got 2 from 9007199254740991 on\n"
+    assert (result.exit_code, result.stderr) == (2, told)
+
+
 def test_nothing_is_simulated_for_a_report_without_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steelyard.sim.many.simulate", lambda *_, **__: pytest.fail("a run was started"))
     monkeypatch.setitem(sys.modules, "plotly", None)  # as if it were not installed

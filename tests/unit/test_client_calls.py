@@ -237,6 +237,16 @@ def test_an_answer_may_be_announced() -> None:
     assert reader.feed(b"{}") == Reply(200, {b"content-length": b"2"}, b"{}")
 
 
+@pytest.mark.parametrize(
+    "behind", [b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 4\r\n\r\nlate", b"HTTP/1.1 4", b"?"]
+)
+def test_what_comes_behind_an_answer_is_left_out_and_ends_the_connection(behind: bytes) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc"
+    headers = {b"content-length": b"3"}
+    assert ReplyReader().feed(answer) == Reply(200, headers, b"abc", is_last=False)
+    assert ReplyReader().feed(answer + behind) == Reply(200, headers, b"abc", is_last=True)
+
+
 def test_connections_are_reused(infer: Callable[..., Answer]) -> None:
     with scripted(answered()) as server:
         infer(server.url, 5)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
@@ -166,6 +167,7 @@ class Told:
         self.steps: list[str] = []
         self.ready = True
         self.drained = asyncio.Event()
+        self.plan = partial(self.steps.append, "plan")
 
     def switch(self) -> Switch:
         return Switch(
@@ -173,7 +175,7 @@ class Told:
             resume=lambda: self.steps.append("resume"),
             drained=self.drained,
             give_up=lambda: self.steps.append("give up"),
-            plan=lambda: self.steps.append("plan"),
+            plan=lambda: self.plan(),
             is_ready=lambda: self.ready,
         )
 
@@ -268,6 +270,42 @@ def test_a_loading_that_never_ends_is_ended_by_unloading() -> None:
         one.ready = True
         await repository.load("a")
         assert one.steps[5:] == ["plan", "resume"]
+        assert [entry.state for entry in repository.index()] == ["READY"]
+
+    run(steps())
+
+
+def test_unloading_ends_a_loading_for_all_who_wait_for_it() -> None:
+    async def steps() -> None:
+        one = Told()
+        repository = LiveRepository([("a", one.switch())], wait_s_max=9)
+        one.drained.set()
+        await repository.unload("a")
+        one.ready = False
+        loading = [asyncio.create_task(repository.load("a")) for _ in range(2)]
+        while one.steps[-1] != "plan":
+            await asyncio.sleep(0)
+        await repository.unload("a")
+        told = await asyncio.gather(*loading, return_exceptions=True)
+        assert list(map(str, told)) == ["service 'a' was unloaded before it was ready"] * 2
+        assert one.steps == ["drain", "give up", "plan", "drain", "give up"]  # and nobody began anew
+        assert [entry.state for entry in repository.index()] == ["UNAVAILABLE"]
+
+    run(steps())
+
+
+def test_a_loading_that_fails_is_told_and_may_be_tried_again() -> None:
+    async def steps() -> None:
+        one = Told()
+        repository = LiveRepository([("a", one.switch())], wait_s_max=9)
+        one.drained.set()
+        await repository.unload("a")
+        plan, one.plan = one.plan, partial(one.steps.remove, "no such step")
+        with pytest.raises(RepositoryError, match="service 'a' could not be loaded: ValueError"):
+            await repository.load("a")
+        assert [entry.state for entry in repository.index()] == ["UNAVAILABLE"]
+        one.plan = plan
+        await repository.load("a")
         assert [entry.state for entry in repository.index()] == ["READY"]
 
     run(steps())

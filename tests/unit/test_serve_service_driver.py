@@ -1,14 +1,17 @@
 """The service driver: what goes wrong in one request's answer reaches no other's."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from steelyard.backend.memory import MemoryBackend
-from steelyard.core.commands import Command, Reject, Release
-from steelyard.core.events import Event, RequestArrived
+from steelyard.core.commands import Command, Reject, Release, WakeAt
+from steelyard.core.events import Event, RequestArrived, ServiceDraining, ServiceResumed, Woken
 from steelyard.core.types import Request, RequestId
 from steelyard.serve.base import End
-from steelyard.serve.service_driver import MachinePump, ServiceDriver
+from steelyard.serve.service_driver import MachinePump, ServiceDriver, Timer
 
 REQUESTS = [Request(RequestId(0, number), "s", 1, "", 0.0, 1.0) for number in (1, 2, 3)]
 
@@ -76,3 +79,31 @@ def test_every_request_ends_though_one_cannot_be_told() -> None:
         "request 0-2 could not be told of its end",
     ]
     assert [type(context["exception"]) for context in said] == [ZeroDivisionError, KeyError]
+
+
+def test_events_are_handled_in_order_also_after_an_exception() -> None:
+    """What arose while the first was carried out waits until the next comes, and goes before it."""
+    handled: list[object] = []
+
+    class Taking:
+        def handle(self, event: object, *, now_s: float) -> list[Any]:
+            del now_s
+            handled.append(event)
+            return [WakeAt(1.0)] if len(handled) == 1 else []
+
+    first, second, third = ServiceDraining(), ServiceResumed(), Woken()
+
+    def fail(_: WakeAt) -> None:
+        pump.handle(second)
+        raise ZeroDivisionError
+
+    pump = MachinePump("service/s", Taking(), clock=lambda: 0.0, call_at=_never, record=None)
+    pump.actions[WakeAt] = fail
+    with pytest.raises(ZeroDivisionError):
+        pump.handle(first)
+    pump.handle(third)
+    assert handled == [first, second, third]
+
+
+def _never(at_s: float, function: Callable[[], None]) -> Timer:
+    raise AssertionError(f"a timer at {at_s} for {function}")

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Annotated, Any
 
 import msgspec
@@ -60,8 +61,14 @@ def writable(option: str, file: Path | None) -> Path | None:
     """
     if file is None:
         return None
-    folder = file.parent
-    if file.is_dir() or not folder.is_dir() or not os.access(file if file.exists() else folder, os.W_OK):
+    try:
+        is_possible = not S_ISDIR(file.stat().st_mode) and os.access(file, os.W_OK)
+    except FileNotFoundError:
+        folder = Path(os.path.realpath(file)).parent  # of what a link points to
+        is_possible = folder.is_dir() and os.access(folder, os.W_OK)
+    except OSError:  # links in a circle, a name that is too long
+        is_possible = False
+    if not is_possible:
         raise SpecError(f"{option}: cannot write {file}")
     return file
 
@@ -76,15 +83,24 @@ def check_outputs(outputs: Mapping[str, Path | None], read: Iterable[Path]) -> N
     Raises:
         SpecError: one cannot be written, or would be written over.
     """
-    taken = {file.resolve(): f"{file} is read" for file in read}
+    taken = {_identity(file): f"{file} is read" for file in read}
     for option, file in outputs.items():
         if writable(option, file) is None or file is None:
             continue
         if file.exists() and not file.is_file():  # a device or a pipe may be named twice
             continue
-        if file.resolve() in taken:
-            raise SpecError(f"{option}: {taken[file.resolve()]}; want another file")
-        taken[file.resolve()] = f"{file} is {option} already"
+        if (known := _identity(file)) in taken:
+            raise SpecError(f"{option}: {taken[known]}; want another file")
+        taken[known] = f"{file} is {option} already"
+
+
+def _identity(file: Path) -> object:
+    """What tells a file from others, whatever it is called: hard links are one file."""
+    try:
+        found = file.stat()
+    except OSError:
+        return os.path.realpath(file)
+    return found.st_dev, found.st_ino
 
 
 def check_json(target: str | None, *read: Path | None) -> None:

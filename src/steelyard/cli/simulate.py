@@ -97,6 +97,8 @@ def simulate(
     def notice(line: str) -> None:
         say(line, err=True)
 
+    if seed + seeds - 1 > SEED_MAX:
+        raise SpecError(f"--seeds: want no seed above {SEED_MAX}, got {seeds} from {seed} on")
     outputs = {"--html": html, "--decisions": decisions, "--json": output_file(json)}
     check_outputs(
         outputs, read=[spec, *(Path(name) for one in trace for name in (one, one.partition("=")[2]))]

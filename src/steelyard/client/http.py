@@ -100,13 +100,17 @@ def encode_request(send: Send, address: Address) -> list[Buffer]:
 
 
 class ReplyReader:
-    """Puts one answer together from bytes as they come; `has_begun` once there were any."""
+    """Puts one answer together from bytes as they come; `has_begun` once there were any.
+
+    Whatever comes behind it was not asked for: it is left out, and ends the connection.
+    """
 
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
         self._body_bytes = 0
+        self._status = 0
         self._is_whole = False
         self._is_last = False
         self.has_begun = False
@@ -123,20 +127,30 @@ class ReplyReader:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            raise BrokenError(f"the answer is not HTTP, or too large: {error}", is_silent=False) from None
+            self._is_last = True
+            if not self._is_whole:
+                raise BrokenError(f"the answer is not HTTP, or too large: {error}", is_silent=False) from None
         if not self._is_whole:
             return None
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        return Reply(self._parser.get_status_code(), self._headers, body, self._is_last)
+        return Reply(self._status, self._headers, body, self._is_last)
+
+    def on_message_begin(self) -> None:
+        """Called by the parser."""
+        self._is_last = self._is_whole
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by the parser."""
+        if self._is_whole:
+            return
         if len(self._headers) >= HEADERS_MAX:
             raise ValueError(f"more than {HEADERS_MAX} headers")
         self._headers[name.lower()] = value
 
     def on_body(self, data: bytes) -> None:
         """Called by the parser."""
+        if self._is_whole:
+            return
         self._body_bytes += len(data)
         if self._body_bytes > ANSWER_BYTES_MAX:
             raise ValueError(f"more than {ANSWER_BYTES_MAX} bytes")
@@ -144,7 +158,10 @@ class ReplyReader:
 
     def on_message_complete(self) -> None:
         """Called by the parser."""
-        if self._parser.get_status_code() < OK:  # a word in between; the answer is still to come
+        if self._is_whole:
+            return
+        self._status = self._parser.get_status_code()
+        if self._status < OK:  # a word in between; the answer is still to come
             self._headers.clear()
             return
         self._is_whole = True

@@ -94,13 +94,15 @@ class LiveRepository:
 
     async def load(self, service: str) -> None:
         """Serve it again; see `Repository.load`."""
-        await self._turn(service)
+        if service not in self._loaded:
+            await self._turn(service)
         if service not in self._loaded:
             self._loaded.add(service)
             self._change(service, self._load(service))
-        await self._end_of_change(service, "is still loading", self._wait_s_max)
-        if service not in self._loaded:
+        loading = await self._end_of_change(service, "is still loading", self._wait_s_max)
+        if loading is not None and loading.cancelled():
             raise RepositoryError(f"service '{service}' was unloaded before it was ready")
+        _refuse_failed(service, "loaded", loading)
 
     async def unload(self, service: str) -> None:
         """Answer what was admitted and end its replicas; see `Repository.unload`."""
@@ -111,7 +113,8 @@ class LiveRepository:
             self._loaded.discard(service)
             self._open.discard(service)
             self._change(service, self._switches[service].unload())
-        await self._end_of_change(service, "still has requests to answer", self._wait_s_max)
+        unloading = await self._end_of_change(service, "still has requests to answer", self._wait_s_max)
+        _refuse_failed(service, "unloaded", unloading)
 
     def stop(self) -> None:
         """Begin and finish nothing more."""
@@ -119,7 +122,11 @@ class LiveRepository:
             task.cancel()
 
     async def _load(self, service: str) -> None:
-        await self._switches[service].load()
+        try:
+            await self._switches[service].load()
+        except Exception:
+            self._loaded.discard(service)  # it may be tried again
+            raise
         self._open.add(service)
 
     def _entry(self, name: str) -> RepositoryEntry:
@@ -152,14 +159,26 @@ class LiveRepository:
         while self._is_changing(service) and not (ends_loading and service in self._loaded):
             await self._end_of_change(service, "is changing", give_up_s - loop.time())
 
-    async def _end_of_change(self, service: str, otherwise: str, wait_s: float) -> None:
-        """Wait for the change under way, if there is one.
+    async def _end_of_change(self, service: str, otherwise: str, wait_s: float) -> asyncio.Task[None] | None:
+        """Wait for the change under way, if there is one, and return it.
 
         Raises:
             RepositoryError: it takes longer.
         """
         if not self._is_changing(service):
-            return
-        done, _ = await asyncio.wait([self._changes[service]], timeout=wait_s)
+            return None
+        change = self._changes[service]
+        done, _ = await asyncio.wait([change], timeout=wait_s)
         if not done:
             raise RepositoryError(f"service '{service}' {otherwise} after {self._wait_s_max:g} s")
+        return change
+
+
+def _refuse_failed(service: str, what: str, change: asyncio.Task[None] | None) -> None:
+    """Tell who asked for a change of a bug that ended it.
+
+    Raises:
+        RepositoryError: one did.
+    """
+    if change is not None and not change.cancelled() and (error := change.exception()) is not None:
+        raise RepositoryError(f"service '{service}' could not be {what}: {error!r}") from error

@@ -101,6 +101,9 @@ class MachinePump:
         if self._busy:
             pending.append(event)
             return
+        if pending:  # left over by an exception: first come, first handled
+            pending.append(event)
+            event = pending.popleft()
         self._busy = True
         actions = self.actions
         try:
