@@ -25,6 +25,7 @@ def claim(
     weight: float = 1.0,
     least: float = 1.0,
     at_most: float | None = None,
+    flow: float = 0.0,
 ) -> Claim:
     """A stage with a replica on each of the nodes, each named by a letter."""
     stage = Stage("read", (Variant("m", None, 1, 4),))
@@ -37,7 +38,7 @@ def claim(
         ReplicaView(i, service, "read", node, "ready", 1.0, 1.0, 1.0, ("m",), 0.0)
         for i, node in enumerate(nodes)
     ]
-    return Claim(service, weight, pace, live, need, need if at_most is None else at_most)
+    return Claim(service, weight, pace, live, flow, need, need if at_most is None else at_most)
 
 
 def shares(
@@ -75,6 +76,15 @@ def test_capacity_over_need_is_evened_out() -> None:
     first, second = claim("a", 200.0, "xxxxxx"), claim("a", 400.0, "xxxxxx")
     of_first, of_second = shares(first, second, free={"x": 6.0})
     assert (sum(of_first), sum(of_second)) == (2.0, 4.0)
+
+
+def test_what_arrives_is_carried_alike_before_what_waits() -> None:
+    # 150/s come through a pipeline whose first stage holds the queue. Of eight cores that carry 50/s each both
+    # have three, which is all that arrives, and the queue has the other two; of four, both have two: what
+    # the first stage answered beyond the second one's 100/s would be lost there.
+    queued, next_ = (claim("a", need, "xxxxxxxx", flow=150.0) for need in (900.0, 150.0))
+    assert list(map(sum, shares(queued, next_, free={"x": 8.0}))) == [5.0, 3.0]
+    assert list(map(sum, shares(queued, next_, free={"x": 4.0}))) == [2.0, 2.0]
 
 
 def test_a_heavier_service_is_served_better() -> None:

@@ -62,6 +62,8 @@ class StagePace:
         resident: variants of replicas that it starts.
         capacity_rps: of its live replicas with the cores they are to have, in real units.
         queue_rows: that wait.
+        flow: rows a second that come with what arrives at the service, in the profile's units.
+        smooth: the same with what waits, a mean of the last windows.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class StagePace:
         self.sizing = sizing
         self.capacity_rps = 0.0
         self.queue_rows = 0
-        self.smooth = 0.0
+        self.flow = self.smooth = 0.0
         self._parks = "parking" not in without
         self._reserves = "reserve" not in without
         self._window_s = window_s
@@ -144,6 +146,7 @@ class StagePace:
         """
         ratio = seen.service_ratio
         self.queue_rows = seen.queue_rows
+        self.flow = ratio * entry_rps
         need = ratio * needed_rps(
             seen.queue_rows, arriving_rps, self.target, seen.head_slack_s, self._knob, lag_s=self.lag_s
         )

@@ -205,9 +205,9 @@ def _shared_out(
             limits[view.service] -= sum(r.cores_desired for r in view.replicas if r.state == "starting")
         for replica in wish.replicas:
             left[replica.node] += replica.cores_desired
-        need = wish.pace.smooth
-        at_most = max(need, wish.need)
-        claims.append(Claim(view.service, service.weight, wish.pace, wish.replicas, need, at_most))
+        flow, need = wish.pace.flow, wish.pace.smooth
+        at_most = max(flow, need, wish.need)
+        claims.append(Claim(view.service, service.weight, wish.pace, wish.replicas, flow, need, at_most))
     shares = share_out(claims, left, limits, least)
     return [(view, wish._replace(cores=cores)) for (view, wish), cores in zip(wishes, shares, strict=True)]
 

@@ -1,9 +1,11 @@
 """Who gets the cores where they are not enough for all: shares are evened out, by weight.
 
 Every stage first gets one active replica, heaviest services first. Then step by step the stage that is worst
-off, by capacity over need and weight, gets the next step (services below their least cores first), until
-nothing is left: so the stages of a pipeline
-are held in balance, since what one cannot pass on is lost to the next, and services are served alike.
+off gets the next step (services below their least cores first), until nothing is left. Worst off is who
+carries least of what arrives at its service, over weight; of those who carry all of it, who carries least of
+what it needs, with what waits. So the stages of a pipeline are held in balance, whichever of them the queue
+is in: what one of them answers beyond what the next one can is lost there, after it was paid for. And
+services are served alike.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +24,8 @@ class Claim(NamedTuple):
         weight: of the service.
         pace: the stage.
         replicas: live ones, most cores first.
-        need: rows a second, in the profile's units: by this its standing is reckoned.
+        flow: rows a second that come with what arrives at the service, in the profile's units.
+        need: the same with what waits.
         at_most: rows a second beyond which it is given nothing.
     """
 
@@ -30,6 +33,7 @@ class Claim(NamedTuple):
     weight: float
     pace: StagePace
     replicas: Sequence[ReplicaView]
+    flow: float
     need: float
     at_most: float
 
@@ -58,9 +62,9 @@ def share_out(
         service = claims[index].service
         return held[service] < least[service] - 1e-9
 
-    def standing(index: int) -> tuple[bool, float]:
+    def standing(index: int) -> tuple[bool, bool, float]:
         """The least is worst off."""
-        return not is_below(index), _standing(claims[index], carried[index])
+        return not is_below(index), *_standing(claims[index], carried[index])
 
     def give(index: int) -> bool:
         """The next step for one claim; whether there was one."""
@@ -98,6 +102,7 @@ def share_out(
     return shares
 
 
-def _standing(claim: Claim, carried: float) -> float:
-    """Capacity over need and weight: the least is worst off."""
-    return carried / max(claim.need, 1e-9) / claim.weight
+def _standing(claim: Claim, carried: float) -> tuple[bool, float]:
+    """Whether what arrives is carried, and capacity over that, or over need, and weight."""
+    is_carried = carried >= claim.flow - 1e-9
+    return is_carried, carried / max(claim.need if is_carried else claim.flow, 1e-9) / claim.weight
