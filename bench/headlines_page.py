@@ -55,6 +55,19 @@ def sponge_case(record: dict[str, Any]) -> str:
     )
 
 
+def overload(record: dict[str, Any]) -> str:
+    """Loads beyond the cores: a row a pipeline and load, a column a policy."""
+    policies = list(dict.fromkeys(row["policy"] for row in record["rows"]))
+    cells = {(row["pipeline"], row["load"], row["policy"]): row for row in record["rows"]}
+    rows = [
+        (name, f"{load:g}", *(f"{cells[name, load, policy]['share_of_bound']:.0%}" for policy in policies))
+        for name, load in dict.fromkeys((name, load) for name, load, _ in cells)
+    ]
+    return f"{record['cores']} cores, {record['seconds']} s, {_seeds(record['seed'])}.\n\n" + table(
+        ("pipeline", "load / bound", *policies), rows
+    )
+
+
 def ablation(record: dict[str, Any]) -> str:
     """The default policy with one ingredient left out, against the whole of it."""
     rows = []

@@ -19,7 +19,7 @@ from accuracy_page import infadapter, ipa
 from client_page import client
 from conformance_page import conformance, fuzz
 from front_ends_page import front_ends, grpc_edge
-from headlines_page import ablation, defaults, headlines, papers, sponge_case
+from headlines_page import ablation, defaults, headlines, overload, papers, sponge_case
 from pages_page import bounds, label_bounds, pages, switches
 from parity_page import parity, slow_down
 from peers_page import peers, soak
@@ -302,6 +302,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "papers": ("headlines", papers),
     "ablation": ("ablation", ablation),
     "sponge_case": ("sponge_case", sponge_case),
+    "overload": ("overload", overload),
     "infadapter": ("infadapter", infadapter),
     "ipa": ("ipa", ipa),
     "proteus": ("proteus", proteus),
