@@ -5,7 +5,7 @@ all the time (`bound`), for `--seconds`, after a warm start: no policy can answe
 answers less has spent cores on requests that were lost later, on smaller batches, or on the wrong stage. All
 policies have the same queues, batching and shedding (`+ours`).
 
-    python bench/overload.py [--seconds 60] [--seeds 3] [--processes N] [--dry]
+    python bench/overload.py [--seconds 40] [--seeds 2] [--policies A,B] [--processes N] [--dry]
 """
 
 import argparse
@@ -50,12 +50,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=40)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--policies", default=",".join(POLICIES))
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--dry", action="store_true", help="record nothing")
     options = parser.parse_args()
-    cases = list(product(DIVISORS, LOADS, POLICIES))
+    cases = list(product(DIVISORS, LOADS, options.policies.split(",")))
     jobs = [Job(*case, seed, options.seconds) for case, seed in product(cases, range(1, options.seeds + 1))]
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
         answered = dict(zip(jobs, pool.map(answered_rps, jobs), strict=True))
