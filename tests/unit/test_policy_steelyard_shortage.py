@@ -79,9 +79,9 @@ def test_capacity_over_need_is_evened_out() -> None:
 
 
 def test_what_arrives_is_carried_alike_before_what_waits() -> None:
-    # 150/s come through a pipeline whose first stage holds the queue. Of eight cores that carry 50/s each,
-    # both have three, which is all that arrives, and the queue has the other two. Of four, both have two: what the
-    # first stage answered beyond the second one's 100/s would be lost there.
+    # 150/s come through a pipeline whose first stage holds the queue. Of eight cores that carry 50/s
+    # each, both have three, which is all that arrives, and the queue has the other two. Of four, both
+    # have two: what the first stage answered beyond the second one's 100/s would be lost there.
     queued, next_ = (claim("a", need, "xxxxxxxx", flow=150.0) for need in (900.0, 150.0))
     assert list(map(sum, shares(queued, next_, free={"x": 8.0}))) == [5.0, 3.0]
     assert list(map(sum, shares(queued, next_, free={"x": 4.0}))) == [2.0, 2.0]
