@@ -56,8 +56,12 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--dry", action="store_true", help="record nothing")
     options = parser.parse_args()
-    cases = list(product(DIVISORS, LOADS, options.policies.split(",")))
-    jobs = [Job(*case, seed, options.seconds) for case, seed in product(cases, range(1, options.seeds + 1))]
+    policies: list[str] = options.policies.split(",")
+    cases = list(product(DIVISORS, LOADS, policies))
+    jobs = [
+        Job(pipeline, load, policy, seed, options.seconds)
+        for (pipeline, load, policy), seed in product(cases, range(1, options.seeds + 1))
+    ]
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
         answered = dict(zip(jobs, pool.map(answered_rps, jobs), strict=True))
     rows = []
