@@ -284,6 +284,18 @@ def test_a_refused_growth_gives_the_cores_back_and_is_asked_again_later() -> Non
     assert len(of(ResizeReplica, rig.do(Woken(), 1.1))) == 1
 
 
+def test_a_growth_that_is_refused_for_hours_is_asked_again_all_the_same() -> None:
+    rig = Rig()
+    running(rig, 1.0)
+    rig.policy.grants = [GrantCores(1, 2.0)]
+    rig.do(window("ocr", 0.6), 0.6)
+    now_s = 0.6
+    for _ in range(1100):  # a float holds no 2^1024
+        rig.do(ResizeRefused(1, (CoreShare(0, 1.0),), "invalid argument"), now_s)
+        now_s += 20.0  # longer than it waits at most
+        assert len(of(ResizeReplica, rig.do(Woken(), now_s))) == 1
+
+
 @pytest.mark.parametrize(
     ("bad", "words"),
     [

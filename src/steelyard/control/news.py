@@ -127,7 +127,7 @@ class News:
             return _NOTHING
         self._ledger.hold(event.replica_id, event.shares)
         cores = self._ledger.cores(event.replica_id)
-        delay_s = min(RESIZE_RETRY_S * 2**replica.refusals, RESIZE_RETRY_S_MAX)
+        delay_s = min(RESIZE_RETRY_S * 2 ** min(replica.refusals, 16), RESIZE_RETRY_S_MAX)
         self._fleet.change(
             event.replica_id,
             cores=cores,
