@@ -31,8 +31,8 @@ COMPILED = {
     "backend": ("patience", "replica"),
     "serve": ("account", "intake", "service_driver", "wiring"),
     "serve/edge": (
-        "answers", "body", "codec", "connection", "exchange", "http_head", "incoming", "inferences",
-        "inputs", "outputs", "reply_heads", "requests",
+        "answers", "body", "codec", "connection", "direct_way", "exchange", "http_head", "incoming",
+        "inferences", "inputs", "outputs", "reply_heads", "requests",
     ),
     "worker": ("arena", "doorbell", "tensors"),
     "sim": (

@@ -7,7 +7,8 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from steelyard.serve.edge.asgi import AsgiConnection
-from steelyard.serve.edge.connection import Connection, DirectWay
+from steelyard.serve.edge.connection import Connection
+from steelyard.serve.edge.direct_way import DirectWay
 from steelyard.serve.edge.http import EdgeApp
 from steelyard.serve.edge.reply_heads import ReplyHeads
 
@@ -50,9 +51,15 @@ class DirectEdge:
     def __init__(self, app: EdgeApp) -> None:
         self._app = app
         self._state = ServerState()
-        self._config = Config(app, log_config=None, access_log=False, limit_concurrency=CONNECTIONS_MAX)
+        self._config = Config(app, log_config=None, access_log=False)
         self._config.load()
-        self._way = DirectWay(app.inferences, rest_s_max=60.0, connections_max=CONNECTIONS_MAX)
+        self._way = DirectWay(
+            app.inferences,
+            ReplyHeads(self._state),
+            rest_s_max=60.0,
+            connections=self._state.connections,
+            connections_max=CONNECTIONS_MAX,
+        )
         self._way.placing.bytes_min = 1  # small bodies, too, are read to where they stay
 
     async def ask(self, pieces: list[bytes], *, leaves: bool = False) -> bytes:
@@ -60,7 +67,7 @@ class DirectEdge:
         loop = asyncio.get_running_loop()
         pipe = Pipe()
         asgi = AsgiConnection(self._config, self._state, {}, loop)
-        connection = Connection(self._way, asgi, ReplyHeads(self._state), self._state.connections, loop)
+        connection = Connection(self._way, asgi, loop)
         connection.connection_made(pipe)
         for piece in pieces:
             await self._send(connection, pipe, memoryview(piece))

@@ -358,5 +358,7 @@ def is_any_unread() -> bool:
 
 def open_connections() -> list[connection.Connection]:
     return [
-        one for one in gc.get_objects() if isinstance(one, connection.Connection) and one in one._connections
+        one
+        for one in gc.get_objects()
+        if isinstance(one, connection.Connection) and one in one._way.connections
     ]

@@ -168,7 +168,9 @@ def finish_all(intake: ComputingIntake) -> None:
 
 def open_connections() -> list[connection.Connection]:
     return [
-        one for one in gc.get_objects() if isinstance(one, connection.Connection) and one in one._connections
+        one
+        for one in gc.get_objects()
+        if isinstance(one, connection.Connection) and one in one._way.connections
     ]
 
 

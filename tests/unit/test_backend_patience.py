@@ -43,3 +43,8 @@ def test_a_hundred_batches_tell_what_a_standstill_comes_to() -> None:
     assert known.seconds_max(0.03) == pytest.approx(0.6)  # 20 times what was expected
     known.ended(0.1)
     assert known.seconds_max(0.01) == pytest.approx(0.4)  # four times the longest
+
+
+def test_what_is_given_by_itself_counts_up_to_the_most_there_is() -> None:
+    found = patience(8.0, 0.01)
+    assert [found.seconds_max(0.01, given_s) for given_s in (0.0, 1.0, 5.0, 50.0)] == [2.0, 2.0, 5.0, 30.0]

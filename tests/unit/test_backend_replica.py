@@ -1,6 +1,7 @@
 """A replica as the server sees it, against a worker's end of the doorbell that the test holds."""
 
 import asyncio
+import errno
 import os
 import subprocess
 import sys
@@ -275,4 +276,44 @@ def test_without_a_next_batch_a_worker_keeps_few_outputs_that_were_read() -> Non
         stage.replica.run(RunBatch(99, 1, "st", "v", 1, (), 0.0), ())
         assert stage.worker.receive() == ([m.Run(99, "v", 1, (), read=(READ_MAX,))], [])
 
+    play(scenario)
+
+
+def test_a_server_without_descriptors_gives_a_replica_up_at_once(
+    pid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_fd: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def scenario(stage: Stage) -> None:
+        monkeypatch.setattr(os, "dup", refused)
+        stage.become_ready(pid)
+        async with asyncio.timeout(10):
+            while not stage.kills:
+                await asyncio.sleep(0)
+        assert stage.events == []
+        gone = stage.replica.ended(-9)
+        assert gone == ReplicaGone(1, False, "its outputs cannot be read: Too many open files")
+
+    play(scenario)
+
+
+def test_what_cannot_be_lent_ends_the_borrower(pid: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def second_is_refused(fd: int) -> int:
+        if made:
+            raise OSError(errno.EMFILE, "Too many open files")
+        made.append(dup(fd))
+        return made[0]
+
+    async def scenario(stage: Stage) -> None:
+        stage.become_ready(pid)
+        await stage.seen(ReplicaReady)
+        monkeypatch.setattr(os, "dup", second_is_refused)
+        stage.replica.lend({"a": 0, "b": 0})
+        assert (stage.kills, stage.replica.borrowed) == (1, set())
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(made[0])
+
+    made: list[int] = []
+    dup = os.dup
     play(scenario)

@@ -490,6 +490,18 @@ def test_a_server_that_takes_no_shared_memory_says_so_at_once() -> None:
     assert [asked.line.split("/")[-2].split()[0] for asked in server.asked] == ["register"]
 
 
+def test_where_the_server_has_no_room_for_a_region_the_socket_will_do() -> None:
+    full = told(503, error="256 shared memory regions are registered, which is the limit")
+    with (
+        scripted(full, answered(), full, answered()) as server,
+        Client(server.url, shared_memory=True) as client,
+    ):
+        for _ in range(2):
+            assert client.infer("m", BIG).outputs["y"].tolist() == [7.0]
+        verbs = [asked.line.split()[1].split("/")[-1] for asked in server.asked]
+    assert verbs == ["register", "infer"] * 2
+
+
 def test_a_region_without_an_answer_is_not_used_again() -> None:
     acts = [told(200), say_nothing, told(200), told(200), answered(), told(200)]
     with scripted(*acts) as server:

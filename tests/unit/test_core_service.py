@@ -231,6 +231,17 @@ def test_a_failed_batch_of_several_is_run_again_one_by_one() -> None:
     assert bench.machine.counts.completed == 3
 
 
+def test_who_is_to_blame_for_a_batch_is_found_by_running_each_alone() -> None:
+    bench = patient_bench()
+    for _ in range(3):
+        bench.arrive()
+    bench.complete()
+    assert ends(bench.fail(message="no JPEG", is_input=True)) == {}  # one of 2 and 3
+    assert isinstance(ends(bench.complete())[2], Complete)
+    end = ends(bench.fail(message="no JPEG", is_input=True))
+    assert end == {3: Fail(RequestId(0, 3), "bad_input", "no JPEG")}
+
+
 def test_a_failed_request_of_several_pieces_ends_once() -> None:
     bench = patient_bench(replicas=2)
     bench.arrive(rows=16)

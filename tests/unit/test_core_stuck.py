@@ -98,3 +98,16 @@ def test_suspects_that_others_leave_no_time_are_shed_when_they_are_due() -> None
 def test_first_in_first_out_lets_them_run_last_as_well() -> None:
     bench = bench_with_a_stuck_batch(StageRules(order="fifo", drop="none", admission="open"))
     assert order_of(bench, 2, 2) == [[5, 6], [2]]
+
+
+def test_a_suspect_is_given_the_time_to_its_deadline_or_half_of_it_while_others_wait() -> None:
+    # Due at 4 s, 1 s has passed: 2 and 3 see somebody wait behind them, 4 does not.
+    bench = bench_with_a_stuck_batch()
+    bench.ready(2)
+    assert bench.running(2).given_s is None  # no suspects
+    given = []
+    for _ in range(3):
+        bench.complete(2)
+        due_s = 4.0 - bench.now_s
+        given.append((bench.running(2).given_s or 0.0) / due_s)
+    assert given == pytest.approx([0.5, 0.5, 1.0])

@@ -99,6 +99,15 @@ def y4() -> float:
     return float(np.float32(3e-9) * np.float32(2))
 
 
+def test_null_is_as_good_as_nothing(intake: ComputingIntake) -> None:
+    parameters = {"binary_data_output": None, "slo_class": None, "timeout": None}
+    inputs = [x(parameters={"binary_data_size": None, "shared_memory_offset": None})]
+    outputs = [{"name": "y", "parameters": {"classification": None, "binary_data": None}}]
+    plain = infer(intake, "mlp", {"inputs": [x()], "outputs": [{"name": "y"}]})
+    asked = {"id": None, "inputs": inputs, "outputs": outputs, "parameters": parameters}
+    assert infer(intake, "mlp", asked).body == plain.body
+
+
 def test_nested_and_flat_data_are_the_same(intake: ComputingIntake) -> None:
     rows = [X4, [0.0, 1.0, 2.0, 3.0]]
     nested = infer(intake, "mlp", {"inputs": [x(shape=[2, 4], data=rows)]})

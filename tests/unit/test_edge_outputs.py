@@ -167,3 +167,12 @@ def test_the_start_of_an_answer_is_kept_for_answers_of_the_same_shapes() -> None
         found = complete(page=(OutputPart((stored("sum", np.arange(rows)),), 0, rows),))
         encode_answer(route(), asked, found, read)
         assert len(asked.heads) <= HEADS_MAX
+
+
+def test_parts_of_different_shapes_are_the_models_error() -> None:
+    # Two batches of three rows each, with as many bytes together as some tensor would have.
+    parts = [OutputPart((stored("text", np.full((3, n), b"a", object)),), 0, 3) for n in (2, 4)]
+    with pytest.raises(ModelError) as caught:
+        request_output(route(), SPECS["texts"], complete(read=tuple(parts)), read)
+    line = "stage 'read', variant 'join', gave output 'text' as [3, 2] for some rows of the request and as "
+    assert line + "[3, 4] for others" in str(caught.value)

@@ -202,6 +202,12 @@ def test_wrong_places(method: str, path: str, status: int, line: str) -> None:
             "1",
         ),
         (
+            Fail(ID, "bad_input", "no JPEG"),
+            400,
+            {"error": "no JPEG", "reason": "bad_input"},
+            None,
+        ),
+        (
             Fail(ID, "model_error", "ValueError: no"),
             500,
             {"error": "ValueError: no", "reason": "model_error"},

@@ -194,6 +194,33 @@ def test_there_are_only_so_many_regions(client: Client, monkeypatch: pytest.Monk
     body = {"key": client.memory.name, "byte_size": 8}
     answer = client.post("/v2/systemsharedmemory/region/q/register", body)
     assert answer.json()["error"] == "1 shared memory regions are registered, which is the limit"
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+
+
+def test_regions_without_a_name_make_room_the_one_used_least_recently_first(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_shared_memory, "REGIONS_MAX", 3)
+
+    def register(name: str, *, is_hidden: bool) -> None:
+        path = Path("/dev/shm") / f"{client.memory.name}-{name}"
+        path.write_bytes(bytes(4096))
+        body = {"key": path.name, "byte_size": 4096}
+        assert client.post(f"/v2/systemsharedmemory/region/{name}/register", body).status == 200
+        if is_hidden:
+            path.unlink()
+
+    before = open_fds()
+    assert client.register().status == 200  # has its name still, and stays
+    register("a", is_hidden=True)
+    register("b", is_hidden=True)
+    assert client.infer(shared_memory_region="a").status == 200
+    register("c", is_hidden=True)
+    assert {one["name"] for one in client.status()} == {"r", "a", "c"}
+    assert open_fds() == before + 3
+    line = "no shared memory region 'b' is registered"
+    answer = client.infer(shared_memory_region="b")
+    assert (answer.status, answer.json()["error"]) == (400, line)
 
 
 @pytest.mark.parametrize(

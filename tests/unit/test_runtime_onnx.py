@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 
-from steelyard.core.errors import ModelError
+from steelyard.core.errors import InputError, ModelError
 from steelyard.runtime.base import Array, Signature, TensorSpec, VariantSpec, WidthRule
 from steelyard.runtime.onnx import OnnxRuntime
 from steelyard.runtime.sessions import Sessions
@@ -161,7 +161,7 @@ def test_strings_are_bytes_outside_and_utf8_inside(tmp_path: Path) -> None:
     runtime = OnnxRuntime(identity(tmp_path / "text.onnx", TensorProto.STRING, ["n", 2]))
     x = np.array([[b"a", "ä".encode()], [b"", b"42"]], dtype=np.object_)
     assert runtime.run({"x": x}, 2)["y"].tolist() == x.tolist()
-    with pytest.raises(ModelError, match="UTF-8"):
+    with pytest.raises(InputError, match="UTF-8"):
         runtime.run({"x": np.array([[b"\xff", b""]], dtype=np.object_)}, 1)
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steelyard.core.errors import ModelError
+from steelyard.core.errors import InputError, ModelError
 from steelyard.runtime.base import Array, TensorSpec, Value, VariantSpec
 from steelyard.runtime.python import PythonRuntime
 
@@ -196,6 +196,10 @@ def answering(folder: Path, dtype: str, shape: str, value: str) -> Value:
         ("FP32", [-1], "[None]", "output y is object; FP32 was promised"),
         ("FP32", [-1], "np.ones(1) * 1j", "output y is complex128; FP32 was promised"),
         ("INT64", [-1], "[0.5]", "output y is float64; INT64 was promised"),
+        ("UINT8", [-1], "[256]", "output y has 256 to 256, which UINT8 cannot hold"),
+        ("UINT8", [-1], "[-1]", "output y has -1 to -1, which UINT8 cannot hold"),
+        ("INT32", [-1, 2], "[[2**31, 0]]", "output y has 0 to 2147483648, which INT32 cannot hold"),
+        ("INT64", [-1], "np.array([2**63], np.uint64)", "which INT64 cannot hold"),
         ("INT64", [-1], "np.zeros(1, 'datetime64[s]')", "output y is datetime64[s]; INT64 was promised"),
         ("FP32", [-1, -1], "[[1, 2], [3]]", "output y of "),
     ],
@@ -218,6 +222,10 @@ def test_an_answer_of_another_type_or_shape_is_one_clear_line(
         ("BOOL", "[1]", [True]),
         ("FP16", "np.array([1e9])", [np.inf]),
         ("BYTES", "['a']", [b"a"]),
+        ("BYTES", "[b'a\\0']", [b"a\0"]),
+        ("BYTES", "['a\\0']", [b"a\0"]),
+        ("UINT8", "[255]", [255]),
+        ("BOOL", "[256]", [True]),
         ("INT64", "[True]", [1]),
     ],
 )
@@ -225,3 +233,19 @@ def test_numbers_take_the_type_that_was_promised(
     tmp_path: Path, dtype: str, value: str, answer: list[object]
 ) -> None:
     assert list(answering(tmp_path, dtype, "[-1]", value)) == answer
+
+
+def test_bytes_that_nothing_promised_keep_the_zeros_at_their_end(tmp_path: Path) -> None:
+    path = tmp_path / "model.py"
+    path.write_text("def predict(batch): return {'y': [b'a\\0', b'\\0'], 'rows': [[b'a\\0'], [b'b']]}\n")
+    answer = PythonRuntime(VariantSpec("v", "python", f"{path}:predict")).run({}, 2)
+    assert array(answer["y"]).tolist() == [b"a\0", b"\0"]
+    assert array(answer["rows"]).tolist() == [[b"a\0"], [b"b"]]
+
+
+def test_a_class_may_say_that_its_input_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "model.py"
+    path.write_text("import steelyard\ndef predict(batch): raise steelyard.InputError('no JPEG')\n")
+    runtime = PythonRuntime(VariantSpec("v", "python", f"{path}:predict"))
+    with pytest.raises(InputError, match=r"^variant v: no JPEG$"):
+        runtime.run({}, 1)

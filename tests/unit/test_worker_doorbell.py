@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import resource
 import socket
 import threading
 from collections.abc import Callable, Coroutine
@@ -267,3 +268,22 @@ def test_the_blocking_end_says_when_its_peer_has_gone() -> None:
     with pytest.raises(PeerLostError):
         bell.send(m.Ready())
     bell.close()
+
+
+def test_descriptors_for_which_there_is_no_room_are_a_lost_peer() -> None:
+    """The kernel drops what a process may not have, and says so in a flag."""
+    ours, its = pair()
+    sender: Doorbell[m.FromWorker] = Doorbell(its, m.FromWorker)
+    receiver: Doorbell[m.ToWorker] = Doorbell(ours, m.ToWorker)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    sender.send(m.Stop(), fds=[0, 1])
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, most[1]))
+        with pytest.raises(PeerLostError, match="no room for further file descriptors"):
+            receiver.receive()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, most)
+        sender.close()
+        receiver.close()

@@ -151,10 +151,19 @@ class LocalBackend:
         assert command.replica_id not in self._replicas, command
         problem = self._why_not(command)
         if problem:
-            gone = ReplicaGone(command.replica_id, expected=False, reason=problem)
-            self._loop.call_soon(self._sink, gone)
+            self._not_started(command, problem)
             return
-        ours, its = pair()
+        try:
+            arena_fd = os.dup(self._arena.fd)
+        except OSError as error:
+            self._not_started(command, f"it cannot be made: {error.strerror}")
+            return
+        try:
+            ours, its = pair()
+        except OSError as error:
+            os.close(arena_fd)
+            self._not_started(command, f"it cannot be made: {error.strerror}")
+            return
         stage, slo_s = (command.service, command.stage), self._slo_s.get(command.service)
         patience = self._patience.setdefault(stage, Patience(slo_s, self._limits.batch_s_max))
         replica = LocalReplica(
@@ -170,9 +179,10 @@ class LocalBackend:
         self._empty.clear()
         replica.introduce(self._worker_spec(command), self._limits.start_s_max)
         group = self._group(command.replica_id)
-        self._launcher.fork(
-            command.replica_id, group.name if group else "", (its.detach(), os.dup(self._arena.fd))
-        )
+        self._launcher.fork(command.replica_id, group.name if group else "", (its.detach(), arena_fd))
+
+    def _not_started(self, command: StartReplica, reason: str) -> None:
+        self._loop.call_soon(self._sink, ReplicaGone(command.replica_id, expected=False, reason=reason))
 
     def resize(self, command: ResizeReplica) -> None:
         """Change a replica's cores within this call: 0.1 ms for a worker of a few threads."""

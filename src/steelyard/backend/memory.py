@@ -18,7 +18,7 @@ from steelyard.core.commands import (
     StopReplica,
     UnloadVariant,
 )
-from steelyard.core.errors import SteelyardError
+from steelyard.core.errors import InputError, SteelyardError
 from steelyard.core.events import (
     BatchCompleted,
     BatchFailed,
@@ -238,7 +238,9 @@ class MemoryBackend:
                 command.batch_id, command.replica_id, started_s, self._loop.time(), outputs, items
             )
         except (SteelyardError, StaleRefError) as error:
-            event = BatchFailed(command.batch_id, command.replica_id, str(error))
+            event = BatchFailed(
+                command.batch_id, command.replica_id, str(error), isinstance(error, InputError)
+            )
         self._sink(event)
         if replica.is_stopping:
             self._end(command.replica_id, expected=True, reason="")

@@ -8,6 +8,8 @@ Nobody can tell slow from stuck, so a batch is given the most of
   have time left for another try;
 - `BATCH_S_MIN`: a machine's brief standstill kills nobody. `BATCH_S_KNOWN` will do once the stage has ended
   `KNOWN_BATCHES` batches: the longest of so many says what such a standstill comes to here.
+- what is given to it by itself: a request whose batch did not end once runs again, alone and after all
+  others, with the time to its deadline, or half of it. Were it slow and not stuck, no try could succeed.
 
 All but the first are at most `batch_s_max`. Until the stage has ended a first batch, which may import or
 compile things, they are `batch_s_max`; so they are for a service without an objective.
@@ -36,9 +38,9 @@ class Patience:
         self._batches = 0
         self._longest_s = float("-inf")
 
-    def seconds_max(self, expected_s: float) -> float:
-        """Of a batch that is expected to take so long."""
-        return max(self._usual_s, BATCH_FACTOR_MAX * expected_s)
+    def seconds_max(self, expected_s: float, given_s: float = 0.0) -> float:
+        """Of a batch that is expected to take so long, and is given so much by itself."""
+        return max(self._usual_s, BATCH_FACTOR_MAX * expected_s, min(self._batch_s_max, given_s))
 
     def ended(self, service_s: float) -> None:
         """A batch was answered after so long."""

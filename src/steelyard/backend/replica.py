@@ -124,7 +124,15 @@ class LocalReplica:
         names = tuple(arenas)
         for start in range(0, len(names), FDS_MAX):
             some = names[start : start + FDS_MAX]
-            self._doorbell.send(m.Lend(some), fds=[os.dup(arenas[name]) for name in some])
+            fds: list[int] = []
+            try:
+                fds += (os.dup(arenas[name]) for name in some)
+            except OSError as error:
+                for fd in fds:
+                    os.close(fd)
+                self._give_up(f"it cannot be lent what others hold: {error.strerror}")
+                return
+            self._doorbell.send(m.Lend(some), fds=fds)
         self.borrowed.update(names)
 
     def forget(self, arena: str) -> None:
@@ -135,7 +143,7 @@ class LocalReplica:
 
     def run(self, command: RunBatch, feeds: tuple[m.Feed, ...]) -> None:
         """Send a batch; a worker that takes too long for it is killed (`patience`)."""
-        seconds_max = self._patience.seconds_max(command.expected_s)
+        seconds_max = self._patience.seconds_max(command.expected_s, command.given_s or 0.0)
         overdue_s = self._loop.time() + seconds_max
         self._overdue[command.batch_id] = (overdue_s, seconds_max)
         if self._watch is not None and self._watch.when() > overdue_s:
@@ -251,7 +259,7 @@ class LocalReplica:
                 )
             case m.Failed():
                 self._overdue.pop(message.batch_id, None)
-                self._sink(BatchFailed(message.batch_id, self.replica_id, message.reason))
+                self._sink(BatchFailed(message.batch_id, self.replica_id, message.reason, message.is_input))
             case m.Ready():
                 self._became_ready(fds[0])
             case m.StartFailed(reason=reason):
@@ -262,8 +270,12 @@ class LocalReplica:
                 self._sink(VariantUnloaded(self.replica_id, variant, reason))
 
     def _became_ready(self, arena_fd: int) -> None:
-        self._reader = ArenaReader(self.arena_name, os.dup(arena_fd))
         self.arena_fd = arena_fd
+        try:
+            self._reader = ArenaReader(self.arena_name, os.dup(arena_fd))
+        except OSError as error:
+            self._give_up(f"its outputs cannot be read: {error.strerror}")
+            return
         if self.is_stopping:
             return
         self._cancel_timer()

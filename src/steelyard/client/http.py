@@ -16,7 +16,7 @@ from steelyard.core.errors import InputError
 
 ANSWER_BYTES_MAX = 1 << 30
 HEADERS_MAX = 128
-OK = 200
+OK, UNAVAILABLE = 200, 503
 
 
 class Address(NamedTuple):

@@ -24,7 +24,7 @@ from steelyard.client.errors import (
     json_value,
     refusal_error,
 )
-from steelyard.client.http import OK, Reply, Send
+from steelyard.client.http import OK, UNAVAILABLE, Reply, Send
 from steelyard.client.regions import SHARED_BYTES_MIN, Region, RegionPool, needed_bytes
 from steelyard.client.retries import Retries, RetryBudget
 from steelyard.client.wire import Pieces, Place, infer_pieces, model_path, tensor_bytes
@@ -219,14 +219,16 @@ class Session:
         if region is None:
             return None, None
         try:
-            if not region.is_registered:
-                yield from self._register(region, give_up_s)
+            if not region.is_registered and not (yield from self._register(region, give_up_s)):
+                self._regions.give_back(region)
+                return None, None
             return region, region.store(tensors)
         except BaseException:
             self._regions.give_back(region)
             raise
 
-    def _register(self, region: Region, give_up_s: float) -> Steps[None]:
+    def _register(self, region: Region, give_up_s: float) -> Steps[bool]:
+        """Whether the server has room for the region."""
         asked = b'{"key":"/%s","byte_size":%d}' % (region.name.encode(), region.byte_size)
         try:
             yield from self._unregister(give_up_s)
@@ -235,10 +237,13 @@ class Session:
             raise DeadlineExceededError("shared memory was not registered in time") from None
         except OSError as error:
             raise UnavailableError(f"shared memory cannot be registered: {error}") from error
+        if reply.status == UNAVAILABLE:
+            return False
         if reply.status != OK:
             raise refusal_error(reply)
         region.is_registered = True
         region.hide()
+        return True
 
     def _unregister(self, give_up_s: float) -> Steps[None]:
         for name in self._regions.retired() if self._regions else ():

@@ -12,7 +12,7 @@ from steelyard.core.types import Frozen, RequestId, Tensor
 
 RejectReason = Literal["deadline", "queue_full", "draining", "bounds"]
 ShedReason = Literal["deadline", "age", "early", "queue_full"]
-FailReason = Literal["model_error", "worker_lost"]
+FailReason = Literal["bad_input", "model_error", "worker_lost"]
 
 
 class ItemRows(NamedTuple):
@@ -46,8 +46,15 @@ class Slice(Frozen, frozen=True, array_like=True):
     sources: dict[str, tuple[OutputPart, ...]] = {}
 
 
-class RunBatch(Frozen, frozen=True, tag="run_batch"):
-    """Run one batch on an idle replica; `expected_s` is the corrected median service time."""
+class RunBatch(Frozen, frozen=True, tag="run_batch", omit_defaults=True):
+    """Run one batch on an idle replica.
+
+    Attributes:
+        expected_s: the corrected median service time.
+        given_s: seconds before its worker may count as stuck, whatever others took. A request whose batch did
+            not end once is tried until its deadline, as nobody can tell whether it is slow or hangs; for half
+            the time to it, if others wait. None: as long as any.
+    """
 
     batch_id: int
     replica_id: int
@@ -56,6 +63,7 @@ class RunBatch(Frozen, frozen=True, tag="run_batch"):
     rows: int
     slices: tuple[Slice, ...]
     expected_s: float
+    given_s: float | None = None
 
 
 class Complete(Frozen, frozen=True, tag="complete"):
@@ -124,7 +132,11 @@ class Shed(Frozen, frozen=True, tag="shed", omit_defaults=True):
 
 
 class Fail(Frozen, frozen=True, tag="fail"):
-    """Answer with an error: the model raised, or its worker was lost and there is no time for another try."""
+    """Answer with an error.
+
+    The model refused what it was given, or raised; or its worker was lost and there is no time for another
+    try.
+    """
 
     request_id: RequestId
     reason: FailReason

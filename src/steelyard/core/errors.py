@@ -22,7 +22,7 @@ class ModelError(SteelyardError):
 
 
 class InputError(SteelyardError):
-    """A request's input is not what the model takes; answered with 400."""
+    """A request's input is not what the model takes; answered with 400. A user's class may raise it, too."""
 
 
 class JournalError(SteelyardError):

@@ -37,12 +37,16 @@ class BatchCompleted(Frozen, frozen=True, tag="batch_completed"):
     items: dict[str, tuple[int, ...]] = {}
 
 
-class BatchFailed(Frozen, frozen=True, tag="batch_failed"):
-    """The model raised, or answered with the wrong rows; the worker lives."""
+class BatchFailed(Frozen, frozen=True, tag="batch_failed", omit_defaults=True):
+    """The model raised, or answered with the wrong rows; the worker lives.
+
+    `is_input`: one of its requests is to blame, whose input the model does not take.
+    """
 
     batch_id: int
     replica_id: int
     message: str
+    is_input: bool = False
 
 
 class ReplicaStarted(Frozen, frozen=True, tag="replica_started"):

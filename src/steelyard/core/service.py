@@ -62,7 +62,7 @@ from steelyard.core.requests import OpenRequests
 from steelyard.core.stage import StageState
 from steelyard.core.tally import Counts, Tally
 from steelyard.core.types import Request, RequestId, Service, ServiceTimes
-from steelyard.core.work import Batch, OpenRequest
+from steelyard.core.work import Batch, OpenRequest, Piece
 
 NEVER = float("inf")
 
@@ -247,8 +247,16 @@ class ServiceMachine:
                 batch.rows,
                 slices_of(batch.pieces),
                 batch.service_s,
+                self._given_s(dispatcher, batch.pieces[0]),
             )
         )
+
+    def _given_s(self, dispatcher: Dispatcher, piece: Piece) -> float | None:
+        """See `RunBatch`; those who wait have as much left, should it be lost again."""
+        if not piece.is_suspect:
+            return None
+        left_s = max(0.0, piece.due_s - self._now_s)
+        return left_s / 2 if dispatcher.stage.queue.entries else left_s
 
     def _on_batch_completed(self, event: BatchCompleted) -> None:
         stage = self._stage_of.get(event.replica_id)
@@ -280,7 +288,7 @@ class ServiceMachine:
                 piece.isolate()
                 wait(piece)
             else:
-                self._requests.fail(opened, "model_error", event.message)
+                self._requests.fail(opened, "bad_input" if event.is_input else "model_error", event.message)
         stage.pool.free(batch.replica)
         self._requests.stop_if_done(batch.replica)
 

@@ -90,6 +90,7 @@ class Runtime(Protocol):
         A runtime whose models take arrays alone makes them of what is ragged with `one_array`.
 
         Raises:
+            InputError: the model does not take what a request has sent.
             ModelError: the model raised, or answered with another number of rows.
         """
         ...

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import onnxruntime as ort
 
-from steelyard.core.errors import ModelError
+from steelyard.core.errors import InputError, ModelError
 from steelyard.runtime.base import Array, Signature, TensorSpec, Value, VariantSpec, WidthRule, one_array
 from steelyard.runtime.dtypes import oip_from_onnx
 from steelyard.runtime.example import example_inputs
@@ -70,6 +70,7 @@ class OnnxRuntime:
         Rows that come as one array each (`base.Value`) are stacked: ONNX models have no ragged inputs.
 
         Raises:
+            InputError: text that is not UTF-8.
             ModelError: ONNX Runtime refused the inputs, or an output has not `rows` rows.
         """
         lanes = self._lane_count(rows)
@@ -79,7 +80,7 @@ class OnnxRuntime:
                 outputs = self._run_lanes(arrays, slices(rows, lanes))
             else:
                 outputs = self._run_one(self._session_for(rows), arrays)
-        except ModelError:
+        except (InputError, ModelError):
             raise
         except Exception as error:  # ONNX Runtime's errors have no common base below Exception
             raise ModelError(f"variant {self._spec.name}: {one_line(error)}") from error
@@ -167,7 +168,7 @@ class OnnxRuntime:
         try:
             texts = [item.decode() if isinstance(item, bytes) else item for item in array.ravel()]
         except UnicodeDecodeError as error:
-            raise ModelError(f"variant {self._spec.name}: ONNX strings are UTF-8: {error}") from error
+            raise InputError(f"variant {self._spec.name}: ONNX strings are UTF-8: {error}") from error
         decoded = np.empty(array.size, dtype=np.object_)
         decoded[:] = texts
         return decoded.reshape(array.shape)

@@ -16,6 +16,9 @@ In a pipeline, an output may have any number of elements for each row (*ragged*)
 array, or list of arrays, for each row. Where a signature declares the output, arrays with as many dimensions
 as declared are the elements of a row each, and those with one less are rows to be stacked; without one, a
 list of arrays is ragged. A ragged input comes as a list of arrays, one for each row.
+
+What `predict` raises fails its request with 500. Where the request is to blame, it raises
+`steelyard.InputError`, which is answered with 400 and its text.
 """
 
 import importlib
@@ -30,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.core.errors import ModelError
+from steelyard.core.errors import InputError, ModelError
 from steelyard.runtime.base import Array, Signature, TensorSpec, Value, VariantSpec, WidthRule, one_array
 from steelyard.runtime.dtypes import numpy_dtype, oip_dtype
 from steelyard.runtime.widths import width_cores
@@ -77,6 +80,7 @@ class PythonRuntime:
         """Call `predict`.
 
         Raises:
+            InputError: it raised that.
             ModelError: it raised, answered with something else than a dict of arrays, or with other rows.
         """
         if self._raised is not None:
@@ -118,7 +122,7 @@ class PythonRuntime:
                 )
             model = next((array for array in by_row if array.size), by_row[0])
             return [self._call(what, partial(_kept, array, promised, model)) for array in by_row]
-        array = self._call(what, lambda: np.asarray(value))
+        array = self._call(what, lambda: _array(value))
         if self.signature.batchable and array.shape[:1] != (rows,):
             raise ModelError(
                 f"variant {self._spec.name}: output {name} has shape {list(array.shape)} for {rows} rows"
@@ -129,8 +133,8 @@ class PythonRuntime:
     def _call(self, what: str, function: Callable[[], Any]) -> Any:
         try:
             return function()
-        except ModelError as error:
-            raise ModelError(f"variant {self._spec.name}: {error}") from error
+        except (InputError, ModelError) as error:
+            raise type(error)(f"variant {self._spec.name}: {error}") from error
         except BaseException as error:  # whatever a user's code raises; signals do not reach a worker
             raise ModelError(
                 f"variant {self._spec.name}: {what} of {self._spec.target}: {_last_lines(error)}"
@@ -227,9 +231,17 @@ def _by_row(value: Any, rank: int | None) -> list[Array] | None:
         return None
     if not any(isinstance(row, np.ndarray) or any(isinstance(e, np.ndarray) for e in row) for row in value):
         return None
-    arrays = [np.asarray(row) for row in value]
+    arrays = [_array(row) for row in value]
     ranks = {array.ndim for array in arrays if array.size} or {array.ndim for array in arrays}
     return None if rank is not None and ranks == {rank - 1} else arrays
+
+
+def _array(value: Any) -> Array:
+    """As an array; texts and bytes as objects, as numpy's own types drop zeros at their end."""
+    array = np.asarray(value)
+    if array.dtype.kind in "SU" and array is not value:
+        return np.asarray(value, dtype=np.object_)
+    return array
 
 
 def _is_row(value: Any) -> bool:
@@ -262,11 +274,25 @@ def _kept(array: Array, promised: TensorSpec | None, model: Array) -> Array:
         and array.dtype.kind not in _TAKES[numpy_dtype(promised.dtype).kind]
     ):
         raise ModelError(f"output {promised.name} is {array.dtype}; {promised.dtype} was promised")
+    if array.size and array.dtype.kind in _WHOLE and not _holds(promised.dtype, array):
+        raise ModelError(
+            f"output {promised.name} has {array.min()} to {array.max()}, which {promised.dtype} cannot hold"
+        )
     return _as_dtype(array, promised.dtype)
 
 
 _TAKES = {"b": "biu", "i": "biu", "u": "biu", "f": "biuf"}
 """Kinds of arrays that can be given for a kind of type: text, complex numbers and objects cannot."""
+_WHOLE = "iu"
+
+
+def _holds(dtype: str, array: Array) -> bool:
+    """Whether a type has all values of an array of whole numbers; of types of other kinds it is taken for."""
+    wanted = numpy_dtype(dtype)
+    if wanted.kind not in _WHOLE or np.can_cast(array.dtype, wanted):
+        return True
+    limits = np.iinfo(wanted)
+    return limits.min <= int(array.min()) and int(array.max()) <= limits.max
 
 
 def _as_dtype(array: Array, dtype: str) -> Array:

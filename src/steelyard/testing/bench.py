@@ -127,9 +127,11 @@ class ServiceBench:
         outputs = named_outputs(batch.batch_id, *dims)
         return self.tell(BatchCompleted(batch.batch_id, replica_id, started_s, self.now_s, outputs, counts))
 
-    def fail(self, replica_id: int = 1, message: str = "the model raised") -> list[Command]:
+    def fail(
+        self, replica_id: int = 1, message: str = "the model raised", *, is_input: bool = False
+    ) -> list[Command]:
         """The batch on a replica fails."""
-        return self.tell(BatchFailed(self.running(replica_id).batch_id, replica_id, message))
+        return self.tell(BatchFailed(self.running(replica_id).batch_id, replica_id, message, is_input))
 
     def wake(self) -> list[Command]:
         """Move the clock to the machine's wish and fulfil it."""

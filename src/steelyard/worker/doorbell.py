@@ -62,11 +62,12 @@ class _Receiver(Generic[M]):
         """One packet's worth: None if the list is not complete yet.
 
         Raises:
-            PeerLostError: end of file, a broken connection, or a list over `MESSAGE_BYTES_MAX`.
+            PeerLostError: end of file, a broken connection, a list over `MESSAGE_BYTES_MAX`, or descriptors
+                for which this process has no room.
             BlockingIOError: nothing to read on a non-blocking socket.
         """
         try:
-            packet, ancillary, _, _ = self._socket.recvmsg(
+            packet, ancillary, flags, _ = self._socket.recvmsg(
                 PACKET_BYTES_MAX + 1, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
             )
         except ConnectionError:
@@ -77,6 +78,9 @@ class _Receiver(Generic[M]):
         if not packet:
             self.close()
             raise PeerLostError
+        if flags & socket.MSG_CTRUNC:
+            self.close()
+            raise PeerLostError("this process has no room for further file descriptors")
         payload = packet[1:]
         if packet[0]:
             self._pieces.append(payload)

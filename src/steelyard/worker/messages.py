@@ -170,10 +170,11 @@ class Done(Message, frozen=True, tag="done"):
 
 
 class Failed(Message, frozen=True, tag="failed"):
-    """A batch failed, the worker lives."""
+    """A batch failed, the worker lives; `is_input`: one of its requests is to blame."""
 
     batch_id: int
     reason: str
+    is_input: bool = False
 
 
 class Loaded(Message, frozen=True, tag="loaded"):

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from steelyard.core.errors import ModelError, SteelyardError
+from steelyard.core.errors import InputError, ModelError, SteelyardError
 from steelyard.core.types import Tensor, TensorRef
 from steelyard.runtime import registry
 from steelyard.runtime.base import Runtime, VariantSpec
@@ -152,7 +152,7 @@ class Worker:
         except (
             BaseException
         ) as error:  # whatever a model raises fails its batch; signals do not reach a worker
-            return m.Failed(run.batch_id, one_line(error))
+            return m.Failed(run.batch_id, one_line(error), isinstance(error, InputError))
         self._outputs[run.batch_id] = stored
         return m.Done(run.batch_id, started_s, time.monotonic(), stored, made.items)
 

@@ -73,6 +73,11 @@ class AsgiConnection(HttpToolsProtocol):
         """Nothing is under way: no part of a request has come, and all answers were given."""
         return not self._in_message and self._is_idle() and not self.pipeline
 
+    @property
+    def is_waiting(self) -> bool:
+        """Nothing is under way but perhaps a part of a head has come."""
+        return self._is_idle() and not self.pipeline and (self._in_head or not self._in_message)
+
     def leave(self) -> None:
         """Stop waiting for a request: it has come, and is not for here."""
         self._unset_keepalive_if_required()

@@ -106,7 +106,7 @@ def parameter_bounds(given: Parameters) -> Bounds:
     return Bounds(
         latency_s=latency_s if timeout_us is None else min(latency_s, timeout_us / 1e6),
         elapsed_s=_seconds(_of_parameter("elapsed_ms", given.elapsed_ms, _NOT_NEGATIVE), 0.0),
-        slo_class=given.slo_class,
+        slo_class=given.slo_class or "",
         min_accuracy=_of_parameter("min_accuracy", given.min_accuracy, _RATIO),
         max_core_ms=_of_parameter("max_core_ms", given.max_core_ms, _POSITIVE),
     )

@@ -143,7 +143,7 @@ class Route:
             raise InputError(
                 f"input '{lacking}' is missing: service '{self.name}' takes {quoted(self.inputs)}"
             )
-        binary = head.parameters is not None and head.parameters.binary_data_output
+        binary = head.parameters is not None and bool(head.parameters.binary_data_output)
         answers = self._answers(head.outputs, binary, regions)
         return self._inference(head, tuple(found[name] for name in self.inputs), answers, bounds)
 
@@ -153,7 +153,7 @@ class Route:
         if head.parameters is not None:
             bounds = stricter(bounds, parameter_bounds(head.parameters))
         return Inference(
-            client_id=head.id,
+            client_id=head.id or "",
             rows=self._rows(inputs),
             batch_key=self._static_key or _batch_key(inputs, self.batchable),
             bucket=self._bucket(inputs) if self.buckets else 0,
@@ -245,7 +245,7 @@ def _answer(
         if parameters.classification:
             raise InputError(f"output '{spec.name}': classification is not served")
         if parameters.shared_memory_region is not None:
-            place = parameters.shared_memory_offset, parameters.shared_memory_byte_size
+            place = parameters.shared_memory_offset or 0, parameters.shared_memory_byte_size
             span = shared_span(f"output '{spec.name}'", parameters.shared_memory_region, *place, regions)
             return Answer(spec, True, span)
         if parameters.binary_data is not None:

@@ -15,47 +15,26 @@ Why not ASGI for all, with figures: docs/adr/0014.
 """
 
 import asyncio
-from typing import Any, Final
+import sys
+from typing import Final
 
 from steelyard.core.errors import InputError
 from steelyard.core.types import Request
 from steelyard.serve.edge.asgi import AsgiConnection
+from steelyard.serve.edge.direct_way import DirectWay
 from steelyard.serve.edge.exchange import CLIENT_GONE, Exchange
-from steelyard.serve.edge.http_head import InferHead, InferHeads
-from steelyard.serve.edge.incoming import Incoming, Placing
-from steelyard.serve.edge.inferences import Inferences, refused
+from steelyard.serve.edge.http_head import InferHead
+from steelyard.serve.edge.incoming import Incoming
+from steelyard.serve.edge.inferences import refused
+from steelyard.serve.edge.places import GUEST_S_MAX, PAGE_VERBS, no_place
 from steelyard.serve.edge.receive import late_body
 from steelyard.serve.edge.replies import RefusedError, Reply
-from steelyard.serve.edge.reply_heads import ReplyHeads
 from steelyard.serve.edge.shared_memory import are_local
 
-READ_BYTES_MAX: Final = 1 << 18
 JOINED_BYTES_MAX: Final = 1 << 16
 """Answers up to this size are joined with their head: cheaper than a second piece for the socket."""
 HEAD_END: Final = b"\r\n\r\n"
 HEAD_END_BYTES: Final = len(HEAD_END)
-
-
-class DirectWay:
-    """What the connections of one listener share.
-
-    Args:
-        inferences: where requests go.
-        rest_s_max: how long a connection stays open without a request.
-        connections_max: more are for the ASGI server, to be refused.
-    """
-
-    def __init__(self, inferences: Inferences, *, rest_s_max: float, connections_max: int) -> None:
-        self.inferences = inferences
-        self.intake = inferences.intake
-        self.rest_s_max = rest_s_max
-        self.connections_max = connections_max
-        self.heads = InferHeads(inferences.routes, inferences.settings.body_bytes_max)
-        self.placing = Placing(inferences)
-        self.buffer = bytearray(READ_BYTES_MAX)
-        self.view = memoryview(self.buffer)
-        self.unread_bytes = 0
-        """Of all answers that wait for their clients."""
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -64,23 +43,12 @@ class Connection(asyncio.BufferedProtocol):
     Args:
         way: shared with the listener's other connections.
         asgi: serves what is not for the direct way; made for this connection.
-        reply_heads: the listener's.
-        connections: the listener's; this one is among them while it is open.
         loop: the running one.
     """
 
-    def __init__(
-        self,
-        way: DirectWay,
-        asgi: AsgiConnection,
-        reply_heads: ReplyHeads,
-        connections: set[Any],
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
+    def __init__(self, way: DirectWay, asgi: AsgiConnection, loop: asyncio.AbstractEventLoop) -> None:
         self._way = way
         self._asgi = asgi
-        self._reply_heads = reply_heads
-        self._connections = connections
         self._loop = loop
         self._transport: asyncio.Transport
         self._is_local = False
@@ -91,7 +59,8 @@ class Connection(asyncio.BufferedProtocol):
         """What is left of a body that was refused: it is discarded as it comes."""
         self._body_timer: asyncio.TimerHandle | None = None
         self._rest_timer: asyncio.TimerHandle | None = None
-        self._answered_s = 0.0
+        self._active_s = 0.0
+        """When it was made, or the last request of it that needed no other way was answered."""
         self._held = b""
         self._is_with_asgi = True
         """The ASGI server may have something under way, or wait for it."""
@@ -100,18 +69,26 @@ class Connection(asyncio.BufferedProtocol):
         self._unread_bytes = 0
         self._is_taking = False
         self._is_ending = False
+        self._is_guest = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a socket's
         """The client is here."""
         self._transport = transport
         self._asgi.connection_made(transport)
         self._is_local = are_local(self._asgi.client, self._asgi.server)
-        self._connections.discard(self._asgi)  # one connection counts once
-        self._connections.add(self)
+        way, self._active_s = self._way, self._loop.time()
+        way.connections.discard(self._asgi)  # one connection counts once
+        place = way.places.take(self._active_s)
+        way.connections.add(self)
+        if place == "none":
+            transport.abort()
+        elif place == "guest":
+            self._is_guest = True
+            self._rest_timer = self._loop.call_later(GUEST_S_MAX, transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
-        self._connections.discard(self)
+        self._way.connections.discard(self)
         exchange, self._exchange = self._exchange, None
         self._let_go()
         self._is_read()
@@ -180,6 +157,24 @@ class Connection(asyncio.BufferedProtocol):
         """End at once."""
         self._transport.abort()
 
+    # What a newcomer's place depends on
+
+    def idle_s(self, now_s: float) -> float:
+        """For how long nothing has been under way; 0 if something is."""
+        is_busy = (
+            self._exchange is not None
+            or self._unwanted_bytes
+            or self._is_unread
+            or (self._is_with_asgi and not self._asgi.is_waiting)
+            or self._transport.is_closing()
+        )
+        return 0.0 if is_busy else now_s - self._active_s
+
+    def make_place(self) -> None:
+        """End it, as it is idle."""
+        self._way.connections.discard(self)
+        self._transport.close()
+
     # Requests
 
     def _take(self, data: bytes | bytearray, start: int, end: int) -> None:
@@ -194,6 +189,9 @@ class Connection(asyncio.BufferedProtocol):
                 elif self._is_with_asgi and not self._asgi.is_free:
                     self._hand_over(data, start, end)
                     return
+                elif self._is_guest:
+                    self._receive_guest(data, start, end)
+                    return
                 elif self._exchange is not None or self._is_unread:
                     self._hold(memoryview(data)[start:end])
                     return
@@ -206,8 +204,21 @@ class Connection(asyncio.BufferedProtocol):
         finally:
             self._is_taking = False
 
+    def _receive_guest(self, data: bytes | bytearray, start: int, end: int) -> None:
+        """Answer one request for a page, if it has come as a whole; refuse all others."""
+        if data.startswith(PAGE_VERBS, start):
+            self._hand_over(data, start, end)
+            self._asgi.shutdown()
+            return
+        reply = no_place().reply()
+        head, _ = self._way.reply_heads.head(reply, True)
+        self._transport.write(head + reply.body)
+        self._transport.write_eof()
+        self._unwanted_bytes = sys.maxsize  # closing before all is read would lose the answer
+
     def _hand_over(self, data: bytes | bytearray, start: int, end: int) -> None:
         self._is_with_asgi = True
+        self._active_s = self._loop.time()
         self._asgi.data_received(bytes(memoryview(data)[start:end]))
 
     def _hold(self, data: memoryview) -> None:
@@ -237,7 +248,7 @@ class Connection(asyncio.BufferedProtocol):
         """Begin a request; where its part of the data ends, which is `start` if it is for the ASGI server."""
         way = self._way
         stop = data.find(HEAD_END, start, end) + HEAD_END_BYTES
-        if stop < HEAD_END_BYTES or len(self._connections) >= way.connections_max:
+        if stop < HEAD_END_BYTES:
             return start
         view = memoryview(data)
         head = way.heads.find(bytes(view[start:stop]))
@@ -338,7 +349,7 @@ class Connection(asyncio.BufferedProtocol):
         transport = self._transport
         if transport.is_closing():
             return
-        head, ends = self._reply_heads.head(reply, self._is_ending)
+        head, ends = self._way.reply_heads.head(reply, self._is_ending)
         if len(reply.body) <= JOINED_BYTES_MAX:
             transport.write(head + reply.body)
         else:
@@ -346,7 +357,7 @@ class Connection(asyncio.BufferedProtocol):
         if ends:
             transport.close()
             return
-        self._answered_s = self._loop.time()
+        self._active_s = self._loop.time()
         if self._rest_timer is None:
             self._rest_timer = self._loop.call_later(self._way.rest_s_max, self._rested)
         if self._held:
@@ -357,7 +368,7 @@ class Connection(asyncio.BufferedProtocol):
         self._rest_timer = None
         if self._exchange is not None or self._is_with_asgi:
             return  # the next answer sees to it, or the ASGI server
-        left_s = self._answered_s + self._way.rest_s_max - self._loop.time()
+        left_s = self._active_s + self._way.rest_s_max - self._loop.time()
         if left_s > 0:
             self._rest_timer = self._loop.call_later(left_s, self._rested)
         else:

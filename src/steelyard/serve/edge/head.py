@@ -17,7 +17,7 @@ class InputParameters(msgspec.Struct):
     binary_data_size: int | None = None
     shared_memory_region: str | None = None
     shared_memory_byte_size: int | None = None
-    shared_memory_offset: int = 0
+    shared_memory_offset: int | None = None
 
 
 class HeadInput(msgspec.Struct):
@@ -34,10 +34,10 @@ class OutputParameters(msgspec.Struct):
     """Parameters of a requested output that are understood or refused; others are ignored."""
 
     binary_data: bool | None = None
-    classification: int = 0
+    classification: int | None = None
     shared_memory_region: str | None = None
     shared_memory_byte_size: int | None = None
-    shared_memory_offset: int = 0
+    shared_memory_offset: int | None = None
 
 
 class HeadOutput(msgspec.Struct):
@@ -50,14 +50,16 @@ class HeadOutput(msgspec.Struct):
 class Parameters(msgspec.Struct):
     """The request parameters that mean something here; others are ignored, as the protocol allows.
 
+    `null` is what some clients write for what they leave out.
+
     `timeout` is in microseconds (Triton's); what the bounds mean is said in `edge/bounds.py`.
     """
 
-    binary_data_output: bool = False
+    binary_data_output: bool | None = None
     timeout: int | float | None = None
     max_latency_ms: int | float | None = None
     elapsed_ms: int | float | None = None
-    slo_class: str = ""
+    slo_class: str | None = None
     min_accuracy: int | float | None = None
     max_core_ms: int | float | None = None
 
@@ -66,7 +68,7 @@ class Head(msgspec.Struct):
     """The whole head. A raw request, which has none, behaves as `Head([])` with binary answers."""
 
     inputs: list[HeadInput]
-    id: str = ""
+    id: str | None = None
     parameters: Parameters | None = None
     outputs: list[HeadOutput] | None = None
 
@@ -109,7 +111,9 @@ def _parse_with_non_finite(head: bytes) -> Head | None:
             if "data" in given:
                 given["data"] = msgspec.Raw(json.dumps(given["data"]).encode())
         found = msgspec.convert(tree, Head)
-        found.id.encode()  # goes back to the client; half of a surrogate pair, which is no text, cannot
+        (
+            found.id or ""
+        ).encode()  # goes back to the client; half of a surrogate pair, which is no text, cannot
         return found
     except msgspec.ValidationError as error:
         raise InputError(f"the body is not an inference request: {error}") from None

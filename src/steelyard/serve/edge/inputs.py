@@ -202,7 +202,7 @@ def _shared_input(
     span = shared_span(
         what,
         parameters.shared_memory_region,
-        parameters.shared_memory_offset,
+        parameters.shared_memory_offset or 0,
         parameters.shared_memory_byte_size,
         regions,
     )

@@ -1,8 +1,8 @@
 """The HTTP listener: uvicorn on the running loop, with signals left to whoever owns the process.
 
 Rules of this file, beyond what uvicorn does by itself:
-- Connections are bounded each (`asgi.py`, `connection.py`), and take together at most half of the process's
-  file descriptors, so that workers can always be started.
+- Connections are bounded each (`asgi.py`, `connection.py`) and in number (`places.py`): they take together at
+  most half of the process's file descriptors, so that workers can always be started.
 - Stopping need not drop requests that are on their way over kept-alive connections: for as long as the caller
   says such connections stay open, and what comes in is answered with `Connection: close`.
 """
@@ -21,10 +21,12 @@ from uvicorn.server import ServerState
 
 from steelyard.core.errors import SteelyardError
 from steelyard.serve.edge.asgi import AsgiConnection
-from steelyard.serve.edge.connection import Connection, DirectWay
+from steelyard.serve.edge.connection import Connection
+from steelyard.serve.edge.direct_way import DirectWay
 from steelyard.serve.edge.http import EdgeApp
 from steelyard.serve.edge.inferences import Inferences
 from steelyard.serve.edge.logs import EventLog, ServerLogHandler
+from steelyard.serve.edge.places import GUESTS_PART
 from steelyard.serve.edge.reply_heads import ReplyHeads
 
 KEEP_ALIVE_S = 75
@@ -123,6 +125,7 @@ async def serve_http(
     log: EventLog | None = None,
     grace_s: float = 30.0,
     reuse_port: bool = False,
+    connections_max: int = CONNECTIONS_MAX,
 ) -> HttpListener:
     """Serve an ASGI application on the running loop; returns once it listens.
 
@@ -133,6 +136,7 @@ async def serve_http(
         log: where the server's own warnings go.
         grace_s: seconds that `stop` waits for requests in flight; rounded up to whole ones.
         reuse_port: other processes of the server listen on the same port.
+        connections_max: of an `EdgeApp`; fewer where the process may have few file descriptors.
 
     Raises:
         ListenError: the address cannot be bound.
@@ -141,7 +145,9 @@ async def serve_http(
     if log is not None:
         logger = logging.getLogger("uvicorn.error")
         logger.handlers, logger.propagate = [ServerLogHandler(log)], False
-    most = min(CONNECTIONS_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+    most = min(
+        connections_max, resource.getrlimit(resource.RLIMIT_NOFILE)[0] * GUESTS_PART // (GUESTS_PART + 1) // 2
+    )
     config = uvicorn.Config(
         app,
         http=_connections(app.inferences, most) if isinstance(app, EdgeApp) else AsgiConnection,
@@ -153,7 +159,6 @@ async def serve_http(
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        limit_concurrency=most,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=math.ceil(grace_s),
     )
@@ -170,8 +175,7 @@ async def serve_http(
 
 def _connections(inferences: Inferences, connections_max: int) -> Any:
     """What makes uvicorn's protocols: connections that take inference requests directly."""
-    way = DirectWay(inferences, rest_s_max=KEEP_ALIVE_S, connections_max=connections_max)
-    heads: list[ReplyHeads] = []
+    ways: list[DirectWay] = []
 
     def make(
         config: uvicorn.Config,
@@ -180,15 +184,17 @@ def _connections(inferences: Inferences, connections_max: int) -> Any:
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> Connection:
         loop = _loop or asyncio.get_running_loop()
-        if not heads:
-            heads.append(ReplyHeads(server_state))
-        return Connection(
-            way,
-            AsgiConnection(config, server_state, app_state, loop),
-            heads[0],
-            server_state.connections,
-            loop,
-        )
+        if not ways:
+            ways.append(
+                DirectWay(
+                    inferences,
+                    ReplyHeads(server_state),
+                    rest_s_max=KEEP_ALIVE_S,
+                    connections=server_state.connections,
+                    connections_max=connections_max,
+                )
+            )
+        return Connection(ways[0], AsgiConnection(config, server_state, app_state, loop), loop)
 
     return make
 

@@ -79,6 +79,11 @@ def request_output(route: Route, spec: TensorSpec, complete: Complete, read: Rea
                 f"{_answerer(route, complete, stage)} gave output '{name}' as {tensor.dtype}; "
                 f"{spec.dtype} was promised"
             )
+        if shape[1:] != tensor.shape[1:] and pieces:
+            raise ModelError(
+                f"{_answerer(route, complete, stage)} gave output '{name}' as {list(shape)} for some rows of "
+                f"the request and as {list(tensor.shape)} for others, which make no single tensor"
+            )
         shape, data = tensor.shape, read(tensor.ref)
         if not is_whole:
             start, count = _place(part, name) if part.items else (part.row_start, part.rows)

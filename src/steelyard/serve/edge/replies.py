@@ -109,6 +109,8 @@ def refusal(
 def end_refusal(service: str, end: Reject | Shed | Fail, overload_status: int) -> RefusedError:
     """How a request that did not complete is answered."""
     if isinstance(end, Fail):
+        if end.reason == "bad_input":
+            return RefusedError(400, end.message, reason=end.reason)
         if end.reason == "model_error":
             return RefusedError(500, end.message, reason=end.reason)
         return RefusedError(503, end.message, reason=end.reason, retry_after_s=RETRY_AFTER_S)

@@ -6,6 +6,9 @@ The rules of this file:
   `preadv` and `pwrite` are the same single copy, and what is gone is an error of one request.
 - A region's file stays open as long as anything refers to it: a request under way writes its answer to the
   region that it named, even if that was unregistered meanwhile.
+- Regions are bounded in number. When there are too many, those go first whose object has no name any more:
+  our client takes it back at once, and if it has died nobody will unregister the region. One that lives is
+  told that its region is not registered, and sends its inputs through the socket.
 - Only clients of this host may register regions or name them (`is_local`): a region of one client must not
   become readable to the network. What a proxy hands on says so in a header, and is not local.
 
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from steelyard.core.errors import InputError
+from steelyard.serve.edge.replies import RETRY_AFTER_S, RefusedError
 from steelyard.serve.edge.shown import shown
 
 REGIONS_MAX = 256
@@ -42,6 +46,11 @@ class Region:
         self.byte_size = byte_size
         self._fd = fd
         weakref.finalize(self, os.close, fd)
+
+    @property
+    def is_unnamed(self) -> bool:
+        """Whether only who has it open can still use the object."""
+        return os.fstat(self._fd).st_nlink == 0
 
     def read_into(self, offset: int, memory: memoryview) -> None:
         """Fill `memory` with the bytes from `offset` of the region on.
@@ -138,12 +147,14 @@ class Regions:
         """Open a shared memory object and keep a range of it under `name`.
 
         Raises:
-            InputError: the name is taken, there are too many, or there is no such range to be had.
+            InputError: the name is taken, or there is no such range to be had.
+            RefusedError: there are too many.
         """
         if name in self._by_name:
             raise InputError(f"shared memory region {shown(name)} is registered already")
-        if len(self._by_name) >= REGIONS_MAX:
-            raise InputError(f"{REGIONS_MAX} shared memory regions are registered, which is the limit")
+        if len(self._by_name) >= REGIONS_MAX and not self._make_room():
+            text = f"{REGIONS_MAX} shared memory regions are registered, which is the limit"
+            raise RefusedError(503, text, reason="regions_full", retry_after_s=RETRY_AFTER_S)
         if offset < 0 or byte_size < 1:
             raise InputError(
                 f"shared memory region {shown(name)}: offset {offset} and byte_size {byte_size} are no range"
@@ -189,6 +200,7 @@ class Regions:
                 f"{length} bytes from {offset} on do not lie in shared memory region {shown(name)}, "
                 f"which has {region.byte_size}"
             )
+        self._by_name[name] = self._by_name.pop(name)  # the order is that of their last use
         return Span(region, offset, length)
 
     def _region(self, name: str) -> Region:
@@ -196,6 +208,14 @@ class Regions:
         if region is None:
             raise InputError(f"no shared memory region {shown(name)} is registered")
         return region
+
+    def _make_room(self) -> bool:
+        """Forget the region of no name that was used least recently; false if there is none."""
+        for name, region in self._by_name.items():
+            if region.is_unnamed:
+                del self._by_name[name]
+                return True
+        return False
 
 
 def is_local(scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> bool:

@@ -25,6 +25,7 @@ from steelyard.serve.edge.http import EdgeApp, make_app
 from steelyard.serve.edge.listen import Listener, serve_http
 from steelyard.serve.edge.logs import EventLog
 from steelyard.serve.edge.malloc import keep_large_blocks
+from steelyard.serve.edge.replies import RefusedError
 from steelyard.serve.edge.shared_memory import Regions
 from steelyard.serve.link import messages as m
 from steelyard.serve.link.link import Link
@@ -121,7 +122,7 @@ class FrontEnd:
             self._regions = self._app.inferences.regions
             self._regions.spread = intake.calls.spread
         for region in welcome.regions:
-            with contextlib.suppress(InputError):  # its client has gone, and it with it
+            with contextlib.suppress(InputError, RefusedError):  # its client has gone, and it with it
                 self._keep(region)
         # Before the first request lies in it.
         self._link.send(m.ArenaMade(), fds=(os.dup(arena.fd),))
@@ -172,7 +173,7 @@ class FrontEnd:
         error = ""
         try:
             self._keep(message.region)
-        except InputError as refused:
+        except (InputError, RefusedError) as refused:
             error = str(refused)
         self._link.post(m.Told(message.call, error))
 

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from itertools import count
 
+from steelyard.serve.edge.shared_memory import REGIONS_MAX
 from steelyard.serve.link import messages as m
 from steelyard.serve.link.front_end import FrontEnd
 
@@ -35,6 +36,8 @@ class SharedRegions:
         known, region = self._known[by.kind], asked.region
         if region.place is not None:
             known[region.name] = region
+            if len(known) > REGIONS_MAX:  # each front end has forgotten one, too
+                del known[next(iter(known))]
         elif region.name:
             known.pop(region.name, None)
         else:
