@@ -1,5 +1,6 @@
 """More clients than a listener keeps connections: who is idle goes, and who only watches is answered."""
 
+import asyncio
 import json
 import socket
 from collections.abc import Iterator
@@ -30,6 +31,10 @@ class Edge(NamedTuple):
     def connect(self) -> socket.socket:
         self.clients.append(socket.create_connection(("127.0.0.1", self.server.port), timeout=WAIT_S_MAX))
         return self.clients[-1]
+
+    def now_s(self) -> float:
+        """On the serving loop's clock."""
+        return self.server.on_loop(lambda: asyncio.get_running_loop().time())
 
     def finish_all(self) -> None:
         """Answer those that are under way."""
@@ -89,6 +94,9 @@ def test_the_connection_that_is_idle_longest_makes_place(
         idle.sendall(first)
     elif first:
         assert ask(idle, first)[0] == 200
+    edge.server.on_loop(lambda: None)
+    begun_s = edge.now_s()
+    wait_until(lambda: edge.now_s() > begun_s, "the loop's clock to go on")  # it counts milliseconds
     others = [edge.connect() for _ in range(PLACES - 1)]
     for _ in range(2):
         assert [ask(other, INFER)[0] for other in others] == [200] * len(others)
