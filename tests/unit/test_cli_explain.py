@@ -36,6 +36,7 @@ def journal(tmp_path: Path) -> Path:
         (3.25, (decided(3.25, "react", None, "backlog of 40 ms needs 1 more core"),)),
         (4.0, (decided(4.0, "discarded", plan(4), "4 cores on a node of 2"),)),
         (9.0, (decided(9.0, "decide", plan(1, 1, 2), "90 rps need 4 cores"),)),
+        (11.0, (decided(11.0, "decide", None, "next tick at 15 s"),)),
     ]
     lines = [encode(Header(VERSION, {}))]
     lines += [
@@ -57,8 +58,8 @@ def decisions(*arguments: str) -> list[dict[str, object]]:
 
 def test_times_count_from_the_first_record(journal: Path) -> None:
     found = decisions(str(journal))
-    assert [decision["t_s"] for decision in found] == [0.5, 3.25, 4.0, 9.0]
-    assert [decision["kind"] for decision in found] == ["decide", "react", "discarded", "decide"]
+    assert [decision["t_s"] for decision in found] == [0.5, 3.25, 4.0, 9.0, 11.0]
+    assert [decision["kind"] for decision in found] == ["decide", "react", "discarded", "decide", "decide"]
     assert found[0]["runner_up"] == "2 cores: dearer"
     assert found[1]["services"] == {}
 
@@ -75,7 +76,7 @@ def test_equal_replicas_are_counted_together(journal: Path) -> None:
 
 
 @pytest.mark.parametrize(("at", "t_s"), [("0.5", 0.5), ("3.2", 0.5), ("4.5", 3.25), ("1000", 9.0)])
-def test_the_decision_in_force_is_the_last_one_that_was_not_discarded(
+def test_the_decision_in_force_is_the_last_one_that_wanted_something_and_was_not_discarded(
     journal: Path, at: str, t_s: float
 ) -> None:
     assert [decision["t_s"] for decision in decisions(str(journal), "--at", at)] == [t_s]
@@ -97,7 +98,7 @@ def test_people_read_reason_plan_and_runner_up(journal: Path) -> None:
 def test_a_line_that_is_being_written_is_left_for_later(journal: Path) -> None:
     with journal.open("ab") as file:
         file.write(b'{"type":"record","machine":"con')
-    assert len(decisions(str(journal))) == 4
+    assert len(decisions(str(journal))) == 5
 
 
 def test_a_broken_line_is_named(journal: Path) -> None:
@@ -105,7 +106,7 @@ def test_a_broken_line_is_named(journal: Path) -> None:
         file.write(b"garbage\n")
     result = runner.invoke(app, ["explain", str(journal)])
     assert result.exit_code == 2
-    assert result.stderr.startswith(f"{journal}:7: ")
+    assert result.stderr.startswith(f"{journal}:8: ")
     assert result.stderr.count("\n") == 1
 
 

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from steelyard.cli.main import app
-from steelyard.cli.plan import Question, planned, steady_snapshot
+from steelyard.cli.plan import Planned, Question, planned, steady_snapshot
 from steelyard.config.load import read_spec
 from steelyard.config.planning import Blueprint, blueprint
 from steelyard.core.errors import SteelyardError
@@ -186,3 +186,40 @@ def test_every_known_policy_answers(made: Blueprint, tmp_path: Path) -> None:
             result = runner.invoke(app, asked)
             file.write_text(TEXT)
         assert result.exit_code == 0, (name, result.stderr)
+
+
+def of_two_replicas(text: str) -> Planned:
+    """What a fixed plan of two replicas of one core comes to."""
+    known = blueprint(read_spec(text, "spec.yaml", Path()), cores_available=1)
+    return planned(known, Question("static", {"replicas": 2}, "s", 10.0))
+
+
+def test_a_plan_beyond_the_memory_does_not_hold() -> None:
+    text = ONE_STAGE.replace("accuracy: 0.9,", "accuracy: 0.9, memory: 400MB,").replace(
+        "{name: east, cores: 4}, {name: west, cores: 2}", "{name: east, cores: 4, memory: 1GB}"
+    )
+    assert of_two_replicas(text).feasible
+    found = of_two_replicas(text.replace("memory: 1GB", "memory: 700MB"))
+    assert not found.feasible
+    assert found.reason.startswith("800,000,000 bytes wanted on node east, which has 700,000,000; ")
+
+
+@pytest.mark.parametrize(
+    ("policy", "options", "words"),
+    [
+        ("static", {"replicas": 2}, "2 devices gpu wanted on node east, which has 1"),
+        ("steelyard", {}, "s.a: variant v@gpu is for device gpu, the replica has cpu"),
+    ],
+)
+def test_no_cores_make_up_for_devices_that_are_not_there(
+    policy: str, options: dict[str, object], words: str
+) -> None:
+    text = """
+cluster: {nodes: [{name: east, cores: 4, devices: {gpu: 1}}]}
+models: {m: {variants: {v: {latency: {gpu: {alpha_ms: 10}}, accuracy: 0.9}}}}
+services: {s: {slo: {latency: 200ms}, pipeline: {a: {model: m}}}}
+"""
+    known = blueprint(read_spec(text, "spec.yaml", Path()), cores_available=1)
+    found = planned(known, Question(policy, options, "s", 10.0))
+    assert (found.feasible, found.latency_bound_ms) == (False, None)
+    assert found.reason.startswith(f"{words}; decided: ")

@@ -46,6 +46,12 @@ def test_a_slice_comes_before_scaling_and_each_service_is_scaled_by_itself() -> 
     assert counts(["exact.csv"], TWO, scale=0.5) == {"ocr": [0, 0, 1], "rank": [0, 0, 0]}
 
 
+def test_a_slice_in_which_nobody_arrives_is_as_long_as_it_says() -> None:
+    Path("rare.csv").write_text("t_s,service\n0.5,ocr\n4.5,rank\n")
+    assert counts(["rare.csv"], TWO, cut="1:4") == {"ocr": [0, 0, 0], "rank": [0, 0, 0]}
+    assert counts(["rank=rare.csv"], TWO, cut="1:4") == {"rank": [0, 0, 0]}
+
+
 def test_a_files_name_may_have_an_equals_sign() -> None:
     Path("rate=2.txt").write_text("7\n")
     assert counts(["rate=2.txt"], ONE) == {"ocr": [7]}

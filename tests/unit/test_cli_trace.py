@@ -77,7 +77,7 @@ def test_slices_come_before_scaling(tmp_path: Path) -> None:
     [
         (["synth", "surg"], "unknown shape surg; did you mean surge?"),
         (["synth", "constant", "--seconds", "0"], "want 1 to"),
-        (["synth", "constant", "--base", "-1"], "rate: want a rate of 0 or more"),
+        (["synth", "constant", "--base", "-1"], "rate: want a rate of 0 to 5,000,000"),
         (["synth", "surge", "--json", "-"], "--out and --json cannot both be standard output"),
         (["synth", "surge", "--out", "/nope/x"], "--out: cannot write /nope/x"),
     ],

@@ -146,7 +146,7 @@ def test_items_are_rows_of_their_stage_and_come_in_bursts() -> None:
 
 def test_a_plan_that_does_not_fit_is_objected_to() -> None:
     found = verdict(made(cores=2), 10.0, a=stage(1.0, 1.0, 1.0))
-    assert found == Verdict(inf, "3 cores wanted on node n, which has 2")
+    assert found == Verdict(inf, "3 cores wanted on node n, which has 2", fits=False)
     found = verdict(made(service=", cores: {max: 2}"), 10.0, a=stage(1.0, 1.0, 1.0))
     assert found.objection == "s wants 3 cores, its limit is 2"
 

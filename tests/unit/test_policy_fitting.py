@@ -5,11 +5,13 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from steelyard.core.errors import SpecError
 from steelyard.core.plan import Decision, Plan, ReplicaPlan, ServicePlan, StagePlan, VariantShare
 from steelyard.core.snapshot import ClusterSnapshot, NodeView, ServiceView
 from steelyard.plan.themis import Choice
-from steelyard.policies.fitting import fitted_choices, placed
+from steelyard.policies.fitting import fitted_choices, placed, within_memory
 from steelyard.policies.per_service import split_nodes
 from steelyard.policies.registry import make_policy
 from steelyard.policies.uniform import Site, site_of
@@ -150,3 +152,63 @@ def test_a_fixed_allocation_spreads_where_one_node_is_too_small() -> None:
     later = policy.decide(snapshot({"x": 4.0, "y": 3.0}, desired=kept)).plan
     assert isinstance(later, Plan)
     assert [r.node for r in later.services["a"].stages["read"].replicas] == ["y", "x", "x"]
+
+
+def test_replicas_go_for_which_there_is_no_memory() -> None:
+    # 4 x 300 + 2 x 100 = 1,400 bytes of 1,000: one of the larger goes, 1,100, and another, 800.
+    choices = [Choice(4, 2, 1, 0), Choice(2, 1, 1, 0)]
+    found = fitted_choices(choices, [4, 2], [64], replicas_first=False, needs=[300, 100], memory=[1000])
+    assert sizes(found) == [(2, 2), (2, 1)]
+    # Nobody knows how much the second node has.
+    assert within_memory([4, 2], [300, 100], [1000, 0]) == [4, 2]
+    # 500 hold one of 300 and not two, on either node.
+    assert within_memory([4], [300], [500, 500]) == [2]
+    # Not even one of each: that is for who carries it out to refuse.
+    assert within_memory([3, 1], [300, 300], [500]) == [1, 1]
+
+
+def test_a_replica_is_placed_where_there_is_memory_for_it() -> None:
+    nodes = {"a": 8.0, "b": 2.0}
+    assert placed([[1.0, 1.0]], [[]], nodes, [300], {"a": 500, "b": 0}) == [["a", "b"]]
+    assert placed([[1.0, 1.0]], [[]], nodes, [300], {"a": 500, "b": 200}) is None
+
+
+@pytest.mark.parametrize(
+    "policy", ["hpa", "kpa", "vpa", "rayserve", "themis", "themis2025", "fa2", "inferline"]
+)
+def test_no_published_policy_plans_beyond_the_memory(policy: str) -> None:
+    context = contract_context(1)
+    (service,) = context.services.values()
+    stages = tuple(
+        replace(stage, variants=tuple(replace(v, memory_bytes=100) for v in stage.variants))
+        for stage in service.stages
+    )
+    context.services[service.name] = replace(service, stages=stages)
+    view = ServiceView(service.name, (), (400,) * 30, None, ())
+    room = 100 * (len(stages) + 2)
+    node = NodeView("n", 64.0, 64.0, memory_bytes=room)
+    decision = make_policy(policy, context).decide(ClusterSnapshot(30.0, 0.1, (node,), (view,)))
+    assert decision.plan is not None
+    planned = decision.plan.services[service.name].stages.values()
+    assert len(stages) <= sum(len(stage.replicas) for stage in planned) <= room // 100
+
+
+def test_who_plans_for_cpus_alone_takes_the_first_variant_for_them_or_refuses() -> None:
+    context = contract_context(1)
+    (service,) = context.services.values()
+    (first, *_) = service.stages
+    gpu = replace(first.variants[0], name="on-gpu", device="gpu")
+    for variants, ends in (((gpu, *first.variants), "a plan"), ((gpu,), "a refusal")):
+        stages = (replace(first, variants=variants), *service.stages[1:])
+        context.services[service.name] = replace(service, stages=stages)
+        if ends == "a refusal":
+            with pytest.raises(SpecError, match=r"policy hpa: it plans for CPUs alone, and all variants of"):
+                make_policy("hpa", context)
+            continue
+        view = ServiceView(service.name, (), (4,) * 30, None, ())
+        decision = make_policy("hpa", context).decide(
+            ClusterSnapshot(30.0, 0.1, (NodeView("n", 64.0, 64.0),), (view,))
+        )
+        assert decision.plan is not None
+        planned = decision.plan.services[service.name].stages[first.name]
+        assert {replica.variants for replica in planned.replicas} == {(first.variants[0].name,)}

@@ -7,7 +7,9 @@ from steelyard.core.types import Service, Stage, Variant
 from steelyard.policies.base import PolicyContext
 from steelyard.policies.registry import describe, make_policy
 
-READ = Stage("read", (Variant("small", batch_rows_max=8), Variant("tiny", batch_rows_max=2)))
+READ = Stage(
+    "read", (Variant("small", batch_rows_max=8, cores_max=3), Variant("tiny", batch_rows_max=2, cores_max=3))
+)
 SNAPSHOT = ClusterSnapshot(0.0, 0.1, (NodeView("n0", 4.0, 4.0),), ())
 
 
@@ -57,6 +59,7 @@ def test_groups_of_a_stage_share_by_their_cores(key: str) -> None:
         ({"stages": {"raed": [{}]}}, "no stage 'raed'; there are: ocr.read"),
         ({"stages": {"read": []}}, "want a list of replicas"),
         ({"stages": 3}, "want stage names with their replicas"),
+        ({"cores": 4}, "stage read: want at most 3 cores for a replica of variant small, got 4"),
         ({"variant": "smal"}, "no variant 'smal'; there are: small, tiny"),
     ],
 )
@@ -80,3 +83,32 @@ def test_an_unknown_policy_lists_the_known_ones_nearest_first() -> None:
 def test_listing_has_a_line_for_each_policy() -> None:
     assert "static" in dict(describe())
     assert all(summary for _, summary in describe())
+
+
+def test_each_variant_has_its_own_batch() -> None:
+    groups = [{"variant": "small", "batch": 6}, {"variant": "tiny"}]
+    plan = make_policy("static", context({"stages": {"read": groups}})).decide(SNAPSHOT).plan
+    assert plan is not None
+    stage = plan.services["ocr"].stages["read"]
+    assert (stage.batch_rows_max, stage.rows_max) == (6, {"tiny": 2})
+
+
+def test_the_first_variant_for_cpus_is_the_default_and_others_are_put_on_their_devices() -> None:
+    variants = (Variant("big", device="gpu"), Variant("small"))
+    services = {"ocr": Service("ocr", 0.1, (Stage("read", variants),))}
+    for options, replica in (
+        ({}, ReplicaPlan(1.0, ("small",), "n0")),
+        ({"variant": "big"}, ReplicaPlan(1.0, ("big",), "n0", "gpu")),
+    ):
+        plan = make_policy("static", PolicyContext(services, {}, options)).decide(SNAPSHOT).plan
+        assert plan is not None
+        assert plan.services["ocr"].stages["read"].replicas == (replica,)
+
+
+def test_where_there_is_no_place_it_says_so() -> None:
+    nodes = (NodeView("a", 4.0, 4.0), NodeView("b", 4.0, 4.0))
+    decision = make_policy("static", context({"replicas": 3, "cores": 3})).decide(
+        ClusterSnapshot(0.0, 0.1, nodes, ())
+    )
+    assert decision.plan is None
+    assert decision.reason == "no place for read: 3 of 3 cores: a has 4, b has 4"

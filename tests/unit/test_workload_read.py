@@ -98,6 +98,10 @@ def test_timestamps_start_at_the_first_whole_second(lines: str) -> None:
         ("t_s,rows\n0,0\n", "t.txt:2: rows: want 1 or more, got '0'"),
         ("timestamp\nyesterday\n", "t.txt:2: timestamp: want ISO 8601 or seconds, got 'yesterday'"),
         (
+            "timestamp\n1700158625000\n",
+            "t.txt:2: timestamp: want ISO 8601 or seconds, got '1700158625000': milliseconds, perhaps",
+        ),
+        (
             "t_s\n1700158625\n",
             "t.txt: longer than 10000000 seconds (t_s reaches 1.70016e+09; dates go in timestamp)",
         ),

@@ -26,8 +26,9 @@ def test_shapes() -> None:
 @pytest.mark.parametrize(
     ("shape", "options", "message"),
     [
-        ("constant", {"rate_rps": float("nan")}, "rate: want a rate of 0 or more"),
-        ("ramp", {"from_rps": 1, "to_rps": -1}, "to: want a rate of 0 or more"),
+        ("constant", {"rate_rps": 1e19}, "rate: want a rate of 0 to 5,000,000"),
+        ("constant", {"rate_rps": float("nan")}, "rate: want a rate of 0 to 5,000,000"),
+        ("ramp", {"from_rps": 1, "to_rps": -1}, "to: want a rate of 0 to 5,000,000"),
         ("surge", {"base_rps": 1, "surge_rps": 2, "from_s": 3, "to_s": 3}, "got 3:3"),
         ("spike", {"base_rps": 1, "peak_rps": 2, "at_s": 9, "decay_s": 1}, r"in \[0, 5\), got 9"),
         ("diurnal", {"low_rps": 1, "high_rps": 2, "period_s": 0}, "positive period"),

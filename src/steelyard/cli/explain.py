@@ -50,7 +50,7 @@ def explain(
     check_json(json, journal)
     decisions = list(read_decisions(journal))
     if at is not None:
-        in_force = {d.run: d for d in decisions if d.kind != "discarded" and d.t_s <= at}
+        in_force = {d.run: d for d in decisions if _wants_something(d) and d.t_s <= at}
         decisions = list(in_force.values())
         if not decisions:
             raise JournalError(f"{journal}: no decision was in force at {at:g} s")
@@ -95,6 +95,11 @@ def lines_of(decision: Explained) -> Iterator[str]:
             yield f"{'':13}{service}.{stage}: {replicas}"
     if decision.runner_up:
         yield f"{'':13}rather than: {decision.runner_up}"
+
+
+def _wants_something(decision: Explained) -> bool:
+    """Whether it may have changed what is desired: a tick that decided nothing leaves what was."""
+    return decision.kind == "react" or (decision.kind == "decide" and bool(decision.services))
 
 
 def _whole(lines: Iterable[bytes]) -> Iterator[bytes]:

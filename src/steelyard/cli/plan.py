@@ -19,6 +19,7 @@ from steelyard.config.notices import notices
 from steelyard.config.planning import Blueprint, blueprint
 from steelyard.config.policy import asked_policy
 from steelyard.config.source import nearest
+from steelyard.control.ledger import CPU
 from steelyard.control.machine import ControlMachine
 from steelyard.core.accuracy import Accuracies
 from steelyard.core.errors import SpecError, SteelyardError
@@ -141,7 +142,8 @@ def planned(made: Blueprint, asked: Question, *, label: str = "") -> Planned:
     if found is None:
         raise NoPlanError(f"policy {asked.policy} has no plan for {asked.service}: {decision.reason}")
     verdict = assess(made, found, asked.rate_rps)
-    reach = within_reach(made, found, asked.rate_rps) if verdict.objection and deciding.reacts else None
+    may_react = verdict.objection and verdict.fits and deciding.reacts
+    reach = within_reach(made, found, asked.rate_rps) if may_react else None
     times = made.service_times()
     fan_outs = {stage.name: stage.fan_out for stage in made.services[asked.service].stages}
     stages = {
@@ -154,8 +156,9 @@ def planned(made: Blueprint, asked: Question, *, label: str = "") -> Planned:
         bound_s = reach.latency_s
         reasons.append(f"takes {reach.cores} cores within a window when rows wait: {sizes_text(reach)}")
     elif verdict.objection:
-        would_do = alternative(made, found, asked.rate_rps)
-        reasons = [verdict.objection, would_do, f"decided: {decision.reason}"]
+        # Nobody knows what other devices could do beside those that there are.
+        would_do = [alternative(made, found, asked.rate_rps)] if _is_for_cpus(made, found) else []
+        reasons = [verdict.objection, *would_do, f"decided: {decision.reason}"]
     return Planned(
         service=asked.service,
         policy=label or asked.policy,
@@ -168,6 +171,16 @@ def planned(made: Blueprint, asked: Question, *, label: str = "") -> Planned:
         solve_ms=round(solve_s * 1e3, 3),
         reason="; ".join(reasons),
         price_per_hour=_price_per_hour(made, found),
+    )
+
+
+def _is_for_cpus(made: Blueprint, plan: ServicePlan) -> bool:
+    """Whether all variants in a plan are for cores and nothing beside them."""
+    return all(
+        variant.device == CPU
+        for stage in made.services[plan.service].stages
+        for variant in stage.variants
+        if any(variant.name in replica.variants for replica in plan.stages[stage.name].replicas)
     )
 
 

@@ -72,6 +72,8 @@ def _named(argument: str, services: tuple[str, ...]) -> tuple[str | None, Path]:
 def _parts(trace: Trace, service: str | None, file: Path, services: tuple[str, ...]) -> dict[str, Trace]:
     """The trace by service."""
     named = tuple(dict.fromkeys(mark.service for mark in _marks(trace)))
+    if not named:  # a slice of exact times in which nobody arrives: as long as it says, all the same
+        return dict.fromkeys([service] if service is not None else services, trace)
     if service is not None:
         part = _only(trace, ("", service))
         if part is None:

@@ -226,7 +226,9 @@ def _idle(run: "SimulatedRun") -> str:
     """Why a run had no replica from beginning to end, if that is so: its violations are not the policy's."""
     if not run.decisions or any(summary.core_seconds for summary in run.summaries):
         return ""
-    return f"{run.label}, seed {run.seed}: nothing was ever started: {run.decisions[-1].reason}"
+    discarded = [decision for decision in run.decisions if decision.kind == "discarded"]
+    reason = (discarded or run.decisions)[-1].reason
+    return f"{run.label}, seed {run.seed}: nothing was ever started: {reason}"
 
 
 def _report(spec: Path, traces: Sequence[str], series: Sequence[RunSeries], *, cold: bool) -> str:

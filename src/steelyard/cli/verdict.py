@@ -17,7 +17,9 @@ from steelyard.cli.groups import crews_of, groups_of
 from steelyard.cli.lent import with_lent_parts
 from steelyard.config.planning import Blueprint
 from steelyard.control.ledger import Ledger
+from steelyard.control.memory import Memory
 from steelyard.control.validate import plan_objection
+from steelyard.control.variants import StageVariants
 from steelyard.core.plan import ServicePlan, StagePlan
 from steelyard.core.types import Service, ServiceTimes, Stage
 from steelyard.plan import joint, tight
@@ -28,10 +30,14 @@ from steelyard.sim.scenario import WINDOW_S
 
 
 class Verdict(NamedTuple):
-    """Seconds that a plan holds at the service's quantile, infinite if a queue grows; why it will not do."""
+    """Seconds that a plan holds at the service's quantile, infinite if a queue grows; why it will not do.
+
+    `fits`: the nodes can take the plan; where they cannot, nobody gets the chance to react.
+    """
 
     latency_bound_s: float
     objection: str
+    fits: bool = True
 
 
 def assess(made: Blueprint, plan: ServicePlan, rate_rps: float) -> Verdict:
@@ -44,11 +50,13 @@ def assess(made: Blueprint, plan: ServicePlan, rate_rps: float) -> Verdict:
     """
     service = made.services[plan.service]
     ledger = Ledger()
+    memory = Memory({(service.name, stage.name): StageVariants(stage.variants) for stage in service.stages})
     for node in made.nodes:
         ledger.join(node.name, tuple(range(node.cores)), fractional=node.fractional, devices=node.devices)
-    objection = plan_objection({service.name: plan}, {}, made.services, ledger)
+        memory.join(node.name, node.memory_bytes)
+    objection = plan_objection({service.name: plan}, {}, made.services, ledger) or memory.objection([plan])
     if objection:
-        return Verdict(inf, objection)
+        return Verdict(inf, objection, fits=False)
     plan = with_lent_parts(made, plan, rate_rps)
     times = made.service_times()
     loads: dict[str, StageLoad] = {}
@@ -94,7 +102,7 @@ def alternative(made: Blueprint, plan: ServicePlan, rate_rps: float) -> str:
     solve = tight.solve if is_plain else joint.solve
     best = solve(_problem(made, plan, rate_rps, service.slo_s - service.reply_s))
     if isinstance(best, PlannedService):
-        return f"{best.cores} cores would hold it: {joint.sizes_text(best)}"
+        return f"{best.cores} core{'' if best.cores == 1 else 's'} would hold it: {joint.sizes_text(best)}"
     if best.nearest_slo_s is not None:
         nearest_s = best.nearest_slo_s + service.reply_s
         return f"no plan is faster than {_figure(nearest_s * 1e3)} ms, the nearest feasible SLO"

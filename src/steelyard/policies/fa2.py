@@ -12,7 +12,7 @@ stabilisation these are; the paper itself solves in every cycle. There is no opt
 
 `published` brings the data plane that the program supposes: first in first out, batches of exactly b however
 long they take to fill, replicas in turn, everybody admitted; dropped when as old as the SLO, as in Themis'
-release. One variant a stage: the first of the spec.
+release. One variant a stage, see `uniform`.
 """
 
 from collections.abc import Sequence

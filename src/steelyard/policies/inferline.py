@@ -12,7 +12,7 @@ Where no configuration is feasible, the planner's starting point is kept: all co
 `queue_model` (exponential, as released, or gamma).
 
 `published` brings the data plane of that release: first in first out, batches of b or what is there 50 ms
-after the first, nothing dropped, everybody admitted, replicas in turn. One variant a stage: the first.
+after the first, nothing dropped, everybody admitted, replicas in turn. One variant a stage, see `uniform`.
 """
 
 from math import ceil

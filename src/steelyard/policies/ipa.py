@@ -143,7 +143,7 @@ class IpaPolicy:
         point = pick(self._points(found, view), self._objective, cores_max=site.cores)
         if point is None:
             return self._cut(problem, site)
-        planned = _fitted(found.plan(point), site)
+        planned = self._fitted(found.plan(point), site)
         reason = f"rate {rate:g}: {_words(planned)}; accuracy {point.accuracy:.4f}, {point.cores} cores"
         others = [other for other in found.points if other.place == point.place - 1]
         runner_up = f"accuracy {others[0].accuracy:.4f} on {others[0].cores} cores" if others else ""
@@ -207,12 +207,25 @@ class IpaPolicy:
         else:
             planned = tuple(_alone(stage) for stage in problem.stages)
             word = "no plan keeps the SLO: "
-        planned = _fitted(planned, site)
+        planned = self._fitted(planned, site)
         reason = f"rate {problem.rate_rps:g}: {word}{_words(planned)}"
         return Decision(self._plan(planned, problem.rate_rps, site), site.next_at_s, reason)
 
+    def _needs(self, planned: tuple[IpaPlanned, ...]) -> list[int]:
+        """Bytes of a replica, by stage."""
+        known = {(s.name, v.name): v.memory_bytes for s in self._service.stages for v in s.variants}
+        return [known[p.stage, p.variant] for p in planned]
+
+    def _fitted(self, planned: tuple[IpaPlanned, ...], site: Site) -> tuple[IpaPlanned, ...]:
+        """What is planned, as far as it fits the nodes."""
+        choices = [Choice(p.replicas, p.cores, p.rows, 0) for p in planned]
+        fitted = site.fitted(choices, needs=self._needs(planned))
+        return tuple(
+            p._replace(replicas=c.replicas, cores=c.cores) for p, c in zip(planned, fitted, strict=True)
+        )
+
     def _plan(self, planned: tuple[IpaPlanned, ...], rate: float, site: Site) -> Plan:
-        nodes = site.placed([[float(p.cores)] * p.replicas for p in planned])
+        nodes = site.placed([[float(p.cores)] * p.replicas for p in planned], self._needs(planned))
         assert nodes is not None, f"{planned} do not fit {site.nodes}"
         stages = {
             p.stage: StagePlan(
@@ -307,12 +320,6 @@ def _alone(stage: IpaStage) -> IpaPlanned:
     """One replica of the least accurate variant with single rows."""
     first = stage.variants[0]
     return IpaPlanned(stage.name, first.name, 1, 1, first.cores, first.service_s[0], first.accuracy)
-
-
-def _fitted(planned: tuple[IpaPlanned, ...], site: Site) -> tuple[IpaPlanned, ...]:
-    """What is planned, as far as it fits the nodes."""
-    fitted = site.fitted([Choice(p.replicas, p.cores, p.rows, 0) for p in planned])
-    return tuple(p._replace(replicas=c.replicas, cores=c.cores) for p, c in zip(planned, fitted, strict=True))
 
 
 def _switches(planned: tuple[IpaPlanned, ...], view: ServiceView) -> int:

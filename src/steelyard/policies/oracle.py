@@ -14,7 +14,7 @@ each stage, patience that is left for waiting, and replicas for every second. Th
 
 The shared data plane, always. Options: `parks` (true), false for a yardstick of policies that cannot park
 replicas; `margin_s` (0.05), what it keeps of the SLO for what it cannot know, the moments of arrivals and of
-batches' ends: with less it is cheaper and violates more. One variant a stage: the first of the spec.
+batches' ends: with less it is cheaper and violates more. One variant a stage, see `uniform`.
 """
 
 from collections.abc import Sequence
@@ -31,6 +31,7 @@ from steelyard.plan.ladder import Counts, Floats, Ladder, StageLadders
 from steelyard.plan.problem import tabulate
 from steelyard.plan.scheme import KnownStage, Scheme, best_scheme
 from steelyard.policies.base import PolicyContext
+from steelyard.policies.fitting import within_memory
 from steelyard.policies.options import number, refuse_unknown
 from steelyard.policies.sensing import latest_stage, live_replicas
 from steelyard.policies.uniform import Site, site_of
@@ -273,11 +274,12 @@ def _even(cores: int, replicas: int) -> list[int]:
 
 
 def _fitted(sizes: Sequence[Sequence[int]], site: Site) -> tuple[list[list[int]], list[list[str]]]:
-    """Cut to the nodes: cores of the largest replicas, then replicas of the largest stage; and where."""
-    fitted = [sorted(stage, reverse=True) for stage in sizes]
+    """Cut to the nodes: replicas to the memory, cores of the largest, then replicas of the largest stage."""
+    counts = within_memory([len(stage) for stage in sizes], site.needs, list(site.memory.values()))
+    fitted = [sorted(stage, reverse=True)[:count] for stage, count in zip(sizes, counts, strict=True)]
     while True:
         if sum(map(sum, fitted)) <= site.cores:
-            nodes = site.placed(fitted)
+            nodes = site.placed(fitted, site.needs)
             if nodes is not None:
                 return fitted, nodes
         cut = max(fitted, key=lambda stage: (stage[0], len(stage)))

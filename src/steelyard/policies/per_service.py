@@ -5,7 +5,7 @@ count in whole cores, and of as few nodes as may be. What a service does not use
 fixed split means.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import floor, inf
 
 import msgspec
@@ -99,11 +99,29 @@ class PerService:
         limit = self._services[name].cores_max
         left = inf if limit is None else floor(limit + 1e-9)
         nodes = []
+        share = self._memory_share(name, weights)
         parts = split_nodes([floor(node.cores + 1e-9) for node in snapshot.nodes], weights)[name]
         for node, part in zip(snapshot.nodes, parts, strict=True):
             cores = float(min(part, left))
             left -= cores
             held = sum(max(r.cores, r.cores_desired) for r in view.replicas if r.node == node.name)
             free = max(0.0, cores - held)
-            nodes.append(msgspec.structs.replace(node, cores=cores, cores_free=free, fractional=False))
+            nodes.append(
+                msgspec.structs.replace(
+                    node,
+                    cores=cores,
+                    cores_free=free,
+                    fractional=False,
+                    memory_bytes=floor(node.memory_bytes * share),
+                )
+            )
         return msgspec.structs.replace(snapshot, nodes=tuple(nodes), services=(view,))
+
+    def _memory_share(self, name: str, seen: Collection[str]) -> float:
+        """A service's part of the nodes' memory: as one replica of each stage has, with its first variant."""
+        needs = {
+            service: sum(stage.variants[0].memory_bytes for stage in self._services[service].stages)
+            for service in seen
+        }
+        total = sum(needs.values())
+        return needs[name] / total if needs[name] else 1.0

@@ -26,6 +26,7 @@ from steelyard.policies.static import StaticPolicy
 from steelyard.policies.steelyard.policy import SteelyardPolicy
 from steelyard.policies.themis import ThemisPolicy
 from steelyard.policies.themis2025 import Themis2025Policy
+from steelyard.policies.uniform import on_cpus
 from steelyard.policies.vpa import make_vpa
 
 ENTRY_POINT_GROUP = "steelyard.policies"
@@ -37,6 +38,11 @@ def _each(make: Callable[[PolicyContext], Policy], summary: str, *, one_stage: b
     return PolicyEntry(lambda context: PerService(make, context), summary, one_stage=one_stage)
 
 
+def _on_cpus(name: str, make: Callable[[PolicyContext], Policy], summary: str) -> PolicyEntry:
+    """The same for a policy that knows neither variants nor devices: the first variant that is for CPUs."""
+    return _each(lambda context: make(on_cpus(name, context)), summary)
+
+
 def _families(make: Callable[[PolicyContext], Policy], summary: str) -> PolicyEntry:
     """A policy for services of one stage that share a cluster."""
     return PolicyEntry(make, summary, one_stage=True)
@@ -44,25 +50,29 @@ def _families(make: Callable[[PolicyContext], Policy], summary: str) -> PolicyEn
 
 _BUILT_IN: dict[str, PolicyEntry] = {
     "steelyard": PolicyEntry(SteelyardPolicy, "cores within a window, replicas behind them, jointly planned"),
-    "themis": _each(ThemisPolicy, "cores at once, one-core replicas when calm (Themis, 2024)"),
-    "themis2025": _each(Themis2025Policy, "the same, as its authors revised it (Themis, 2025)"),
-    "fa2": _each(Fa2Policy, "one-core replicas, as few as the pipeline allows (FA2, 2022)"),
-    "sponge": _each(SpongePolicy, "cores only, for deadlines that move (Sponge, 2024)"),
-    "inferline": _each(InferlinePolicy, "planned once, replicas tuned to the last 30 s (InferLine, 2020)"),
+    "themis": _on_cpus("themis", ThemisPolicy, "cores at once, one-core replicas when calm (Themis, 2024)"),
+    "themis2025": _on_cpus(
+        "themis2025", Themis2025Policy, "the same, as its authors revised it (Themis, 2025)"
+    ),
+    "fa2": _on_cpus("fa2", Fa2Policy, "one-core replicas, as few as the pipeline allows (FA2, 2022)"),
+    "sponge": _on_cpus("sponge", SpongePolicy, "cores only, for deadlines that move (Sponge, 2024)"),
+    "inferline": _on_cpus(
+        "inferline", InferlinePolicy, "planned once, replicas tuned to the last 30 s (InferLine, 2020)"
+    ),
     "infadapter": _each(
         InfAdapterPolicy, "a mix of variants, cores for each, every 30 s (InfAdapter, 2023)", one_stage=True
     ),
     "ipa": _each(IpaPolicy, "a variant, a batch and replicas a stage, every 10 s (IPA, 2024)"),
-    "hpa": _each(make_hpa, "replicas on CPU utilisation (Kubernetes HPA)"),
-    "kpa": _each(make_kpa, "replicas on concurrency, with a panic window (Knative)"),
-    "vpa": _each(make_vpa, "cores on a histogram of CPU usage, in place (Kubernetes VPA)"),
-    "rayserve": _each(make_rayserve, "replicas on ongoing requests, with delays (Ray Serve)"),
+    "hpa": _on_cpus("hpa", make_hpa, "replicas on CPU utilisation (Kubernetes HPA)"),
+    "kpa": _on_cpus("kpa", make_kpa, "replicas on concurrency, with a panic window (Knative)"),
+    "vpa": _on_cpus("vpa", make_vpa, "cores on a histogram of CPU usage, in place (Kubernetes VPA)"),
+    "rayserve": _on_cpus("rayserve", make_rayserve, "replicas on ongoing requests, with delays (Ray Serve)"),
     "proteus": _families(make_proteus, "variants by device, for services that share them (Proteus, 2024)"),
     "clipper": _families(make_clipper, "the most accurate or the fastest variants, once (Clipper)"),
     "infaas": _families(make_infaas, "variants switched device by device, greedily (after INFaaS)"),
     "sommelier": _families(make_sommelier, "variants switched, placement fixed (after Sommelier)"),
     "loki": _each(LokiPolicy, "replicas first, then accuracy, along the paths of a pipeline (Loki, 2024)"),
-    "oracle": _each(OraclePolicy, "knows the trace, pays real cold starts; in simulations only"),
+    "oracle": _on_cpus("oracle", OraclePolicy, "knows the trace, pays real cold starts; in simulations only"),
     "static": PolicyEntry(StaticPolicy, "a fixed allocation, decided once"),
 }
 

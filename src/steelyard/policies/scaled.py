@@ -14,7 +14,7 @@
 admitted, replicas in turn, an idle replica takes what is there. One thing is better than theirs: a stage has
 one queue, where they assign requests to replicas early and cannot move them again.
 
-One service; see `per_service` for several. One variant a stage, the first of the spec; whole cores.
+One service; see `per_service` for several. One variant a stage, see `uniform`; whole cores.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -20,7 +20,7 @@ requests that wait; this is the least of the last second. What does not fit the 
 `published` brings the data plane that the paper describes: earliest deadline first, dropped when its turn
 comes too late, everybody admitted, batches one after another of what is there, at most b. (The release has no
 deadline order, drops answers after they were computed, and may wait 1 s for a full batch, which its program
-does not know of.) One variant a stage: the first of the spec.
+does not know of.) One variant a stage, see `uniform`.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,10 @@
 """A fixed allocation: decided once, kept for ever. What one has without an autoscaler, and the baseline.
 
 Options, for all stages alike: `replicas` (1), `cores` of each (1, parts of a core where the node enforces
-them), `batch` (the variant's largest), `variant` (the first). Or by stage, as a list of groups of replicas:
-`stages: {ocr.detect: [{variant: small, replicas: 2, cores: 1, batch: 4}]}`; `detect` alone will do where
-only one service has such a stage, and so will the name of a service of one stage.
+them), `batch` (the variant's largest), `variant` (the first that is for CPUs, or else the first). Or by
+stage, as a list of groups of replicas: `stages: {ocr.detect: [{variant: small, replicas: 2, cores: 1, batch:
+4}]}`; `detect` alone will do where only one service has such a stage, and so will the name of a service of
+one stage.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +28,7 @@ from steelyard.policies.base import PolicyContext
 from steelyard.policies.fitting import placed
 from steelyard.policies.options import integer, nearest_first, number, refuse_unknown
 from steelyard.policies.sensing import wanted_replicas
+from steelyard.policies.uniform import CPU
 
 GROUP_OPTIONS = ("variant", "replicas", "cores", "batch")
 RECHECK_S = 3600.0
@@ -60,7 +62,7 @@ class StaticPolicy:
         return None
 
     def decide(self, snapshot: ClusterSnapshot) -> Decision:
-        """The plan of the options: where it fits, or else on the first node, which then refuses it."""
+        """The plan of the options, if there is a place for each replica."""
         stages = {
             (name, stage): planned
             for name, plan in self._services.items()
@@ -68,13 +70,23 @@ class StaticPolicy:
         }
         sizes = [[replica.cores for replica in stage.replicas] for stage in stages.values()]
         nodes = placed(sizes, _present(snapshot, stages), {node.name: node.cores for node in snapshot.nodes})
+        next_at_s = snapshot.now_s + RECHECK_S
         if nodes is None:
-            nodes = [[snapshot.nodes[0].name] * len(of_stage) for of_stage in sizes]
+            there = ", ".join(f"{node.name} has {node.cores:g}" for node in snapshot.nodes)
+            replicas = "; ".join(
+                _in_words(s, of_stage) for (_, s), of_stage in zip(stages, sizes, strict=True)
+            )
+            return Decision(None, next_at_s, f"no place for {replicas}: {there}")
         plans: dict[str, ServicePlan] = {name: ServicePlan(name, {}) for name in self._services}
         for ((name, stage), planned), at in zip(stages.items(), nodes, strict=True):
             plans[name].stages[stage] = _on(planned, at)
         cores = sum(map(sum, sizes))
-        return Decision(Plan(plans), snapshot.now_s + RECHECK_S, f"fixed allocation of {cores:g} cores")
+        return Decision(Plan(plans), next_at_s, f"fixed allocation of {cores:g} cores")
+
+
+def _in_words(stage: str, sizes: Sequence[float]) -> str:
+    """`detect: 2 of 4 cores, 1 of 1`."""
+    return f"{stage}: " + ", ".join(f"{sizes.count(size)} of {size:g} cores" for size in dict.fromkeys(sizes))
 
 
 def _present(snapshot: ClusterSnapshot, stages: Iterable[tuple[str, str]]) -> list[list[str]]:
@@ -115,22 +127,30 @@ def _groups_by_stage(
 
 def _stage_plan(stage: Stage, groups: list[dict[str, Any]], common: Mapping[str, object]) -> StagePlan:
     variants = {variant.name: variant for variant in stage.variants}
+    first = next((variant for variant in stage.variants if variant.device == CPU), stage.variants[0])
     replicas: list[ReplicaPlan] = []
     cores_of: dict[str, float] = {}
-    batch = 0
+    rows_of: dict[str, int] = {}
     for own in groups:
         group = {**common, **own}
-        name = group.get("variant", stage.variants[0].name)
+        name = group.get("variant", first.name)
         if name not in variants:
             choices = ", ".join(nearest_first(str(name), variants))
             raise SpecError(f"policy static: stage {stage.name}: no variant {name!r}; there are: {choices}")
         variant = variants[str(name)]
         count = integer("static", group, "replicas", 1, least=1)
         cores = number("static", group, "cores", 1.0, least=0.01)
+        if cores > variant.cores_max:
+            raise SpecError(
+                f"policy static: stage {stage.name}: want at most {variant.cores_max} cores for a replica of "
+                f"variant {variant.name}, got {cores:g}"
+            )
         rows = integer("static", group, "batch", variant.batch_rows_max, least=1)
-        replicas += [ReplicaPlan(cores, (variant.name,))] * count
+        replicas += [ReplicaPlan(cores, (variant.name,), device=variant.device)] * count
         cores_of[variant.name] = cores_of.get(variant.name, 0.0) + cores * count
-        batch = max(batch, min(rows, variant.batch_rows_max))
+        rows_of[variant.name] = max(rows_of.get(variant.name, 0), min(rows, variant.batch_rows_max))
     total = sum(cores_of.values())
     mix = tuple(VariantShare(name, cores / total) for name, cores in cores_of.items())
-    return StagePlan(tuple(replicas), mix, batch)
+    batch = max(rows_of.values())
+    fewer = {name: rows for name, rows in rows_of.items() if rows < batch}
+    return StagePlan(tuple(replicas), mix, batch, rows_max=fewer)

@@ -22,7 +22,7 @@ What differs from the release, and why:
 - After a horizontal transition the count of steady seconds starts again at 0; the paper does not say.
 
 `published` brings its data plane: first in first out, batches of exactly b without a time limit, dropped
-when as old as the SLO, everybody admitted, replicas in turn. One variant a stage: the first of the spec.
+when as old as the SLO, everybody admitted, replicas in turn. One variant a stage, see `uniform`.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Policies that count in (replicas, cores, rows) a stage: what is there in these terms, and plans from them.
 
-Of each stage the first variant is used, the one its owner prefers, and all replicas of a stage are alike.
+Of each stage one variant is used, the first that is for CPUs, and all replicas of a stage are alike.
 Such policies were published for one machine, or for a cluster that places what they want; here the cores of
 all nodes are one number to them, a replica fits the largest node, and `fitting` finds the places.
 """
@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from math import ceil, floor
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
+from steelyard.core.errors import SpecError
 from steelyard.core.plan import (
     Decision,
     Plan,
@@ -22,15 +25,41 @@ from steelyard.core.snapshot import ClusterSnapshot, ServiceView
 from steelyard.core.types import Service, ServiceTimes, Stage
 from steelyard.plan.problem import PlannedStage, PlanProblem, stage_of
 from steelyard.plan.themis import Choice, ThemisStage
+from steelyard.policies.base import PolicyContext
 from steelyard.policies.fitting import fitted_choices, placed
 from steelyard.policies.sensing import wanted_replicas
 
+CPU = "cpu"
 Times = Mapping[tuple[str, str], ServiceTimes]
 
 
 def whole_cores(cores: float) -> int:
     """Whole cores in `cores`."""
     return floor(cores + 1e-9)
+
+
+def on_cpus(policy: str, context: PolicyContext) -> PolicyContext:
+    """What a policy knows that takes one variant a stage as given: the first that is for CPUs.
+
+    Raises:
+        SpecError: all variants of a stage are for other devices.
+    """
+    services = {}
+    for name, service in context.services.items():
+        stages = []
+        for stage in service.stages:
+            usable = [variant for variant in stage.variants if variant.device == CPU]
+            if not usable:
+                devices = ", ".join(sorted({variant.device for variant in stage.variants}))
+                raise SpecError(
+                    f"policy {policy}: it plans for CPUs alone, and all variants of {name}.{stage.name} are "
+                    f"for {devices}"
+                )
+            stages.append(replace(stage, variants=(usable[0],)))
+        services[name] = replace(service, stages=tuple(stages))
+    return PolicyContext(
+        services, context.service_times, context.options, published=context.published, future=context.future
+    )
 
 
 class Site(NamedTuple):
@@ -41,12 +70,19 @@ class Site(NamedTuple):
         view: of it.
         nodes: whole cores by name.
         next_at_s: the policy's next tick.
+        memory: bytes by name, 0 where nobody knows.
     """
 
     service: Service
     view: ServiceView
     nodes: dict[str, int]
     next_at_s: float
+    memory: Mapping[str, int] = {}
+
+    @property
+    def needs(self) -> list[int]:
+        """Bytes of a replica, by stage, 0 where nobody knows: with the first variant."""
+        return [stage.variants[0].memory_bytes for stage in self.service.stages]
 
     @property
     def cores(self) -> int:
@@ -60,20 +96,33 @@ class Site(NamedTuple):
         return max(1, min(max(self.nodes.values()), self.cores - others))
 
     def fitted(
-        self, choices: Sequence[Choice], present: Sequence[int] | None = None, *, replicas_first: bool = True
+        self,
+        choices: Sequence[Choice],
+        present: Sequence[int] | None = None,
+        *,
+        replicas_first: bool = True,
+        needs: Sequence[int] | None = None,
     ) -> list[Choice]:
         """The choices as far as they fit; `present` replicas, one a stage if omitted, are cut last."""
-        present = [1] * len(choices) if present is None else present
-        return fitted_choices(choices, present, list(self.nodes.values()), replicas_first=replicas_first)
+        return fitted_choices(
+            choices,
+            [1] * len(choices) if present is None else present,
+            list(self.nodes.values()),
+            replicas_first=replicas_first,
+            needs=self.needs if needs is None else needs,
+            memory=[self.memory.get(name, 0) for name in self.nodes],
+        )
 
-    def placed(self, sizes: Sequence[Sequence[float]]) -> list[list[str]] | None:
-        """The node of each replica of each stage, by their cores; None where one has no place."""
+    def placed(self, sizes: Sequence[Sequence[float]], needs: Sequence[int] = ()) -> list[list[str]] | None:
+        """The node of each replica of each stage, by cores, and memory if it can be; None: no place."""
         present = [[r.node for r in wanted_replicas(self.view, s.name)] for s in self.service.stages]
-        return placed(sizes, present, self.nodes)
+        found = placed(sizes, present, self.nodes, needs, self.memory) if any(needs) else None
+        # A plan for which there is no memory is for who carries it out to refuse, and to say so.
+        return placed(sizes, present, self.nodes) if found is None else found
 
     def plan(self, choices: Sequence[Choice], rules: StageRules) -> Plan:
         """One choice a stage, all stages by the same rules; choices that fit (`fitted`)."""
-        nodes = self.placed([[float(choice.cores)] * choice.replicas for choice in choices])
+        nodes = self.placed([[float(choice.cores)] * choice.replicas for choice in choices], self.needs)
         assert nodes is not None, f"{choices} do not fit {self.nodes}"
         stages = {}
         for stage, choice, at in zip(self.service.stages, choices, nodes, strict=True):
@@ -97,7 +146,8 @@ def site_of(service: Service, snapshot: ClusterSnapshot, tick_s: float) -> Site 
         lacking = f"{', '.join(nodes)} {has} {sum(nodes.values())} cores for {len(service.stages)} stages"
         return Decision(None, next_at_s, lacking)
     view = next(v for v in snapshot.services if v.service == service.name)
-    return Site(service, view, nodes, next_at_s)
+    memory = {node.name: node.memory_bytes for node in snapshot.nodes}
+    return Site(service, view, nodes, next_at_s, memory)
 
 
 def present_size(view: ServiceView, stage: Stage) -> tuple[int, int]:

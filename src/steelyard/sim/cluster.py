@@ -339,6 +339,8 @@ class Cluster:
     def _on_resident(self, event: VariantLoaded | VariantUnloaded) -> None:
         replica = self._replicas.get(event.replica_id)
         if replica is not None:
+            others = tuple(name for name in replica.variants if name != event.variant)
+            replica.variants = (*others, event.variant) if isinstance(event, VariantLoaded) else others
             replica.listener.on_replica(event)
 
 

@@ -1,6 +1,7 @@
 """Read a trace from text: one count a second a line, or CSV with a time column.
 
-Text: line n is the number of requests in second n - 1; a blank line is a second without data.
+Text: line n is the number of requests in second n - 1; a blank line is a second without data, blank lines at
+the end are nothing.
 CSV: the first line names the columns. `t_s` (seconds from the start of the trace) or `timestamp` (ISO 8601 or
 seconds since the epoch; the trace starts with the earliest one's whole second) is required. With `count` a
 line is that many requests in its second, without it a line is one request at its exact time. `service`,
@@ -15,7 +16,7 @@ import csv
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import chain, zip_longest
-from math import floor, isfinite
+from math import floor, inf, isfinite
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -36,6 +37,9 @@ Gaps = Literal["hold", "silence"]
 
 CELLS_MAX = 100_000_000
 """Most seconds times kinds of request of a count trace, 0.8 GB."""
+
+EPOCH_S_MAX = 1e11
+"""Seconds since 1970 that no trace has: the year 5138, or milliseconds of 1973."""
 
 SHOWN_MAX = 60
 """Characters of a value that an error shows."""
@@ -191,6 +195,11 @@ def _timestamp(text: str, where: str) -> float:
         except ValueError:
             raise TraceError(f"{where}: timestamp: want ISO 8601 or seconds, got {_shown(text)}") from None
         value = moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+    else:
+        if EPOCH_S_MAX <= value < inf:
+            raise TraceError(
+                f"{where}: timestamp: want ISO 8601 or seconds, got {_shown(text)}: milliseconds, perhaps"
+            )
     if not (isfinite(value) and value >= 0):
         raise TraceError(f"{where}: timestamp: want a finite time after 1970, got {_shown(text)}")
     return value

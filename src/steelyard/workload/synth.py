@@ -11,7 +11,10 @@ from math import isfinite
 import numpy as np
 
 from steelyard.core.errors import TraceError
-from steelyard.workload.trace import SECONDS_MAX, CountTrace, Times, carry, count_trace
+from steelyard.workload.trace import COUNT_MAX, SECONDS_MAX, CountTrace, Times, carry, count_trace
+
+RATE_RPS_MAX = COUNT_MAX // 2
+"""Of which no Poisson count is above what a trace may have in a second."""
 
 
 def constant(seconds: int, *, rate_rps: float) -> Times:
@@ -75,6 +78,6 @@ def _seconds(seconds: int) -> int:
 
 
 def _rate(name: str, rate_rps: float) -> float:
-    if not (isfinite(rate_rps) and rate_rps >= 0):
-        raise TraceError(f"{name}: want a rate of 0 or more requests a second, got {rate_rps:g}")
+    if not (isfinite(rate_rps) and 0 <= rate_rps <= RATE_RPS_MAX):
+        raise TraceError(f"{name}: want a rate of 0 to {RATE_RPS_MAX:,} requests a second, got {rate_rps:g}")
     return rate_rps
