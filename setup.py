@@ -15,7 +15,7 @@ from setuptools import Extension, setup
 
 COMPILED = {
     "core": (
-        "accuracy", "admission", "assembly", "assignment", "bounds", "capacity", "choice", "dispatch",
+        "accuracy", "admission", "assembly", "assignment", "bounds", "capacity", "choice", "crowding", "dispatch",
         "estimate", "forming", "inputs", "invariants", "item_mean", "kinds", "lanes", "lifecycle", "mix",
         "pipeline", "queue", "remaining", "requests", "residuals", "routes", "routing", "service",
         "stage", "tally", "work",

@@ -63,7 +63,7 @@ class Claims:
         if len(self.by_id) < CLAIMS_MAX:
             request, stage = opened.request, self._stage
             rows = min(max(1, round(request.rows * stage.fan_out)), stage.piece_rows_least)
-            due_s = stage.due_s(opened.due_s, request.bucket)
+            due_s = stage.due_s(opened.due_s, request)
             self.by_id[request.id] = Claim(due_s, now_s, request.bucket, rows, self._variants(opened))
 
     def foresee(self, opened: OpenRequest, at_s: float) -> None:

@@ -58,7 +58,7 @@ class Dispatcher:
         if now_s - residuals.faded_s >= FORGET_S:
             residuals.fade(now_s=now_s)
         if stage.followers:
-            due_s = stage.due_s(due_s, request.bucket)
+            due_s = stage.due_s(due_s, request)
         return self._admit(stage, request, due_s, now_s)
 
     def is_waiting(self, *, now_s: float) -> bool:

@@ -66,6 +66,7 @@ def make_stages(
         _take_items(stage, state, where)
         state.read = [source for source in state.sources if any(i.stage == source.name for i in stage.inputs)]
         state.place = len(stages)
+        state.slo_s = service.slo_s
         state.weigh({name: known.weight for name, known in service.classes.items()})
         stages[stage.name] = state
     for name in service.answers or (service.stages[-1].name,):

@@ -8,7 +8,8 @@ variant that are fastest, as corrected live; without a ready replica, that of it
 cores as it can use.
 
 The rule leaves queueing behind a stage out, and so is a bound and not a share: no stage has a budget of its
-own, and the order of deadlines is the same at all stages. A piece's due time is set when it begins to wait,
+own, and the order of deadlines is the same at all stages. Only for stages that are crowded time is reserved
+beyond the least (`crowding`). A piece's due time is set when it begins to wait,
 and again while it waits if replicas behind its stage have changed; corrections count from the next piece on.
 Admission asks at the stages that requests enter, by the due times there.
 """
@@ -32,6 +33,8 @@ class Remaining:
 
     Attributes:
         behind: all stages behind this one.
+        reserved_s: what is left to it beyond its least.
+        is_reserved: so it is for a stage behind.
     """
 
     def __init__(self, stage: Stage, estimator: Estimator, pool: ReplicaPool) -> None:
@@ -44,8 +47,12 @@ class Remaining:
         self._largest: dict[tuple[str, ...], float] = {}
         self._largest_version = -1
         self._followers: list[Remaining] = []
-        self._after_s: dict[int, float] = {}
+        self._after_s: dict[tuple[int, float], float] = {}
         self._after_version = -1
+        self.reserved_s = 0.0
+        self.is_reserved = False
+        self._before: list[Remaining] = []
+        self._reserved_version = 0
 
     def precede(self, follower: Remaining) -> None:
         """That one's stage takes this one's outputs; to be told from the last stage to the first."""
@@ -53,6 +60,7 @@ class Remaining:
         for stage in (follower, *follower.behind):
             if stage not in self.behind:
                 self.behind.append(stage)
+                stage._before.append(self)  # noqa: SLF001  of the same kind
 
     @property
     def largest(self) -> dict[tuple[str, ...], float]:
@@ -71,33 +79,54 @@ class Remaining:
             self._fan_out = ceil(fan_out)
             self._fan_out_version += 1
 
+    def reserve(self, seconds: float) -> None:
+        """Leave this stage so much, if that is more than the least, of a request with the whole objective."""
+        if seconds != self.reserved_s:
+            self.reserved_s = seconds
+            self._reserved_version += 1
+            for stage in self._before:
+                stage.is_reserved = any(one.reserved_s > 0 for one in stage.behind)
+
     @property
     def version(self) -> int:
-        """Grows when this stage's replicas, corrections or rows change."""
-        return self._pool.version + self._estimator.residuals.version + self._fan_out_version
+        """Grows when this stage's replicas, corrections, rows or reserve change."""
+        return (
+            self._pool.version
+            + self._estimator.residuals.version
+            + self._fan_out_version
+            + self._reserved_version
+        )
 
-    def after_s(self, bucket: int) -> float:
-        """Seconds that the longest path behind this stage takes at least; 0 at the end."""
+    def after_s(self, bucket: int, part: float = 1.0) -> float:
+        """Seconds that the longest path behind this stage takes at least; 0 at the end.
+
+        Args:
+            bucket: of the request.
+            part: of the objective that the request has; in hundredths, as the figure is kept.
+        """
         if not self.behind:
             return 0.0
         version = sum([stage.version for stage in self.behind])
         if version != self._after_version:  # both parts of every summand only grow
             self._after_version = version
             self._after_s.clear()
-        after_s = self._after_s.get(bucket)
+        after_s = self._after_s.get((bucket, part))
         if after_s is None:
-            after_s = max(follower.least_s(bucket) + follower.after_s(bucket) for follower in self._followers)
-            self._after_s[bucket] = after_s
+            after_s = max(
+                follower.least_s(bucket, part) + follower.after_s(bucket, part)
+                for follower in self._followers
+            )
+            self._after_s[bucket, part] = after_s
         return after_s
 
-    def least_s(self, bucket: int) -> float:
-        """Seconds that this stage takes for one row of a request at least."""
+    def least_s(self, bucket: int, part: float = 1.0) -> float:
+        """Seconds that this stage takes for one row of a request at least, or that are reserved for it."""
         services_s = [
             self._service_s(variant, bucket, cores)
             for variants, cores in self.largest.items()
             for variant in variants
         ] or [self._service_s(variant.name, bucket, float(variant.cores_max)) for variant in self._variants]
-        return min(services_s)
+        return max(min(services_s), part * self.reserved_s)
 
     def _service_s(self, variant: str, bucket: int, cores: float) -> float:
         rows = self._estimator.rows_max(variant, self._fan_out)

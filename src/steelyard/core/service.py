@@ -34,6 +34,7 @@ from steelyard.core.commands import (
     ServiceDrained,
     WakeAt,
 )
+from steelyard.core.crowding import CALM_S, Crowding
 from steelyard.core.dispatch import Dispatcher
 from steelyard.core.events import (
     BatchCompleted,
@@ -88,6 +89,7 @@ class ServiceMachine:
         self.service = service
         self.tally = Tally()
         self.stages = make_stages(service, service_times, plan)
+        self._crowding = Crowding()
         self._bounds = Bounds(service, list(self.stages.values()))
         self._dispatchers = [Dispatcher(stage, self._bounds) for stage in self.stages.values()]
         self._stage_of: dict[int, StageState] = {}  # by replica
@@ -191,6 +193,8 @@ class ServiceMachine:
         for dispatcher in self._dispatchers:
             refusal = dispatcher.refusal(request, due_s, now_s=self._now_s)
             if refusal is not None:
+                if self._crowding.refused(now_s=self._now_s) and refusal == IMPOSSIBLE:
+                    refusal = Refusal("deadline", CALM_S)
                 self._requests.reject(self._refused(request, refusal, due_s))
                 return
         self._requests.admit(request, due_s, has_bounds=has_bounds, now_s=self._now_s)
@@ -232,6 +236,7 @@ class ServiceMachine:
                         continue
                     for piece in (lost := dispatcher.lost(step, now_s=self._now_s)):
                         self._requests.shed(piece.open, step.reason)
+                        self._crowding.lost_at(stage, now_s=self._now_s)
                     if lost:
                         is_over = len(self._dispatchers) == 1
 
@@ -385,6 +390,7 @@ class ServiceMachine:
 
     def _on_window_closed(self, event: WindowClosed) -> None:
         del event
+        self._crowding.look(now_s=self._now_s)
         window = self.tally.close(self.service.name, self.stages.values(), now_s=self._now_s)
         self._commands.append(ReportWindow(window))
 

@@ -44,6 +44,7 @@ class StageState:
         choice: which variant runs a batch.
         assignment: what may run a piece.
         place: among the stages of the service.
+        slo_s: the service's objective.
         weights: of classes of requests, by name.
         weighs: they are not all the same.
         batches: in flight, by id.
@@ -87,6 +88,7 @@ class StageState:
         self.choice = Choice(self)
         self.assignment = Assignment(self)
         self.place = 0
+        self.slo_s = 1.0
         self.weights: dict[str, float] = {}
         self.weighs = False
         self._sequence = 0
@@ -156,9 +158,13 @@ class StageState:
         self.fan_out = self._items.mean * self.maker.fan_out
         self.remaining.expect(self.fan_out)
 
-    def due_s(self, due_s: float, bucket: int) -> float:
+    def due_s(self, due_s: float, request: Request) -> float:
         """By when a request that is due at `due_s` must be done here."""
-        return due_s - self.remaining.after_s(bucket)
+        remaining = self.remaining
+        if not remaining.is_reserved:
+            return due_s - remaining.after_s(request.bucket)
+        own = (request.deadline_s - request.arrived_s) / self.slo_s
+        return due_s - remaining.after_s(request.bucket, min(1.0, max(0.0, round(own, 2))))
 
     def whole(self, visit: Visit) -> Piece:
         """All of a visit as one piece, which does not wait yet."""
@@ -175,7 +181,7 @@ class StageState:
         """Let a piece wait, cut into several if its rows are not alike, or too many for one batch."""
         opened = piece.open
         if self.followers:
-            piece.due_s = self.due_s(opened.due_s, piece.bucket)
+            piece.due_s = self.due_s(opened.due_s, opened.request)
         has_terms = opened.bounds is not None or piece.terms is not None or self.assignment.is_asked
         if piece.rows <= self.piece_rows_max and not (has_terms or self.read):
             self.queue.add(piece)
