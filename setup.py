@@ -15,9 +15,9 @@ from setuptools import Extension, setup
 
 COMPILED = {
     "core": (
-        "accuracy", "admission", "assembly", "assignment", "bounds", "capacity", "choice", "crowding", "dispatch",
-        "estimate", "forming", "inputs", "invariants", "item_mean", "kinds", "lanes", "lifecycle", "mix",
-        "pipeline", "queue", "remaining", "requests", "residuals", "routes", "routing", "service",
+        "accuracy", "admission", "assembly", "assignment", "bounds", "capacity", "choice", "crowding",
+        "dispatch", "estimate", "forming", "inputs", "invariants", "item_mean", "kinds", "lanes", "lifecycle",
+        "mix", "pipeline", "queue", "remaining", "requests", "residuals", "routes", "routing", "service",
         "stage", "tally", "work",
     ),
     "control": (
