@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from steelyard.core.commands import Reject, Shed
-from steelyard.core.crowding import CALM_S
+from steelyard.core.crowding import CALM_S, LOOK_S
 from steelyard.core.events import WindowClosed
 from steelyard.core.plan import ServicePlan, StageRules
 from steelyard.testing.bench import ServiceBench, ends
@@ -16,12 +16,13 @@ from steelyard.testing.builders import TableTimes, make_pipeline, make_plan
 TIMES = TableTimes({1: 0.010, 8: 0.024})
 
 
-def crowded_bench(rules: StageRules | None = None) -> ServiceBench:
-    """At 100 ms, a request has just been lost at `b`, where another one runs for longer than it should."""
+def crowded_bench(rules: StageRules | None = None, *, others: int = 0) -> ServiceBench:
+    """At 1 s: one request was lost at `b`, where another one ran for too long, and `others` were answered."""
     service = make_pipeline({"a": (), "b": ("a",)}, slo_s=0.1)
     plan = make_plan(service, rules=rules, batch_rows_max=1)
     stages = {name: replace(stage, budget_s=0.030) for name, stage in plan.stages.items()}
     bench = ServiceBench(service, TIMES, ServicePlan(service.name, stages))
+    bench.tell(WindowClosed())
     bench.ready(1, stage="a")
     bench.ready(2, stage="b")
     bench.arrive(slo_s=0.1)
@@ -31,7 +32,13 @@ def crowded_bench(rules: StageRules | None = None) -> ServiceBench:
     while not (lost := ends(bench.wake())):  # it could not begin later than at 90 ms
         assert bench.now_s < 0.1
     assert isinstance(lost[2], Shed)
-    bench.now_s = 0.1
+    bench.complete(2, service_s=0.010)
+    for _ in range(others):
+        bench.arrive(slo_s=0.1)
+        bench.complete(1, service_s=0.010)
+        bench.complete(2, service_s=0.010)
+    bench.now_s = LOOK_S
+    bench.tell(WindowClosed())
     return bench
 
 
@@ -61,11 +68,15 @@ def test_who_cannot_be_there_in_time_is_refused_and_may_come_again() -> None:
     assert end.retry_after_s == CALM_S
 
 
+@pytest.mark.parametrize(("others", "is_crowded"), [(7, True), (8, False)])
+def test_a_few_losses_crowd_no_stage(others: int, is_crowded: bool) -> None:
+    # One of nine is more than a tenth; one of ten is not.
+    assert crowded_bench(others=others).machine.stages["a"].remaining.is_reserved == is_crowded
+
+
 def test_it_is_crowded_until_nobody_was_lost_or_refused_for_a_while() -> None:
     bench = crowded_bench()
     remaining = bench.machine.stages["a"].remaining
-    bench.now_s += 0.9 * CALM_S
-    bench.tell(WindowClosed())
     assert remaining.after_s(0) == pytest.approx(0.030)
     assert isinstance(ends(bench.arrive(slo_s=0.001))[3], Reject)
     bench.now_s += 0.9 * CALM_S

@@ -89,7 +89,7 @@ class ServiceMachine:
         self.service = service
         self.tally = Tally()
         self.stages = make_stages(service, service_times, plan)
-        self._crowding = Crowding()
+        self._crowding = Crowding(self.stages.values())
         self._bounds = Bounds(service, list(self.stages.values()))
         self._dispatchers = [Dispatcher(stage, self._bounds) for stage in self.stages.values()]
         self._stage_of: dict[int, StageState] = {}  # by replica
@@ -236,13 +236,14 @@ class ServiceMachine:
                         continue
                     for piece in (lost := dispatcher.lost(step, now_s=self._now_s)):
                         self._requests.shed(piece.open, step.reason)
-                        self._crowding.lost_at(stage, now_s=self._now_s)
+                        self._crowding.lost(stage, now_s=self._now_s)
                     if lost:
                         is_over = len(self._dispatchers) == 1
 
     def _run(self, dispatcher: Dispatcher, batch: Batch) -> None:
         self._batch_count += 1
         dispatcher.launch(batch, self._batch_count, now_s=self._now_s)
+        self._crowding.ran(dispatcher.stage, len(batch.pieces))
         self._commands.append(
             RunBatch(
                 batch.batch_id,
