@@ -9,11 +9,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
 from _live import finish_load, start_load
 from numpy.typing import NDArray
+from peers.stalls import Stalls
 
 from steelyard.sim.result import latencies_s
 from steelyard.sim.run import Simulation
@@ -35,7 +37,10 @@ class Side(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """One live run, and its arrivals simulated several times."""
+    """One live run, and its arrivals simulated several times.
+
+    `stalled` is the share of the live run that a stall of the machine has spoilt; 0 where nobody watched.
+    """
 
     policy: str
     seed: int
@@ -43,17 +48,29 @@ class Pair(NamedTuple):
     simulated: tuple[Side, ...]
     run: RecordedRun
     client: dict[str, Any]
+    stalled: float
 
 
 def pair(
-    spec: Path, service: str, policy: str, counts: Sequence[int], payload: Path, *, seed: int, **physics: Any
+    spec: Path,
+    service: str,
+    policy: str,
+    counts: Sequence[int],
+    payload: Path,
+    *,
+    seed: int,
+    watchers: Sequence[Path] = (),
+    **physics: Any,
 ) -> Pair:
-    """Serve a trace, then simulate it."""
+    """Serve a trace, then simulate it; `watchers` are files of `peers.stalls.watched`."""
+    stalls = Stalls(watchers, began_s := perf_counter())
     with tempfile.TemporaryDirectory() as made:
         run, client = live_run(spec, service, policy, counts, payload, Path(made), seed=seed)
+    stalls.look()
+    stalled = stalls.share(perf_counter() - began_s)
     scenarios = [run.scenario(seed=draw, **physics) for draw in range(SIMULATED_SEEDS)]
     live = Side(run.requests, run.violations, run.core_seconds, run.latencies_s)
-    return Pair(policy, seed, live, tuple(map(simulated, scenarios)), run, client)
+    return Pair(policy, seed, live, tuple(map(simulated, scenarios)), run, client, stalled)
 
 
 def live_run(

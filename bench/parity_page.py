@@ -49,7 +49,13 @@ def parity(record: dict[str, Any]) -> str:
         f"{OUTSIDE[key]} within {share:.0%}" for key, share in within.items() if key != "violations_points"
     )
     runs = f"{record['seed']} seeds a policy, {record['seconds']} s a run"
-    return f"{runs}, each simulated {record['simulated_seeds']} times. {bands}.\n\n{table(HEAD, rows)}"
+    text = f"{runs}, each simulated {record['simulated_seeds']} times. {bands}."
+    if "again" in record:
+        text += (
+            f" Live runs that were done again, as stalls had spoilt more than {record['stalled_max']:.0%}: "
+        )
+        text += f"{record['again']}."
+    return f"{text}\n\n{table(HEAD, rows)}"
 
 
 def slow_down(record: dict[str, Any]) -> str:

@@ -56,6 +56,11 @@ class Stalls:
                 first, last = (self._slice(at_s) for at_s in (end_s - length_s, end_s))
                 self._spoilt.update(range(first, last + 2))
 
+    def share(self, seconds: float) -> float:
+        """Of the slices of so many seconds from the start on, those that do not count."""
+        slices = max(1, int(seconds // SLICE_S))
+        return sum(0 <= index < slices for index in self._spoilt) / slices
+
     def spoils(self, due_s: float) -> bool:
         """Whether a request that was due then does not count, as far as is known."""
         return self._slice(due_s) in self._spoilt
