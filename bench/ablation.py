@@ -33,7 +33,7 @@ def main() -> None:
         surges(options.trace, options.surges),
         like_the_papers(options.trace),
         tuple(float(part) for part in options.cold_starts.split(",")),
-        options.seeds,
+        range(1, options.seeds + 1),
         list(DIVISORS),
         [whole, *variants],
         options.trace,
