@@ -27,6 +27,7 @@ pytestmark = pytest.mark.slow
 MODEL = """
 import asyncio, os, subprocess, sys, threading
 import numpy as np
+import steelyard
 
 class Model:
     signature = {"inputs": {"x": ("FP32", [-1, 2])}, "outputs": {"y": ("FP32", [-1, 2])}}
@@ -42,6 +43,7 @@ class Model:
     def predict(self, batch):
         x = batch["x"]
         match int(x[0, 0]):
+            case 0: raise steelyard.InputError("all zeros")
             case -6: raise asyncio.CancelledError("given up")
             case -1: threading.Event().wait()
             case -2: sys.exit("enough")
@@ -131,8 +133,8 @@ def test_what_was_finished_before_the_end_is_delivered_before_it(tmp_path: Path)
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (EXIT, "SystemExit: enough (model.py, line 21, in predict"),
-        (CANCELLED, "CancelledError: given up (model.py, line 19, in predict"),
+        (EXIT, "SystemExit: enough (model.py, line 23, in predict"),
+        (CANCELLED, "CancelledError: given up (model.py, line 21, in predict"),
         (HUGE, "output y has shape [1, 1048576]; [-1, 2] was promised"),
         (np.concatenate([FEWER, FEWER]), "variant double: output y has shape [1, 2] for 2 rows"),
     ],
@@ -142,6 +144,20 @@ def test_nonsense_fails_the_batch_and_not_the_worker(tmp_path: Path, x: Any, mes
         await rig.ready(1)
         rig.run(1, 1, [rig.request(1, x)])
         assert message in (await rig.event(BatchFailed, batch_id=1)).message
+        assert np.array_equal(await rig.answer(2, 1, rows(1)), 2 * rows(1))
+
+    play(scenario, tmp_path)
+
+
+def test_a_class_that_refuses_the_zeros_of_its_warm_up_serves_all_the_same(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def scenario(rig: Rig, backend: LocalBackend) -> None:
+        await rig.ready(1)
+        assert "not warmed up: variant double: all zeros" in capfd.readouterr().err
+        rig.run(1, 1, [rig.request(1, rows(0))])
+        failed = await rig.event(BatchFailed, batch_id=1)
+        assert (failed.message, failed.is_input) == ("variant double: all zeros", True)
         assert np.array_equal(await rig.answer(2, 1, rows(1)), 2 * rows(1))
 
     play(scenario, tmp_path)

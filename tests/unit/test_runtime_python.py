@@ -245,7 +245,21 @@ def test_bytes_that_nothing_promised_keep_the_zeros_at_their_end(tmp_path: Path)
 
 def test_a_class_may_say_that_its_input_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "model.py"
-    path.write_text("import steelyard\ndef predict(batch): raise steelyard.InputError('no JPEG')\n")
-    runtime = PythonRuntime(VariantSpec("v", "python", f"{path}:predict"))
+    path.write_text(REFUSING)
+    runtime = PythonRuntime(VariantSpec("v", "python", f"{path}:Model"))
     with pytest.raises(InputError, match=r"^variant v: no JPEG$"):
         runtime.run({}, 1)
+    with pytest.raises(ModelError, match=r"^variant v: setup of .*Refused: no JPEG \(model.py, line 7"):
+        PythonRuntime(VariantSpec("v", "python", f"{path}:Model", options={"now": 1}))
+
+
+REFUSING = """\
+import steelyard
+class Refused(steelyard.InputError):
+    def __init__(self, code, why): super().__init__(why)
+class Model:
+    signature = {"inputs": {}, "outputs": {}}
+    def setup(self, options):
+        if options: raise Refused(4, "no JPEG")
+    def predict(self, batch): raise Refused(4, "no JPEG")
+"""

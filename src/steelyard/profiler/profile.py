@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from steelyard.backend.base import Backend, Sink
 from steelyard.backend.local import LocalBackend, LocalLimits
-from steelyard.core.errors import ProfileError
+from steelyard.core.errors import ModelError, ProfileError
 from steelyard.profile.types import RANDOM, Cell, Constants, Profile
 from steelyard.profiler.batches import BatchMaker
 from steelyard.profiler.constants import RESIZES, cold_starts_s, neighbours
@@ -253,6 +253,13 @@ class _Session:
         batch = maker.make(block[0].bucket, block[0].rows)
         try:
             found = await sampler.measure(block, batch)
+        except ModelError as error:
+            if profile.inputs != RANDOM:
+                raise
+            raise ModelError(
+                f"{error} (on made-up inputs: random numbers, zeros and empty texts; "
+                "`steelyard profile --examples FILE` measures on your own)"
+            ) from error
         finally:
             maker.free(batch)
         profile = replace(profile, cells=merged(profile.cells, found))

@@ -89,12 +89,20 @@ class PythonRuntime:
         batch = dict(inputs)
         if not self.signature.batchable:
             batch = {name: one_array(self._spec, self.signature, name, batch[name]) for name in batch}
-        answer = self._call("predict", lambda: self._predict(batch))
+        answer = self._call("predict", lambda: self._predicted(batch))
+        if isinstance(answer, InputError):
+            raise InputError(f"variant {self._spec.name}: {answer}") from answer
         if not isinstance(answer, Mapping):
             raise ModelError(
                 f"variant {self._spec.name}: predict returned {type(answer).__name__}, not a dict of arrays"
             )
         return {name: self._checked(name, value, rows) for name, value in answer.items()}
+
+    def _predicted(self, batch: dict[str, Any]) -> Any:
+        try:
+            return self._predict(batch)
+        except InputError as error:  # only here is a request to blame, not the class
+            return error
 
     def close(self) -> None:
         """Call the class's `close`, if it has one."""
@@ -133,8 +141,8 @@ class PythonRuntime:
     def _call(self, what: str, function: Callable[[], Any]) -> Any:
         try:
             return function()
-        except (InputError, ModelError) as error:
-            raise type(error)(f"variant {self._spec.name}: {error}") from error
+        except ModelError as error:
+            raise ModelError(f"variant {self._spec.name}: {error}") from error
         except BaseException as error:  # whatever a user's code raises; signals do not reach a worker
             raise ModelError(
                 f"variant {self._spec.name}: {what} of {self._spec.target}: {_last_lines(error)}"

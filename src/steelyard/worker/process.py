@@ -245,7 +245,7 @@ def _warm_up(runtime: Runtime, spec: VariantSpec) -> None:
             if rows < rows_max and time.monotonic() > until_s:
                 return
             _timed_run(runtime, spec, rows)
-    except ModelError as error:
+    except (InputError, ModelError) as error:
         _complain(f"not warmed up: {one_line(error)}")
 
 
