@@ -27,6 +27,7 @@ def peers(record: dict[str, Any]) -> str:
         parts += [f"**{MODELS.get(model, model)}**", table(_HEAD, lines)]
     if record["yardsticks"]:
         parts += ["Throughput without an objective, requests a second:", _yardsticks(record)]
+        parts += ["At saturation, with the front end on the generator's core:", _apart(record)]
     parts.append(_how(record))
     if record["failed"]:
         failed = {f"{server} ({model})" for _, server, model, *_ in record["failed"]}
@@ -77,7 +78,7 @@ def cells_won(record: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _yardsticks(record: Mapping[str, Any]) -> str:
-    """ONNX Runtime alone, and what Steelyard reaches of it, by objective and with its front end apart."""
+    """ONNX Runtime alone, and what Steelyard reaches of it, by objective."""
     lines, builds = [], [name for name in record["servers"] if _is_ours(name)]
     rates = {(row["server"], row["model"], row["slo_ms"]): row["rate_rps"] for row in record["rows"]}
     for row in record["yardsticks"]:
@@ -86,14 +87,28 @@ def _yardsticks(record: Mapping[str, Any]) -> str:
             for slo_ms in record["slos_ms"]
         ]
         alone = f"{row['best_rps']:,.0f} (batch {row['batch']})"
-        apart = _share(row["apart_rps"], row["best_rps"])
-        lines.append(
-            (MODELS.get(row["model"], row["model"]), f"{row['one_rps']:,.0f}", alone, *shares, apart)
-        )
+        lines.append((MODELS.get(row["model"], row["model"]), f"{row['one_rps']:,.0f}", alone, *shares))
     of = " (plain / compiled)" if len(builds) > 1 else ""
     within = [f"ours on one core{of}, p99 within {slo_ms:g} ms" for slo_ms in record["slos_ms"]]
-    head = ("model", "ONNX Runtime, batch 1", "ONNX Runtime, best batch", *within, "ours, front end apart")
+    head = ("model", "ONNX Runtime, batch 1", "ONNX Runtime, best batch", *within)
     return table(head, lines)
+
+
+def _apart(record: Mapping[str, Any]) -> str:
+    """What is left of ONNX Runtime, taken in turns, and how busy each side was, in shares of a core."""
+    lines = [
+        (
+            MODELS.get(row["model"], row["model"]),
+            "compiled" if found["is_compiled"] else "plain",
+            found["rows"],
+            f"{found['rows_per_s']:,.0f}",
+            *(f"{found[name]:.0%}" for name in ("share", "worker_busy", "front_end_busy", "generator_busy")),
+        )
+        for row in record["yardsticks"]
+        for found in row["apart"]
+    ]
+    head = ("model", "build", "rows a request", "rows a second", "of ONNX Runtime beside it", "worker's core")
+    return table((*head, "front end", "generator"), lines)
 
 
 def _share(rate_rps: float | None, of_rps: float) -> str:

@@ -77,6 +77,11 @@ class Generator:
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         self._process = process
 
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid
+
     def ask(self, **command: Any) -> dict[str, Any]:
         """Send a command and wait for its answer.
 
@@ -121,9 +126,9 @@ class Cell:
     ) -> None:
         self.root = root
         self.port = port
-        self._model = model
+        self.model = model
         self._wire = wire
-        self._load = load
+        self.load = load
         self._lengths = lengths
         self._seed = 0
         self._quick_s = math.inf
@@ -132,13 +137,13 @@ class Cell:
     def wait_ready(self, log: Path) -> None:
         """Return when it answers, and answers what ONNX Runtime does."""
         give_up_s = time.monotonic() + READY_S_MAX
-        while (found := self._load.ask(do="ask"))["status"] != 200:
+        while (found := self.load.ask(do="ask"))["status"] != 200:
             if time.monotonic() > give_up_s or not Path(f"/proc/{self.root}/exe").exists():
                 raise RuntimeError(f"not ready ({found['status']}); its log ends: {log.read_text()[-1500:]}")
             time.sleep(0.1)
         answer = Answer(base64.b64decode(found["content"]), found["json_length"])
-        row = self._wire.read(self._model, answer)
-        (expected,) = answers(self._model, self._model.rows(PAYLOADS)[:1])
+        row = self._wire.read(self.model, answer)
+        (expected,) = answers(self.model, self.model.rows(PAYLOADS)[:1])
         if not np.allclose(row, expected, rtol=1e-3, atol=1e-3):
             raise RuntimeError(f"answers {row[:5]}, ONNX Runtime {expected[:5]}")
 
@@ -156,7 +161,7 @@ class Cell:
 
     def _closed(self, callers: int, seconds: float) -> dict[str, float]:
         before_s, start_s = tree.cpu_s(self.root), time.perf_counter()
-        found = self._load.ask(do="closed", connections=callers, seconds=seconds)
+        found = self.load.ask(do="closed", connections=callers, seconds=seconds)
         used_s, took_s = tree.cpu_s(self.root) - before_s, time.perf_counter() - start_s
         self.settle()
         answered = found["answered"]
@@ -172,7 +177,7 @@ class Cell:
         """Return when nothing is queued any more: when requests are answered about as fast as ever."""
         give_up_s = time.monotonic() + SETTLE_S_MAX
         while time.monotonic() < give_up_s:
-            found = [self._load.ask(do="ask") for _ in range(3)]
+            found = [self.load.ask(do="ask") for _ in range(3)]
             typical_s = statistics.median(each["seconds"] for each in found)
             self._quick_s = min(self._quick_s, typical_s)
             if typical_s < 3 * self._quick_s + 0.005 and all(each["status"] == 200 for each in found):
@@ -195,9 +200,7 @@ class Cell:
         for _ in range(VOID_MAX + 1):
             self._seed += 1
             before_s = tree.cpu_s(self.root)
-            run = self._load.ask(
-                do="open", rate_rps=rate_rps, seconds=seconds, seed=self._seed, late_s=late_s
-            )
+            run = self.load.ask(do="open", rate_rps=rate_rps, seconds=seconds, seed=self._seed, late_s=late_s)
             run["cpu_us"] = (tree.cpu_s(self.root) - before_s) / max(run["all_completed"], 1) * 1e6
             run["seconds"] = seconds
             self.runs.append(run)
@@ -209,7 +212,7 @@ class Cell:
     def hold(self, rate_rps: float, seconds: float) -> dict[str, Any]:
         """One long run that is never given up."""
         self._seed += 1
-        return self._load.ask(do="open", rate_rps=rate_rps, seconds=seconds, seed=self._seed, late_s=None)
+        return self.load.ask(do="open", rate_rps=rate_rps, seconds=seconds, seed=self._seed, late_s=None)
 
     def search(
         self, saturation_rps: float, slos_s: Sequence[float], first_rps: Mapping[float, float] | None = None

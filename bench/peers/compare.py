@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import _record
 
-from peers import bare, tree
+from peers import apart, bare, tree
 from peers.cell import Cores, Lengths, running
 from peers.environments import PACKAGES, cache_folder, environment, is_compiled, versions
 from peers.models import NAMES, Model, prepare
@@ -37,14 +37,12 @@ from peers.summary import best_settings, rows
 from peers.wire import WIRES
 
 RUNS = Path(__file__).resolve().parent.parent.parent / "out" / "peers.jsonl"
-BARE, APART = "onnxruntime", "steelyard, front end apart"
+BARE = "onnxruntime"
 CALLERS = {"small": 48, "gemm": 64, "ocr": 32}
 """Callers of the closed loop, by model: enough for a full batch to wait while another runs."""
 ATTEMPTS_MAX = 2
 """Of a cell: Ray gives up its own start when its first processes take more than half a minute."""
-SATURATED_SLO_S = 2.0
-"""Where throughput is all that is asked for, nothing is refused for being late."""
-START_S, RAYS_START_S, AROUND, PICK_S, YARDSTICK_S = 20.0, 70.0, 1.6, 25.0, 40.0
+START_S, RAYS_START_S, AROUND, PICK_S, YARDSTICK_S = 20.0, 70.0, 1.6, 25.0, 160.0
 """For the estimate: a server's start, Ray's, what a run takes beyond its length, repetitions included, a
 setting's closed loop with its start, and a model's yardsticks."""
 
@@ -162,10 +160,9 @@ class Bench:
                     slos_ms = [slo_ms for slo_ms, chosen in best.items() if chosen == setting]
                     if form.rounds:
                         self._cell("round", number, server, model, setting, slos_ms, form.rounds)
-            if STEELYARD in self._pythons:
-                setting = self._order(STEELYARD, self._models[model])[0]
-                key = Key(self._codes[STEELYARD], APART, model, 0.0, "round", number, setting)
-                self._saturated(key, STEELYARD, 3 * CALLERS[model], slo_s=SATURATED_SLO_S, apart=True)
+            for server in (STEELYARD, COMPILED):
+                if server in self._pythons:
+                    self._apart(number, server, model)
 
     def left_s(self, rounds: int, *, pick: bool) -> float:
         """About how long all this takes, less what is known already, seconds."""
@@ -245,7 +242,28 @@ class Bench:
             self._store.add(key, found=found)
             self._say(key, f"{max(found.values()):.0f}/s", time.perf_counter() - begin_s)
 
-    def _saturated(self, key: Key, server: str, callers: int, *, slo_s: float, apart: bool = False) -> None:
+    def _apart(self, number: int, server: str, model: str) -> None:
+        (_, alone), *_ = self._store.found(server=BARE, model=model)
+        batch = int(max(alone["found"], key=lambda batch: float(alone["found"][batch])))
+        for place, way in enumerate(apart.ways(self._models[model], CALLERS[model])):
+            key = Key(self._codes[server], apart.NAME, model, 0.0, "round", number, place)
+            if not self._store.missing([key]):
+                continue
+            lengths, begin_s = self._form.rounds or self._form.tuning, time.perf_counter()
+            try:
+                with running(
+                    server, self._models[model], way.setting, self._pythons[server], self._cores, lengths,
+                    slo_s=apart.SLO_S, profiles=self._profiles, apart=True,
+                ) as cell:  # fmt: skip
+                    found = apart.turns(cell, way, self._cores, batch, lengths.saturation_s)
+            except (RuntimeError, OSError, ValueError) as error:
+                self._failed([key], error)
+                continue
+            self._store.add(key, found=found, setting=way.setting, rows=way.rows)
+            said = f"{way.rows} rows a request, {found['share']:.0%}"
+            self._say(key, said, time.perf_counter() - begin_s)
+
+    def _saturated(self, key: Key, server: str, callers: int, *, slo_s: float) -> None:
         """Throughput of a closed loop, after a shorter one that warms up."""
         if not self._store.missing([key]):
             return
@@ -254,7 +272,7 @@ class Bench:
         try:
             with running(
                 server, self._models[key.model], setting, self._pythons[server], self._cores, lengths,
-                slo_s=slo_s, profiles=self._profiles, apart=apart,
+                slo_s=slo_s, profiles=self._profiles,
             ) as cell:  # fmt: skip
                 cell.saturate(callers, lengths.saturation_s / 2)
                 found = cell.saturate(callers, lengths.saturation_s * 2)
@@ -279,7 +297,6 @@ class Bench:
         yardsticks = []
         for model in names:
             alone = [line["found"] for _, line in store.found(server=BARE, model=model)]
-            apart = [line["found"]["rps"] for _, line in store.found(server=APART, model=model)]
             if alone:
                 medians = {b: statistics.median(each[b] for each in alone) for b in alone[0]}
                 batch = max(medians, key=lambda b: medians[b])
@@ -289,7 +306,7 @@ class Bench:
                     "best_rps": medians[batch],
                     "batch": int(batch),
                 }
-                yardsticks.append(row | {"apart_rps": round(statistics.median(apart), 1) if apart else None})
+                yardsticks.append(row | {"apart": apart.summary(store, model)})
         return {
             "server_core": self._cores.server,
             "client_core": self._cores.client,

@@ -50,6 +50,11 @@ def strays(root: int, core_ids: Iterable[int]) -> list[str]:
     return found
 
 
+def confined(root: int, core_id: int) -> list[int]:
+    """Members of the family that may run on this core alone."""
+    return [pid for pid in family(root) if os.sched_getaffinity(pid) == {core_id}]
+
+
 def parse_cores(text: str) -> set[int]:
     """Cores of a list as the kernel writes it: `0-2,5`."""
     cores: set[int] = set()

@@ -19,6 +19,7 @@ from steelyard.serve.grpc.messages import INFERENCE, InferRequest, InferResponse
 
 GRPC_METHOD = f"/{INFERENCE}/ModelInfer"
 Row = NDArray[np.float64]
+ROWS = 8
 
 
 class Answer(NamedTuple):
@@ -33,7 +34,7 @@ class Wire(NamedTuple):
 
     Attributes:
         transport: `http` (a message is a whole HTTP request) or `grpc` (a message of the protocol).
-        message: a request of one row.
+        message: a request of one row; of `ROWS` times that row, if the wire's name says so.
         read: the row that an answer holds.
         said: the same in words, for the record.
     """
@@ -53,6 +54,11 @@ def post(path: str, body: bytes, headers: dict[str, str]) -> bytes:
 
 def _oip(model: Model, row: Floats) -> bytes:
     body = infer_body({"x": row[None]})
+    return post(f"{model_path(model.name)}/infer", body.content, dict(body.headers))
+
+
+def _oip_rows(model: Model, row: Floats) -> bytes:
+    body = infer_body({"x": np.repeat(row[None], ROWS, axis=0)})
     return post(f"{model_path(model.name)}/infer", body.content, dict(body.headers))
 
 
@@ -132,6 +138,7 @@ def _from_raw(model: Model, answer: Answer) -> Row:
 
 WIRES = {
     "oip": Wire("http", _oip, _from_oip, f"Open Inference Protocol, HTTP, binary tensors ({LENGTH_HEADER})"),
+    "oip_rows": Wire("http", _oip_rows, _from_oip, f"Open Inference Protocol, HTTP, {ROWS} rows a request"),
     "rest_bytes": Wire(
         "http", _rest_bytes, _from_rest_bytes, "Open Inference Protocol, HTTP, one BYTES element of base64"
     ),

@@ -205,11 +205,13 @@ def test_the_ratio_is_to_the_best_of_the_others_whatever_our_build() -> None:
     }
     more |= {"counted": 1.0, "pss_mb": 1.0}
     rates = {"steelyard": 300.0, "steelyard, compiled": 400.0, "peer": 100.0}
+    found = {"is_compiled": True, "rows": 8, "rows_per_s": 1e3, "share": 0.9}
+    found |= {"worker_busy": 0.95, "front_end_busy": 0.3, "generator_busy": 0.6}
     record = {
         "server_core": 0, "client_core": 1, "window_s": 2.5, "failed": [], "slos_ms": [50.0],
         "servers": {name: {"code": f"{name} 1.0", "wires": ["HTTP"], "said": "tuned"} for name in rates},
         "rows": [{"server": name, "rate_rps": rate, **more} for name, rate in rates.items()],
-        "yardsticks": [{"model": "gemm", "one_rps": 99.0, "best_rps": 800.0, "batch": 9, "apart_rps": 720.0}],
+        "yardsticks": [{"model": "gemm", "one_rps": 99.0, "best_rps": 800.0, "batch": 9, "apart": [found]}],
     }  # fmt: skip
     text = peers(record)
     assert [line.split("|")[4].strip() for line in text.splitlines() if "| 50 |" in line] == [
@@ -217,4 +219,5 @@ def test_the_ratio_is_to_the_best_of_the_others_whatever_our_build() -> None:
         "4.00",
         "–",
     ]
-    assert "| 38% / 50% | 90% |" in text
+    assert "| 38% / 50% |" in text
+    assert "| compiled | 8 | 1,000 | 90% | 95% | 30% | 60% |" in text
