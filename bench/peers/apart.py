@@ -51,7 +51,7 @@ def turns(cell: Cell, way: Way, cores: Cores, batch: int, seconds: float) -> dic
 
 
 def _turn(cell: Cell, way: Way, cores: Cores, batch: int, seconds: float) -> dict[str, float]:
-    (alone,) = bare.measure(cell.model, cores.server, seconds / 2, (batch,)).values()
+    (alone,) = bare.measure(cell.model, cores.server, seconds, (batch,)).values()
     workers = tree.confined(cell.root, cores.server)
     families = {"server": [cell.root], "worker": workers, "generator": [cell.load.pid]}
     before = {name: sum(map(tree.cpu_s, roots)) for name, roots in families.items()}
