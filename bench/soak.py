@@ -149,7 +149,7 @@ def main() -> None:
         capacity_rps, _ = cell.search(cell.saturate(32, 2.0)["rps"], [slo_s]).bracket(slo_s)
         if capacity_rps is None:
             sys.exit(f"no rate keeps p99 within {options.slo:g} ms")
-        cell.saturate(CONNECTIONS_MAX, 2.0)
+        cell.connect(CONNECTIONS_MAX)
         found, trends = soak(cell, SHARE * capacity_rps, options.minutes * 60, LIMITS)
     results = {
         "model": model.name,

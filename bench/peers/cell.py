@@ -209,6 +209,10 @@ class Cell:
                 break
         return run
 
+    def connect(self, connections: int) -> None:
+        """Open so many connections over HTTP, which the next open-loop run finds."""
+        self.load.ask(do="connect", connections=connections)
+
     def hold(self, rate_rps: float, seconds: float) -> dict[str, Any]:
         """One long run that is never given up."""
         self._seed += 1

@@ -95,7 +95,7 @@ class HttpShooter:
 
     def open(self, at_s: Seconds, start_s: float, gauge: Gauge) -> Outcomes:
         outcomes = Outcomes(at_s, np.full(len(at_s), np.inf))
-        self._connect(CONNECTIONS)
+        self.connect(CONNECTIONS)
         due_s, hope, index = (at_s + start_s).tolist(), True, 0
         while hope and (index < len(due_s) or self._busy):
             now_s = time.perf_counter()
@@ -120,7 +120,7 @@ class HttpShooter:
         return closed_off(outcomes)
 
     def closed(self, connections: int, seconds: float) -> tuple[int, int]:
-        self._connect(connections)
+        self.connect(connections)
         self._forget(keep=connections)
         for index in range(connections):
             self._begin(index)
@@ -140,7 +140,7 @@ class HttpShooter:
         return answered, refused
 
     def ask(self) -> tuple[int, bytes, int | None, float]:
-        self._connect(1)
+        self.connect(1)
         start_s = time.perf_counter()
         self._begin(0)
         while time.perf_counter() < start_s + TIMEOUT_S:
@@ -150,7 +150,7 @@ class HttpShooter:
 
     def _begin(self, index: int) -> bool:
         """Send a request over the connection that has been idle longest; False if there is none."""
-        while self._connect(1):
+        while self.connect(1):
             connection = self._idle.popleft()
             if connection.is_open:
                 break
@@ -186,7 +186,7 @@ class HttpShooter:
             ended.append((connection.index, status, time.perf_counter()))
         return ended
 
-    def _connect(self, wanted: int) -> bool:
+    def connect(self, wanted: int) -> bool:
         """Have so many idle connections, as far as `CONNECTIONS_MAX` allows; whether there is one."""
         while len(self._idle) < wanted and len(self._idle) + len(self._busy) < CONNECTIONS_MAX:
             try:
@@ -321,6 +321,8 @@ async def obey(shooter: Any, asked: dict[str, Any], watched: Sequence[Path]) -> 
         case {"do": "closed", "connections": connections, "seconds": seconds}:
             answered, refused = await _whatever(shooter.closed(connections, seconds))
             return {"answered": answered, "refused": refused}
+        case {"do": "connect", "connections": connections}:
+            return {"connected": shooter.connect(connections)}
         case {"do": "ask"}:
             status, content, json_length, seconds = await _whatever(shooter.ask())
             text = base64.b64encode(content).decode()
