@@ -130,7 +130,11 @@ def soak(
         load.join(every_s)
     if not found:
         raise RuntimeError("the generator has ended early")
-    trends = [trend(what, at_s, [each[what] for each in samples], limit) for what, limit in limits.items()]
+    during = sum(at < seconds for at in at_s)  # afterwards the generator closes its connections, and reckons
+    trends = [
+        trend(what, at_s[:during], [each[what] for each in samples[:during]], limit)
+        for what, limit in limits.items()
+    ]
     return found, trends
 
 
